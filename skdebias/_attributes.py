@@ -69,17 +69,21 @@ def check_attributes(
             f"{name} has no columns (shape {array.shape}). Pass at least one column, "
             f"or {name}=None if none are known."
         )
-    _refuse_missing(array, name)
+    refuse_missing(array, name)
     return array
 
 
-def encode_attributes(attributes: Any) -> tuple[npt.NDArray[np.int64], np.ndarray]:
+def encode_attributes(
+    attributes: Any, name: str = "attributes"
+) -> tuple[npt.NDArray[np.int64], np.ndarray]:
     """Encode attributes as integers; several columns are crossed.
 
     Parameters
     ----------
     attributes : array-like of shape (n_samples,) or (n_samples, n_columns)
         See :func:`check_attributes`.
+    name : str, default="attributes"
+        Name of the argument in error messages.
 
     Returns
     -------
@@ -98,19 +102,19 @@ def encode_attributes(attributes: Any) -> tuple[npt.NDArray[np.int64], np.ndarra
     array([['a', 'y'],
            ['b', 'x']], dtype='<U1')
     """
-    array = _to_array(attributes, "attributes")
+    array = _to_array(attributes, name)
     n_samples = array.shape[0] if array.ndim else 0
-    array = check_attributes(array, n_samples)
+    array = check_attributes(array, n_samples, name)
     if array.ndim == 2 and array.shape[1] == 1:
         array = array[:, 0]
     if array.ndim == 1:
-        values, codes = _unique(array)
+        values, codes = _unique(array, name)
         return codes, values
     codes = np.zeros(n_samples, dtype=np.int64)
     for column in array.T:
-        column_values, column_codes = _unique(column)
+        column_values, column_codes = _unique(column, name)
         # Compressing after every column keeps the product far from overflow.
-        _, codes = _unique(codes * len(column_values) + column_codes)
+        _, codes = _unique(codes * len(column_values) + column_codes, name)
     _, first = np.unique(codes, return_index=True)
     return codes, array[first]
 
@@ -190,7 +194,7 @@ class Groups:
                 f"y_codes has {len(labels)} entries, but attribute_codes has "
                 f"{len(attributes)}. Pass one code per sample."
             )
-        flat, ids = _unique(labels * n_attributes + attributes)
+        flat, ids = _unique(labels * n_attributes + attributes, "cells")
         return cls(
             ids=ids,
             cells=np.column_stack(np.divmod(flat, max(n_attributes, 1))),
@@ -233,7 +237,8 @@ def _to_array(attributes: Any, name: str) -> np.ndarray:
     return array
 
 
-def _refuse_missing(array: np.ndarray, name: str) -> None:
+def refuse_missing(array: np.ndarray, name: str) -> None:
+    """Raise ValueError if an array holds NaN, None, NaT or pandas' NA."""
     if array.dtype.kind == "O":
         import pandas as pd  # knows None, NaN, NaT and pandas' own NA
 
@@ -251,7 +256,7 @@ def _refuse_missing(array: np.ndarray, name: str) -> None:
         )
 
 
-def _unique(array: np.ndarray) -> tuple[np.ndarray, npt.NDArray[np.int64]]:
+def _unique(array: np.ndarray, name: str) -> tuple[np.ndarray, npt.NDArray[np.int64]]:
     """Sorted distinct values and the index of each entry, of a 1-D array."""
     hashed = None
     if array.dtype.kind == "O":
@@ -264,8 +269,8 @@ def _unique(array: np.ndarray) -> tuple[np.ndarray, npt.NDArray[np.int64]]:
     except TypeError as error:
         kinds = sorted({type(value).__name__ for value in array})
         raise TypeError(
-            f"attributes mix the types {', '.join(kinds)} in one column, which cannot "
-            "be sorted. Convert the column to one type, for example with astype(str)."
+            f"{name} mixes the types {', '.join(kinds)} in one column, which cannot be "
+            "sorted. Convert the column to one type, for example with astype(str)."
         ) from error
     if hashed is not None:
         inverse = inverse[hashed]

@@ -1,0 +1,26 @@
+"""Group scores, their scorers, tables with intervals, and plots."""
+
+from skdebias.metrics._group import (
+    group_balanced_accuracy_score,
+    worst_class_accuracy_score,
+    worst_group_accuracy_score,
+)
+from skdebias.metrics._plot import GroupAccuracyDisplay
+from skdebias.metrics._scorers import (
+    group_balanced_accuracy_scorer,
+    worst_class_accuracy_scorer,
+    worst_group_accuracy_scorer,
+)
+from skdebias.metrics._table import group_accuracy_table, group_summary
+
+__all__ = [
+    "GroupAccuracyDisplay",
+    "group_accuracy_table",
+    "group_balanced_accuracy_score",
+    "group_balanced_accuracy_scorer",
+    "group_summary",
+    "worst_class_accuracy_score",
+    "worst_class_accuracy_scorer",
+    "worst_group_accuracy_score",
+    "worst_group_accuracy_scorer",
+]

@@ -1,0 +1,230 @@
+"""Accuracy over the (label, attribute) groups of a data set."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from pandas.api.types import infer_dtype
+from sklearn.utils import check_consistent_length, column_or_1d
+from sklearn.utils.multiclass import type_of_target
+
+from skdebias._attributes import (
+    Groups,
+    check_attributes,
+    encode_attributes,
+    refuse_missing,
+)
+
+MISSING_ATTRIBUTES = (
+    "{name} needs the spurious attributes of the samples: pass attributes=... . "
+    "Inside GridSearchCV, cross_validate or a Pipeline, scikit-learn hands them on "
+    "only when metadata routing is on. Add this line before the call: "
+    "sklearn.set_config(enable_metadata_routing=True), and pass attributes to fit "
+    "(or params={{'attributes': ...}} to cross_validate)."
+)
+
+
+class GroupOutcomes(NamedTuple):
+    """What happened in every group: the common ground of all group scores."""
+
+    groups: Groups
+    correct: npt.NDArray[np.int64]
+    labels: np.ndarray
+    attribute_values: np.ndarray
+
+    @property
+    def accuracies(self) -> npt.NDArray[np.float64]:
+        """Accuracy of every group, in the order of the groups."""
+        return self.correct / self.groups.counts
+
+
+def group_outcomes(
+    y_true: Any, y_pred: Any, attributes: Any, *, name: str
+) -> GroupOutcomes:
+    """Count the correct predictions of every group; `name` is the caller's."""
+    if attributes is None:
+        raise TypeError(MISSING_ATTRIBUTES.format(name=name))
+    y_true, y_pred = check_labels(y_true, y_pred)
+    attributes = check_attributes(attributes, len(y_true))
+    y_codes, labels = encode_attributes(y_true, name="y_true")
+    attribute_codes, values = encode_attributes(attributes)
+    groups = Groups.from_labels(y_codes, attribute_codes, len(labels), len(values))
+    hits = groups.ids[y_true == y_pred]
+    correct = np.bincount(hits, minlength=groups.n_groups)
+    return GroupOutcomes(groups, correct, labels, values)
+
+
+def check_labels(y_true: Any, y_pred: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Validate labels and predictions as scikit-learn's accuracy does."""
+    check_consistent_length(y_true, y_pred)
+    y_true, y_pred = _column(y_true, "y_true"), _column(y_pred, "y_pred")
+    if len(y_true) == 0:
+        raise ValueError("y_true is empty: there is no accuracy over 0 samples.")
+    for y, name in ((y_true, "y_true"), (y_pred, "y_pred")):
+        refuse_missing(y, name)
+        # Looking at every value costs milliseconds, so plain labels skip it.
+        if y.dtype.kind not in "biuUS" and infer_dtype(y, skipna=False) != "string":
+            kind = type_of_target(y, input_name=name)
+            if kind not in ("binary", "multiclass"):
+                raise ValueError(
+                    f"{name} must hold class labels, but its type is {kind!r}. "
+                    "Pass predicted labels, not scores or probabilities."
+                )
+    if _holds_strings(y_true) != _holds_strings(y_pred):
+        raise ValueError(
+            f"y_true has dtype {y_true.dtype} and y_pred has dtype {y_pred.dtype}: "
+            "one holds strings, the other numbers, so no prediction could be "
+            "correct. Convert both to one type."
+        )
+    return y_true, y_pred
+
+
+def _column(y: Any, name: str) -> np.ndarray:
+    try:
+        return column_or_1d(y, input_name=name)
+    except ValueError as error:
+        raise ValueError(
+            f"{name} must be 1-D, one class label per sample: {error} Take the "
+            "argmax of probabilities or scores first."
+        ) from error
+
+
+def _holds_strings(y: np.ndarray) -> bool:
+    return y.dtype.kind in "US" or isinstance(y[0], str)
+
+
+def worst_group_accuracy_score(y_true, y_pred, *, attributes=None):
+    """Worst-group accuracy: the lowest accuracy of any (label, attribute) group.
+
+    Parameters
+    ----------
+    y_true : array-like of shape (n_samples,)
+        True labels, of any dtype.
+    y_pred : array-like of shape (n_samples,)
+        Predicted labels. Values that never occur in `y_true` count as errors.
+    attributes : array-like of shape (n_samples,) or (n_samples, n_columns)
+        Spurious attributes; several columns are crossed. Required.
+
+    Returns
+    -------
+    float
+        In [0, 1]; higher is better. Groups without samples are not counted.
+
+    Raises
+    ------
+    TypeError
+        If `attributes` is not given, which happens inside scikit-learn's searches
+        when metadata routing is off.
+    ValueError
+        If lengths differ, values are missing, or the labels are not classes.
+
+    See Also
+    --------
+    group_balanced_accuracy_score : The mean over groups.
+    group_accuracy_table : The accuracy of every group, with intervals.
+
+    References
+    ----------
+    .. [1] S. Sagawa, P. W. Koh, T. B. Hashimoto, P. Liang. Distributionally robust
+       neural networks for group shifts. ICLR 2020.
+
+    Examples
+    --------
+    >>> from skdebias.metrics import worst_group_accuracy_score
+    >>> y_true = [0, 0, 0, 1, 1, 1]
+    >>> y_pred = [0, 0, 0, 1, 1, 0]
+    >>> place = ["land", "land", "water", "water", "land", "land"]
+    >>> worst_group_accuracy_score(y_true, y_pred, attributes=place)
+    0.5
+    """
+    outcomes = group_outcomes(
+        y_true, y_pred, attributes, name="worst_group_accuracy_score"
+    )
+    return float(outcomes.accuracies.min())
+
+
+def group_balanced_accuracy_score(y_true, y_pred, *, attributes=None):
+    """Group-balanced accuracy: the mean accuracy of the non-empty groups.
+
+    Also called unbiased accuracy: the accuracy on a test set in which all
+    (label, attribute) groups have the same size.
+
+    Parameters
+    ----------
+    y_true : array-like of shape (n_samples,)
+        True labels, of any dtype.
+    y_pred : array-like of shape (n_samples,)
+        Predicted labels. Values that never occur in `y_true` count as errors.
+    attributes : array-like of shape (n_samples,) or (n_samples, n_columns)
+        Spurious attributes; several columns are crossed. Required.
+
+    Returns
+    -------
+    float
+        In [0, 1]; higher is better.
+
+    Raises
+    ------
+    TypeError
+        If `attributes` is not given, which happens inside scikit-learn's searches
+        when metadata routing is off.
+    ValueError
+        If lengths differ, values are missing, or the labels are not classes.
+
+    See Also
+    --------
+    worst_group_accuracy_score : The minimum over groups.
+
+    Examples
+    --------
+    >>> from skdebias.metrics import group_balanced_accuracy_score
+    >>> y_true = [0, 0, 0, 1, 1, 1]
+    >>> y_pred = [0, 0, 0, 1, 1, 0]
+    >>> place = ["land", "land", "water", "water", "land", "land"]
+    >>> group_balanced_accuracy_score(y_true, y_pred, attributes=place)
+    0.875
+    """
+    outcomes = group_outcomes(
+        y_true, y_pred, attributes, name="group_balanced_accuracy_score"
+    )
+    return float(outcomes.accuracies.mean())
+
+
+def worst_class_accuracy_score(y_true, y_pred):
+    """Worst-class accuracy: the lowest recall of any class.
+
+    The model-selection score for when the spurious attributes of the validation
+    set are unknown.
+
+    Parameters
+    ----------
+    y_true : array-like of shape (n_samples,)
+        True labels, of any dtype.
+    y_pred : array-like of shape (n_samples,)
+        Predicted labels. Values that never occur in `y_true` count as errors.
+
+    Returns
+    -------
+    float
+        In [0, 1]; higher is better.
+
+    Raises
+    ------
+    ValueError
+        If lengths differ or the labels are not classes.
+
+    References
+    ----------
+    .. [1] Y. Yang, H. Zhang, D. Katabi, M. Ghassemi. Change is hard: a closer look
+       at subpopulation shift. ICML 2023.
+
+    Examples
+    --------
+    >>> from skdebias.metrics import worst_class_accuracy_score
+    >>> worst_class_accuracy_score(["a", "a", "b", "b"], ["a", "a", "b", "a"])
+    0.5
+    """
+    y_true, y_pred = check_labels(y_true, y_pred)
+    y_codes, labels = encode_attributes(y_true, name="y_true")
+    correct = np.bincount(y_codes[y_true == y_pred], minlength=len(labels))
+    return float((correct / np.bincount(y_codes)).min())

@@ -1,0 +1,225 @@
+"""Group accuracies with confidence intervals."""
+
+import numpy as np
+import pandas as pd
+from scipy.special import ndtri
+
+from skdebias.metrics._group import group_outcomes
+
+
+def group_accuracy_table(y_true, y_pred, *, attributes=None, confidence_level=0.95):
+    """Accuracy of every (label, attribute) group, with Wilson intervals.
+
+    Parameters
+    ----------
+    y_true : array-like of shape (n_samples,)
+        True labels, of any dtype.
+    y_pred : array-like of shape (n_samples,)
+        Predicted labels.
+    attributes : array-like of shape (n_samples,) or (n_samples, n_columns)
+        Spurious attributes; several columns are crossed. Required.
+    confidence_level : float, default=0.95
+        Coverage of every single interval, in (0, 1).
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row per group that has samples, ordered by label, then attribute. Columns
+        ``label``, ``attribute``, ``n`` (samples), ``correct``, ``accuracy``, ``low``
+        and ``high`` (ends of the interval). With several attribute columns,
+        ``attribute`` is replaced by ``attribute_0``, ``attribute_1``, ..., or, for a
+        data frame, by ``attribute_`` followed by the name of the column.
+
+    Raises
+    ------
+    TypeError
+        If `attributes` is not given.
+    ValueError
+        If lengths differ, values are missing, the labels are not classes, or
+        `confidence_level` is not in (0, 1).
+
+    See Also
+    --------
+    group_summary : One row per method.
+
+    References
+    ----------
+    .. [1] E. B. Wilson. Probable inference, the law of succession, and statistical
+       inference. J. Am. Stat. Assoc. 22, 1927.
+
+    Examples
+    --------
+    >>> from skdebias.metrics import group_accuracy_table
+    >>> y_true = [0, 0, 0, 1, 1, 1]
+    >>> y_pred = [0, 0, 0, 1, 1, 0]
+    >>> place = ["land", "land", "water", "water", "land", "land"]
+    >>> table = group_accuracy_table(y_true, y_pred, attributes=place)
+    >>> table[["label", "attribute", "n", "correct", "accuracy"]]
+       label attribute  n  correct  accuracy
+    0      0      land  2        2       1.0
+    1      0     water  1        1       1.0
+    2      1      land  2        1       0.5
+    3      1     water  1        1       1.0
+    """
+    z = _normal_quantile(confidence_level)
+    outcomes = group_outcomes(y_true, y_pred, attributes, name="group_accuracy_table")
+    labels, values = outcomes.groups.cells.T
+    columns = {"label": outcomes.labels[labels]}
+    attribute_values = outcomes.attribute_values[values]
+    if attribute_values.ndim == 1:
+        columns["attribute"] = attribute_values
+    else:
+        names = getattr(attributes, "columns", range(attribute_values.shape[1]))
+        for name, column in zip(names, attribute_values.T, strict=True):
+            columns[f"attribute_{name}"] = column
+    low, high = _wilson_interval(outcomes.correct, outcomes.groups.counts, z)
+    columns |= {
+        "n": outcomes.groups.counts,
+        "correct": outcomes.correct,
+        "accuracy": outcomes.accuracies,
+        "low": low,
+        "high": high,
+    }
+    return pd.DataFrame(columns).infer_objects()
+
+
+def group_summary(
+    y_true,
+    y_pred,
+    *,
+    attributes=None,
+    confidence_level=0.95,
+    train_group_counts=None,
+):
+    """Summarise one method's predictions: average, group scores and intervals.
+
+    Parameters
+    ----------
+    y_true : array-like of shape (n_samples,)
+        True labels, of any dtype.
+    y_pred : array-like of shape (n_samples,)
+        Predicted labels.
+    attributes : array-like of shape (n_samples,) or (n_samples, n_columns)
+        Spurious attributes; several columns are crossed. Required.
+    confidence_level : float, default=0.95
+        Nominal coverage of every single interval, in (0, 1).
+    train_group_counts : array-like of shape (n_groups,), default=None
+        Number of training samples of the groups, in the order of the rows of
+        :func:`group_accuracy_table` for these `y_true` and `attributes`. Adds the
+        accuracy that is expected on data distributed as the training set.
+
+    Returns
+    -------
+    dict of str to float
+        ``accuracy``, ``group_balanced_accuracy``, ``worst_group_accuracy`` and, with
+        `train_group_counts`, ``train_weighted_accuracy``; each with ``_low`` and
+        ``_high``. ``pandas.DataFrame({"ERM": group_summary(...), ...}).T`` is a table
+        with one row per method.
+
+    Raises
+    ------
+    TypeError
+        If `attributes` is not given.
+    ValueError
+        If lengths differ, values are missing, the labels are not classes,
+        `confidence_level` is not in (0, 1), or `train_group_counts` does not fit.
+
+    Notes
+    -----
+    The intervals describe the chance in drawing the test samples, nothing else: not
+    the training seed, nor the search that chose the model.
+
+    * ``accuracy``: Wilson interval over all samples.
+    * ``worst_group_accuracy``: Wilson interval of the group that came out worst. It
+      covers that group's accuracy as if the group had been named beforehand. The
+      minimum over several noisy groups is biased downwards, and the interval does
+      not correct this; look at all rows of :func:`group_accuracy_table` when groups
+      are small or close to each other.
+    * ``group_balanced_accuracy`` and ``train_weighted_accuracy``: normal interval,
+      clipped to [0, 1], from the sum of the squared weights times the groups'
+      variances. A group's variance is that of the Agresti-Coull adjusted proportion,
+      so that a group without errors does not count as certain. It is approximate,
+      and wide, when groups have only a few samples.
+
+    Examples
+    --------
+    >>> from skdebias.metrics import group_summary
+    >>> summary = group_summary(
+    ...     [0, 0, 0, 1, 1, 1], [0, 0, 0, 1, 1, 0], attributes=[0, 0, 1, 1, 0, 0]
+    ... )
+    >>> summary["group_balanced_accuracy"], summary["worst_group_accuracy"]
+    (0.875, 0.5)
+    >>> round(summary["worst_group_accuracy_low"], 3)
+    0.095
+    """
+    z = _normal_quantile(confidence_level)
+    outcomes = group_outcomes(y_true, y_pred, attributes, name="group_summary")
+    correct, counts = outcomes.correct, outcomes.groups.counts
+    n_groups = outcomes.groups.n_groups
+    worst = int(np.argmin(outcomes.accuracies))
+    total = correct.sum(), counts.sum()
+    uniform = np.full(n_groups, 1 / n_groups)
+    scores = {
+        "accuracy": (total[0] / total[1], *_wilson_interval(*total, z)),
+        "group_balanced_accuracy": _weighted_interval(correct, counts, uniform, z),
+        "worst_group_accuracy": (
+            outcomes.accuracies[worst],
+            *_wilson_interval(correct[worst], counts[worst], z),
+        ),
+    }
+    if train_group_counts is not None:
+        weights = _check_train_counts(train_group_counts, n_groups)
+        scores["train_weighted_accuracy"] = _weighted_interval(
+            correct, counts, weights, z
+        )
+    return {
+        name + suffix: float(number)
+        for name, numbers in scores.items()
+        for suffix, number in zip(("", "_low", "_high"), numbers, strict=True)
+    }
+
+
+def _normal_quantile(confidence_level):
+    """Number of standard deviations of a two-sided interval."""
+    if not 0 < confidence_level < 1:
+        raise ValueError(
+            f"confidence_level must lie in (0, 1), but is {confidence_level}. Pass "
+            "0.95 for 95 % intervals."
+        )
+    return float(ndtri((1 + confidence_level) / 2))
+
+
+def _wilson_interval(correct, n, z):
+    """Wilson score interval of the proportion correct / n."""
+    share = correct / n
+    centre = (share + z**2 / (2 * n)) / (1 + z**2 / n)
+    half = z / (1 + z**2 / n) * np.sqrt(share * (1 - share) / n + z**2 / (4 * n**2))
+    # Rounding must not push an end beyond the estimate it belongs to.
+    return np.clip(centre - half, 0, share), np.clip(centre + half, share, 1)
+
+
+def _weighted_interval(correct, n, weights, z):
+    """Weighted mean of independent proportions and its normal interval."""
+    mean = weights @ (correct / n)
+    adjusted_n = n + z**2
+    adjusted = (correct + z**2 / 2) / adjusted_n
+    half = z * np.sqrt(weights**2 @ (adjusted * (1 - adjusted) / adjusted_n))
+    return mean, max(mean - half, 0.0), min(mean + half, 1.0)
+
+
+def _check_train_counts(train_group_counts, n_groups):
+    """Training counts as weights that sum to one."""
+    counts = np.asarray(train_group_counts, dtype=np.float64)
+    if counts.shape != (n_groups,):
+        raise ValueError(
+            f"train_group_counts must have shape ({n_groups},), one count per group "
+            f"of these samples, but has shape {counts.shape}. Pass the counts in the "
+            "order of the rows of group_accuracy_table, 0 for a group without "
+            "training samples."
+        )
+    if not np.isfinite(counts).all() or (counts < 0).any() or counts.sum() == 0:
+        raise ValueError(
+            "train_group_counts must be finite, not negative, and not all zero, but "
+            f"is {counts.tolist()}. Pass the numbers of training samples."
+        )
+    return counts / counts.sum()
