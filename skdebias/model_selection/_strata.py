@@ -1,0 +1,75 @@
+"""What both splitters share: from labels and attributes to numbered groups."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from sklearn.utils import check_consistent_length, column_or_1d
+from sklearn.utils.multiclass import type_of_target
+from sklearn.utils.validation import _num_samples
+
+from skdebias._attributes import Groups, check_attributes, encode_attributes
+
+MISSING_ATTRIBUTES = (
+    "{name}.split needs the spurious attributes of the samples: pass "
+    "attributes=... . Inside GridSearchCV or cross_validate, scikit-learn hands them "
+    "on only when metadata routing is on. Add this line before the call: "
+    "sklearn.set_config(enable_metadata_routing=True), and pass attributes to fit "
+    "(or params={{'attributes': ...}} to cross_validate). Without routing, pass "
+    "cv=list(splitter.split(X, y, attributes=...)). To stratify on labels only, use "
+    "scikit-learn's own splitter."
+)
+
+
+class Strata(NamedTuple):
+    """Numbered groups, with what is needed to name them in messages."""
+
+    groups: Groups
+    labels: np.ndarray
+    attribute_values: np.ndarray
+
+    def describe(self, group: int) -> str:
+        """Name one group and its size."""
+        label, value = self.groups.cells[group]
+        attribute = self.attribute_values[value]
+        if isinstance(attribute, np.ndarray):
+            attribute = tuple(attribute.tolist())
+        count = self.groups.counts[group]
+        return f"(label={self.labels[label]}, attribute={attribute}): {count}"
+
+
+def make_strata(X: Any, y: Any, attributes: Any, *, name: str) -> Strata:
+    """Validate the arguments of a splitter called `name` and number the groups."""
+    if attributes is None:
+        raise TypeError(MISSING_ATTRIBUTES.format(name=name))
+    if y is None:
+        raise ValueError(f"{name}.split needs the labels: pass y.")
+    check_consistent_length(X, y)
+    y = column_or_1d(y, input_name="y")
+    kind = type_of_target(y, input_name="y")
+    if kind not in ("binary", "multiclass"):
+        raise ValueError(
+            f"y must hold class labels, but its type is {kind!r}. Groups are formed "
+            "of labels and attributes, so there is nothing to stratify on."
+        )
+    attributes = check_attributes(attributes, _num_samples(X))
+    y_codes, labels = encode_attributes(y, name="y")
+    attribute_codes, values = encode_attributes(attributes)
+    groups = Groups.from_labels(y_codes, attribute_codes, len(labels), len(values))
+    return Strata(groups, labels, values)
+
+
+def rank_by_appearance(codes: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Renumber codes by first appearance, so that names do not matter.
+
+    Returns an array that maps a code to its rank.
+    """
+    _, first = np.unique(codes, return_index=True)
+    return np.argsort(np.argsort(first)).astype(np.int64)
+
+
+def join_descriptions(descriptions: list[str], limit: int = 5) -> str:
+    """List some groups, and say how many more there are."""
+    text = ", ".join(descriptions[:limit])
+    extra = len(descriptions) - limit
+    return text if extra <= 0 else f"{text} and {extra} more"
