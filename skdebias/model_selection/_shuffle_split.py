@@ -62,7 +62,7 @@ class AttributeStratifiedShuffleSplit(StratifiedShuffleSplit):
     """
 
     # scikit-learn reads this: the request is on without set_split_request.
-    __metadata_request__split = {"attributes": True}  # noqa: RUF012
+    __metadata_request__split = {"attributes": True}
 
     def split(self, X, y, groups=None, *, attributes=None):
         """Generate the training and test indices of every split.
