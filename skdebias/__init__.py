@@ -1,0 +1,41 @@
+"""Scikit-learn classifiers that unlearn spurious correlations on frozen embeddings."""
+
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+# Public names are imported on first use: torch takes seconds, `--help` must not.
+_HOME = {
+    "ERMClassifier": "skdebias._erm",
+    "GERNEClassifier": "skdebias._gerne",
+    "MissingAttributesWarning": "skdebias._attributes",
+}
+_SUBMODULES = ("datasets", "export", "methods", "metrics", "model_selection")
+
+__all__ = [
+    "ERMClassifier",
+    "GERNEClassifier",
+    "MissingAttributesWarning",
+    "datasets",
+    "export",
+    "methods",
+    "metrics",
+    "model_selection",
+]
+
+try:
+    __version__ = version("skdebias")
+except PackageNotFoundError:  # imported from a source tree that is not installed
+    __version__ = "0+unknown"
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        return getattr(import_module(_HOME[name]), name)
+    if name in _SUBMODULES:
+        return import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -1,0 +1,1 @@
+"""Private engines that train stacks of heads on arrays."""

@@ -1,0 +1,78 @@
+"""Row access to the embeddings, whatever holds them."""
+
+import warnings
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+# Share of the free device memory that resident embeddings may take.
+_RESIDENT_SHARE = 0.6
+_CHUNK_ROWS = 16384
+
+
+class Features:
+    """Embeddings that hand out float32 rows on a device.
+
+    Nothing is copied or upcast as a whole: rows are cast as they are gathered. On an
+    accelerator the embeddings are moved there once if they fit, in their own precision,
+    and streamed row by row otherwise.
+
+    Parameters
+    ----------
+    X : ndarray or torch.Tensor of shape (n_samples, n_features)
+        Embeddings, float16, float32 or float64; memory maps welcome.
+    device : torch.device
+        Where rows are wanted.
+    """
+
+    def __init__(self, X: NDArray | torch.Tensor, device: torch.device) -> None:
+        self.device = device
+        self.n_rows, self.n_features = int(X.shape[0]), int(X.shape[1])
+        tensor = X if isinstance(X, torch.Tensor) else _as_tensor(X)
+        if device.type == "cuda" and tensor.device.type != "cuda":
+            free, _ = torch.cuda.mem_get_info(device)
+            if tensor.numel() * tensor.element_size() < _RESIDENT_SHARE * free:
+                tensor = tensor.to(device)
+        self._tensor = tensor
+
+    def rows(self, index: torch.Tensor) -> torch.Tensor:
+        """Gather rows.
+
+        Parameters
+        ----------
+        index : Tensor of shape (...,)
+            Row numbers on the CPU.
+
+        Returns
+        -------
+        Tensor of shape (..., n_features)
+            float32, on the device.
+        """
+        flat = index.reshape(-1).to(self._tensor.device)
+        taken = self._tensor.index_select(0, flat)
+        taken = taken.to(device=self.device, dtype=torch.float32)
+        return taken.view(*index.shape, self.n_features)
+
+    def chunks(self) -> Iterator[tuple[slice, torch.Tensor]]:
+        """Yield all rows in order, in float32 blocks on the device.
+
+        Yields
+        ------
+        where : slice
+        block : Tensor of shape (n_block_rows, n_features)
+        """
+        for start in range(0, self.n_rows, _CHUNK_ROWS):
+            where = slice(start, min(start + _CHUNK_ROWS, self.n_rows))
+            block = self._tensor[where]
+            yield where, block.to(device=self.device, dtype=torch.float32)
+
+
+def _as_tensor(X: NDArray) -> torch.Tensor:
+    if any(stride < 0 for stride in X.strides) or not X.dtype.isnative:
+        X = np.ascontiguousarray(X, dtype=X.dtype.newbyteorder("="))
+    with warnings.catch_warnings():
+        # Read-only memory maps are fine: nothing here ever writes to X.
+        warnings.filterwarnings("ignore", message=".*not writable.*")
+        return torch.from_numpy(X)

@@ -1,0 +1,209 @@
+"""Stacks of linear and multi-layer heads that share their input rows."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+
+class HeadStack:
+    """`S` streams of `M` heads each, trained as one.
+
+    The heads of a stream see the same rows, so the first layer of all of them is one
+    matrix product. Parameters are stored head first, `(S * M, n_out, n_in)`: a stream
+    is a contiguous block of rows, and dropping heads is a slice.
+
+    Parameters
+    ----------
+    coefs : sequence of Tensor of shape (n_total_heads, n_out, n_in)
+        Weights of the layers, input to output.
+    intercepts : sequence of Tensor of shape (n_total_heads, n_out)
+        Biases of the layers.
+    n_streams : int
+        Number of streams; divides the number of heads.
+    """
+
+    def __init__(
+        self, coefs: Sequence[Tensor], intercepts: Sequence[Tensor], n_streams: int = 1
+    ) -> None:
+        self.coefs = list(coefs)
+        self.intercepts = list(intercepts)
+        self.n_streams = n_streams
+
+    @property
+    def n_heads(self) -> int:
+        """Heads per stream."""
+        return self.coefs[0].shape[0] // self.n_streams
+
+    def forward(self, X: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Logits of every head on the rows of its stream.
+
+        Parameters
+        ----------
+        X : Tensor of shape (n_streams, n_rows, n_features)
+
+        Returns
+        -------
+        logits : Tensor of shape (n_streams, n_rows, n_heads, n_logits)
+        activations : list of Tensor
+            Inputs of the layers, for :meth:`backward`.
+        """
+        streams, heads = self.n_streams, self.n_heads
+        width = self.coefs[0].shape[1]
+        weight = self.coefs[0].view(streams, heads * width, -1)
+        bias = self.intercepts[0].view(streams, 1, heads * width)
+        out = _affine(X, weight, bias).view(streams, -1, heads, width)
+        activations = [X]
+        if len(self.coefs) == 1:
+            return out, activations
+        out = out.transpose(1, 2).flatten(0, 1)  # (S * M, n_rows, width)
+        for coef, intercept in zip(self.coefs[1:], self.intercepts[1:]):
+            activations.append(out.relu())
+            out = torch.baddbmm(
+                intercept[:, None], activations[-1], coef.transpose(1, 2)
+            )
+        return out.unflatten(0, (streams, heads)).transpose(1, 2), activations
+
+    def backward(
+        self, activations: Sequence[Tensor], residual: Tensor
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """Gradients of a loss whose derivative in the logits is `residual`.
+
+        Parameters
+        ----------
+        activations : list of Tensor
+            What :meth:`forward` returned.
+        residual : Tensor of shape (n_streams, n_rows, n_heads, n_logits)
+
+        Returns
+        -------
+        coef_grads, intercept_grads : list of Tensor
+            Of the shapes of the parameters.
+        """
+        coef_grads: list[Tensor] = []
+        intercept_grads: list[Tensor] = []
+        delta = residual
+        if len(self.coefs) > 1:
+            delta = residual.transpose(1, 2).flatten(0, 1)
+            for layer in range(len(self.coefs) - 1, 0, -1):
+                inputs = activations[layer]
+                coef_grads.append(torch.bmm(delta.transpose(1, 2), inputs))
+                intercept_grads.append(delta.sum(1))
+                delta = torch.bmm(delta, self.coefs[layer]) * (inputs > 0)
+            delta = delta.unflatten(0, (self.n_streams, self.n_heads)).transpose(1, 2)
+        flat = delta.flatten(2)  # (S, n_rows, M * width)
+        grad = _outer(flat, activations[0])
+        coef_grads.append(grad.view_as(self.coefs[0]))
+        intercept_grads.append(flat.sum(1).view_as(self.intercepts[0]))
+        return coef_grads[::-1], intercept_grads[::-1]
+
+    def numpy(self, head: int) -> tuple[list[NDArray], list[NDArray]]:
+        """Weights and biases of one head as float32 arrays.
+
+        Parameters
+        ----------
+        head : int
+            Head number over all streams.
+
+        Returns
+        -------
+        coefs : list of ndarray of shape (n_out, n_in)
+        intercepts : list of ndarray of shape (n_out,)
+        """
+        coefs = [c[head].cpu().numpy().copy() for c in self.coefs]
+        return coefs, [b[head].cpu().numpy().copy() for b in self.intercepts]
+
+    def copy_heads(self, source: "HeadStack", heads: Tensor) -> None:
+        """Overwrite the given heads with those of another stack of the same shape."""
+        for mine, theirs in zip(
+            self.coefs + self.intercepts, source.coefs + source.intercepts
+        ):
+            mine[heads] = theirs[heads]
+
+    def clone(self) -> "HeadStack":
+        """Return a deep copy."""
+        return HeadStack(
+            [c.clone() for c in self.coefs],
+            [b.clone() for b in self.intercepts],
+            self.n_streams,
+        )
+
+
+def initial_parameters(
+    sizes: Sequence[int], seed: int
+) -> tuple[list[NDArray], list[NDArray]]:
+    """Starting weights of one head.
+
+    A linear head starts at zero: its objective is convex and the start is then the same
+    for every seed. Hidden layers start uniformly in `+-1/sqrt(n_in)`, as
+    `torch.nn.Linear` does.
+
+    Parameters
+    ----------
+    sizes : sequence of int
+        Layer sizes from input to logits.
+    seed : int
+        Seed of the head, in [0, 2**64).
+
+    Returns
+    -------
+    coefs : list of ndarray of shape (n_out, n_in)
+    intercepts : list of ndarray of shape (n_out,)
+    """
+    shapes = list(zip(sizes[1:], sizes[:-1]))
+    if len(shapes) == 1:
+        (n_out, n_in) = shapes[0]
+        return [np.zeros((n_out, n_in), np.float32)], [np.zeros(n_out, np.float32)]
+    generator = np.random.Generator(np.random.Philox(key=[seed, 2]))
+    coefs, intercepts = [], []
+    for n_out, n_in in shapes:
+        bound = n_in**-0.5
+        coef = generator.uniform(-bound, bound, (n_out, n_in))
+        coefs.append(coef.astype(np.float32))
+        intercepts.append(generator.uniform(-bound, bound, n_out).astype(np.float32))
+    return coefs, intercepts
+
+
+def stack_parameters(
+    parameters: Sequence[tuple[Sequence[NDArray], Sequence[NDArray]]],
+    n_streams: int,
+    device: torch.device,
+) -> HeadStack:
+    """Stack the weights of single heads.
+
+    Parameters
+    ----------
+    parameters : sequence of (coefs, intercepts)
+        One pair per head, streams in order.
+    n_streams : int
+    device : torch.device
+
+    Returns
+    -------
+    HeadStack
+    """
+    coefs = [
+        torch.from_numpy(np.stack(layer)).to(device)
+        for layer in zip(*(p[0] for p in parameters))
+    ]
+    intercepts = [
+        torch.from_numpy(np.stack(layer)).to(device)
+        for layer in zip(*(p[1] for p in parameters))
+    ]
+    return HeadStack(coefs, intercepts, n_streams)
+
+
+def _affine(X: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """Batched `X @ weight.T + bias`; a lone stream avoids the batched kernel."""
+    if X.shape[0] == 1:
+        return torch.addmm(bias[0], X[0], weight[0].T)[None]
+    return torch.baddbmm(bias, X, weight.transpose(1, 2))
+
+
+def _outer(residual: Tensor, X: Tensor) -> Tensor:
+    """Batched `residual.T @ X`; a lone stream avoids the batched kernel."""
+    if X.shape[0] == 1:
+        return torch.mm(residual[0].T, X[0])[None]
+    return torch.bmm(residual.transpose(1, 2), X)

@@ -1,0 +1,145 @@
+"""SGD and AdamW over stacks of heads, with hyper-parameters per head."""
+
+from collections.abc import Sequence
+from typing import Literal, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from skdebias._engine._heads import HeadStack
+
+PerHead = NDArray[np.float64]
+
+
+class Optimiser(Protocol):
+    """One update of all heads."""
+
+    def step(
+        self, coef_grads: Sequence[Tensor], intercept_grads: Sequence[Tensor]
+    ) -> None:
+        """Update the stack in place."""
+        ...
+
+
+def make_optimiser(
+    name: Literal["sgd", "adamw"],
+    stack: HeadStack,
+    learning_rate: PerHead,
+    weight_decay: PerHead,
+    momentum: PerHead,
+) -> Optimiser:
+    """Return the optimiser of a stack.
+
+    Parameters
+    ----------
+    name : {"sgd", "adamw"}
+    stack : HeadStack
+        Updated in place.
+    learning_rate, weight_decay, momentum : ndarray of shape (n_total_heads,)
+        Per head. Momentum is AdamW's first-moment decay.
+
+    Returns
+    -------
+    Optimiser
+    """
+    if name == "sgd":
+        return SGD(stack, learning_rate, weight_decay, momentum)
+    return AdamW(stack, learning_rate, weight_decay, momentum)
+
+
+class SGD:
+    """Stochastic gradient descent with heavy-ball momentum and L2 weight decay.
+
+    `v <- momentum v + (grad + weight_decay w)`, `w <- w - learning_rate v`, as in
+    `torch.optim.SGD`. Weight decay acts once, on the weights and not on the biases.
+
+    Parameters
+    ----------
+    stack : HeadStack
+    learning_rate, weight_decay, momentum : ndarray of shape (n_total_heads,)
+    """
+
+    def __init__(
+        self,
+        stack: HeadStack,
+        learning_rate: PerHead,
+        weight_decay: PerHead,
+        momentum: PerHead,
+    ) -> None:
+        self._parameters = [*stack.coefs, *stack.intercepts]
+        self._n_coefs = len(stack.coefs)
+        self._rate = _per_head(learning_rate, self._parameters)
+        self._decay = _per_head(weight_decay, stack.coefs)
+        self._momentum = _per_head(momentum, self._parameters)
+        self._velocity = [torch.zeros_like(p) for p in self._parameters]
+
+    def step(
+        self, coef_grads: Sequence[Tensor], intercept_grads: Sequence[Tensor]
+    ) -> None:
+        """Update the stack in place."""
+        grads = [*coef_grads, *intercept_grads]
+        for i, (parameter, grad) in enumerate(zip(self._parameters, grads)):
+            velocity = self._velocity[i].mul_(self._momentum[i]).add_(grad)
+            if i < self._n_coefs:
+                velocity.addcmul_(parameter, self._decay[i])
+            parameter.addcmul_(velocity, self._rate[i], value=-1.0)
+
+
+class AdamW:
+    """Adam with decoupled weight decay, as in `torch.optim.AdamW`.
+
+    Parameters
+    ----------
+    stack : HeadStack
+    learning_rate, weight_decay, momentum : ndarray of shape (n_total_heads,)
+        `momentum` is the decay of the first moment; the second moment's is 0.999.
+    """
+
+    _beta2 = 0.999
+    _epsilon = 1e-8
+
+    def __init__(
+        self,
+        stack: HeadStack,
+        learning_rate: PerHead,
+        weight_decay: PerHead,
+        momentum: PerHead,
+    ) -> None:
+        self._parameters = [*stack.coefs, *stack.intercepts]
+        self._n_coefs = len(stack.coefs)
+        self._rate = _per_head(learning_rate, self._parameters)
+        self._shrink = _per_head(1.0 - learning_rate * weight_decay, stack.coefs)
+        self._beta1 = _per_head(momentum, self._parameters)
+        self._first = [torch.zeros_like(p) for p in self._parameters]
+        self._second = [torch.zeros_like(p) for p in self._parameters]
+        self._n_steps = 0
+
+    def step(
+        self, coef_grads: Sequence[Tensor], intercept_grads: Sequence[Tensor]
+    ) -> None:
+        """Update the stack in place."""
+        self._n_steps += 1
+        correction = (1.0 - self._beta2**self._n_steps) ** 0.5
+        grads = [*coef_grads, *intercept_grads]
+        for i, (parameter, grad) in enumerate(zip(self._parameters, grads)):
+            if i < self._n_coefs:
+                parameter.mul_(self._shrink[i])
+            beta1 = self._beta1[i]
+            first = self._first[i].mul_(beta1).add_(grad * (1.0 - beta1))
+            second = self._second[i].mul_(self._beta2)
+            second.addcmul_(grad, grad, value=1.0 - self._beta2)
+            scale = self._rate[i] / (1.0 - beta1**self._n_steps)
+            denominator = second.sqrt().div_(correction).add_(self._epsilon)
+            parameter.sub_(first / denominator * scale)
+
+
+def _per_head(values: PerHead, parameters: Sequence[Tensor]) -> list[Tensor]:
+    """Cast a value per head to each parameter's device and rank."""
+    return [
+        torch.as_tensor(values, dtype=p.dtype, device=p.device).view(
+            -1, *[1] * (p.ndim - 1)
+        )
+        for p in parameters
+    ]

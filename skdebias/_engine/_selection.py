@@ -1,0 +1,189 @@
+"""Validation scores per epoch, the best epoch of every head, and early stopping."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from skdebias._attributes import Groups
+from skdebias._engine._features import Features
+from skdebias._engine._heads import HeadStack
+from skdebias._engine._loss import predicted_class
+
+SELECTIONS = ("worst_group", "group_balanced", "worst_class", "accuracy", "last")
+
+
+@dataclass(frozen=True)
+class Validation:
+    """A validation set that scores every head of a stack.
+
+    Parameters
+    ----------
+    features : Features
+        Validation rows.
+    y : ndarray of shape (n_samples,)
+        Class codes of the training encoding; -1 for a class unseen in training, which
+        is always counted as wrong.
+    groups : Groups
+        Groups of the validation rows.
+    selection : {"worst_group", "group_balanced", "worst_class", "accuracy", "last"}
+        The score that selects the epoch.
+    """
+
+    features: Features
+    y: NDArray[np.int64]
+    groups: Groups
+    selection: str
+
+    def group_accuracies(self, stack: HeadStack) -> NDArray[np.float64]:
+        """Accuracy of every head in every validation group.
+
+        Parameters
+        ----------
+        stack : HeadStack
+
+        Returns
+        -------
+        ndarray of shape (n_groups, n_total_heads)
+        """
+        device = self.features.device
+        y = torch.from_numpy(self.y).to(device)
+        ids = torch.from_numpy(self.groups.ids).to(device)
+        total = stack.n_heads * stack.n_streams
+        correct = torch.zeros(len(self.groups.counts), total, device=device)
+        for where, block in self.features.chunks():
+            logits, _ = stack.forward(block.expand(stack.n_streams, -1, -1))
+            hits = predicted_class(logits) == y[where, None]  # (S, rows, M)
+            hits = hits.transpose(0, 1).flatten(1).to(correct.dtype)
+            correct.index_add_(0, ids[where], hits)
+        counts = self.groups.counts[:, None]
+        return correct.double().cpu().numpy() / counts
+
+    def score(self, accuracies: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Reduce group accuracies to the selection score.
+
+        Parameters
+        ----------
+        accuracies : ndarray of shape (n_groups, n_total_heads)
+
+        Returns
+        -------
+        ndarray of shape (n_total_heads,)
+        """
+        counts = self.groups.counts[:, None].astype(float)
+        if self.selection == "worst_group":
+            return accuracies.min(0)
+        if self.selection == "group_balanced":
+            return accuracies.mean(0)
+        if self.selection == "worst_class":
+            classes = self.groups.cells[:, 0]
+            members = classes == np.unique(classes)[:, None]
+            return (members @ (accuracies * counts) / (members @ counts)).min(0)
+        return (accuracies * counts).sum(0) / counts.sum()
+
+
+@dataclass(frozen=True)
+class Stopping:
+    """When to stop, and which epoch to keep.
+
+    Parameters
+    ----------
+    early_stopping : bool
+        Stop a head after `n_iter_no_change` epochs without progress by more than `tol`
+        in its validation score, or in its training loss without a validation set.
+    tol : float
+    n_iter_no_change : int
+    """
+
+    early_stopping: bool = False
+    tol: float = 1e-4
+    n_iter_no_change: int = 10
+
+
+@dataclass
+class Tracker:
+    """Keeps the best epoch of every head and says which heads still train.
+
+    Parameters
+    ----------
+    stack : HeadStack
+        The stack in training.
+    stopping : Stopping
+    validation : Validation or None
+    """
+
+    stack: HeadStack
+    stopping: Stopping
+    validation: Validation | None
+    history: dict[str, list[NDArray[np.float64]]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        total = self.stack.n_heads * self.stack.n_streams
+        self.active = np.ones(total, dtype=bool)
+        self.n_iter = np.zeros(total, dtype=int)
+        self.best_epoch = np.zeros(total, dtype=int)
+        self._kept: HeadStack | None = None
+        self._best = np.full(total, -np.inf)
+        self._reference = np.full(total, -np.inf)
+        self._stale = np.zeros(total, dtype=int)
+
+    @property
+    def selects(self) -> bool:
+        """Whether a validation score chooses the epoch."""
+        return self.validation is not None and self.validation.selection != "last"
+
+    def update(self, epoch: int, losses: NDArray[np.float64]) -> bool:
+        """Record an epoch.
+
+        Parameters
+        ----------
+        epoch : int
+            Counted from 1.
+        losses : ndarray of shape (n_total_heads,)
+            Mean training objective of the epoch.
+
+        Returns
+        -------
+        bool
+            True when no head has anything left to do.
+        """
+        self.n_iter[self.active] = epoch
+        self._record("loss", losses)
+        progress = -losses
+        if self.validation is not None:
+            accuracies = self.validation.group_accuracies(self.stack)
+            self._record("validation_group_accuracy", accuracies)
+            score = self.validation.score(accuracies)
+            self._record("validation_score", score)
+            if self.selects:
+                progress = score
+        better = self.active & (progress > self._best)
+        self._best[better] = progress[better]
+        # Without selection the last epoch counts, up to a head's own early stop.
+        self._keep(better if self.selects else self.active.copy(), epoch)
+        if self.stopping.early_stopping:
+            advanced = progress > self._reference + self.stopping.tol
+            self._reference[advanced] = progress[advanced]
+            self._stale = np.where(advanced, 0, self._stale + 1)
+            self.active &= self._stale < self.stopping.n_iter_no_change
+        return not self.active.any()
+
+    def _record(self, name: str, values: NDArray[np.float64]) -> None:
+        self.history.setdefault(name, []).append(values)
+
+    def _keep(self, heads: NDArray[np.bool_], epoch: int) -> None:
+        self.best_epoch[heads] = epoch
+        if not (self.selects or self.stopping.early_stopping):
+            return
+        if self._kept is None:
+            self._kept = self.stack.clone()
+        elif heads.any():
+            where = torch.from_numpy(np.flatnonzero(heads)).to(
+                self.stack.coefs[0].device
+            )
+            self._kept.copy_heads(self.stack, where)
+
+    def result(self) -> HeadStack:
+        """Return the heads of the epochs that were kept."""
+        return self.stack if self._kept is None else self._kept

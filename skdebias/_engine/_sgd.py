@@ -1,0 +1,237 @@
+"""The one stochastic training loop, for a stack of heads."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from skdebias._engine._features import Features
+from skdebias._engine._heads import HeadStack, initial_parameters, stack_parameters
+from skdebias._engine._loss import cross_entropy, n_logits
+from skdebias._engine._optimisers import make_optimiser
+from skdebias._engine._sampler import IndexSampler
+from skdebias._engine._selection import Stopping, Tracker, Validation
+from skdebias._engine._threads import fit_threads
+from skdebias.methods import SamplingPlan
+
+Parameters = tuple[Sequence[NDArray], Sequence[NDArray]]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One stream: rows to train on, a seed, and the heads that see its draws.
+
+    Parameters
+    ----------
+    plans : sequence of SamplingPlan
+        One per head, over the same strata of the local rows.
+    seed : int
+        Seed of draws and initial weights.
+    rows : ndarray of shape (n_rows,), default=None
+        Global row number of every local row; None for all rows in order.
+    initial : sequence of (coefs, intercepts), default=None
+        Starting weights per head (warm start).
+    """
+
+    plans: Sequence[SamplingPlan]
+    seed: int
+    rows: NDArray[np.int64] | None = None
+    initial: Sequence[Parameters] | None = None
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Optimiser settings of a stack; arrays have one value per head, streams in order.
+
+    Parameters
+    ----------
+    optimiser : {"sgd", "adamw"}
+    learning_rate, weight_decay, momentum : ndarray of shape (n_total_heads,)
+    batch_size : int
+        Rows of one step over all batches of a plan.
+    max_iter : int
+        Epochs of ceil(n_rows / batch_size) steps.
+    hidden_layer_sizes : tuple of int
+    """
+
+    optimiser: Literal["sgd", "adamw"]
+    learning_rate: NDArray[np.float64]
+    weight_decay: NDArray[np.float64]
+    momentum: NDArray[np.float64]
+    batch_size: int
+    max_iter: int
+    hidden_layer_sizes: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What training a stack yields.
+
+    Parameters
+    ----------
+    stack : HeadStack
+        The kept heads.
+    n_iter, best_epoch : ndarray of shape (n_total_heads,)
+        Epochs run, and the epoch that was kept (from 1).
+    history : dict of list of ndarray
+        Per epoch: `loss` (n_total_heads,), and with a validation set
+        `validation_score` (n_total_heads,) and `validation_group_accuracy`
+        (n_groups, n_total_heads).
+    """
+
+    stack: HeadStack
+    n_iter: NDArray[np.int64]
+    best_epoch: NDArray[np.int64]
+    history: dict[str, list[NDArray[np.float64]]]
+
+
+def train(
+    features: Features,
+    y: NDArray[np.int64],
+    n_classes: int,
+    problems: Sequence[Problem],
+    settings: Settings,
+    *,
+    validation: Validation | None = None,
+    stopping: Stopping | None = None,
+    on_epoch_begin: Callable[[HeadStack], None] | None = None,
+    on_epoch_end: Callable[[Tracker], bool] | None = None,
+) -> Fitted:
+    """Train a stack of heads by stochastic gradients.
+
+    Parameters
+    ----------
+    features : Features
+        All rows.
+    y : ndarray of shape (n_samples,)
+        Class codes of all rows.
+    n_classes : int
+    problems : sequence of Problem
+        Streams, each with the same number of heads and of rows per step.
+    settings : Settings
+    validation : Validation, default=None
+        Scores every head after every epoch and selects the epoch that is kept.
+    stopping : Stopping, default=None
+    on_epoch_begin, on_epoch_end : callable, default=None
+        Observers; `on_epoch_end` returns True to stop.
+
+    Returns
+    -------
+    Fitted
+
+    Raises
+    ------
+    FloatingPointError
+        If the objective of a head is no longer finite; names the epoch.
+    """
+    loop = _Loop(features, y, n_classes, problems, settings)
+    tracker = Tracker(loop.stack, stopping or Stopping(), validation)
+    with fit_threads(loop.work), torch.no_grad():
+        for epoch in range(1, settings.max_iter + 1):
+            if on_epoch_begin is not None:
+                on_epoch_begin(loop.stack)
+            losses = loop.run_epoch(epoch)
+            if not np.isfinite(losses).all():
+                raise FloatingPointError(
+                    f"The training objective is {losses[~np.isfinite(losses)][0]} in "
+                    f"epoch {epoch}: lower learning_rate (now "
+                    f"{settings.learning_rate.max():g}) or standardise X."
+                )
+            done = tracker.update(epoch, losses)
+            if on_epoch_end is not None and on_epoch_end(tracker):
+                break
+            if done:
+                break
+    return Fitted(tracker.result(), tracker.n_iter, tracker.best_epoch, tracker.history)
+
+
+class _Loop:
+    """State of a training run between epochs."""
+
+    def __init__(
+        self,
+        features: Features,
+        y: NDArray[np.int64],
+        n_classes: int,
+        problems: Sequence[Problem],
+        settings: Settings,
+    ) -> None:
+        self._features = features
+        device = features.device
+        self._y = torch.from_numpy(y)
+        self.stack = _initial_stack(features, n_classes, problems, settings)
+        self._optimiser = make_optimiser(
+            settings.optimiser,
+            self.stack,
+            settings.learning_rate,
+            settings.weight_decay,
+            settings.momentum,
+        )
+        self._samplers = [
+            IndexSampler(p.plans, settings.batch_size, p.seed, p.rows) for p in problems
+        ]
+        weights = np.stack([s.weights for s in self._samplers])
+        self._weights = torch.from_numpy(weights).to(device, torch.float32)
+        self._row_weights = _row_weights(problems, len(y))
+        n_rows = len(problems[0].plans[0].strata)
+        self._steps_per_epoch = -(-n_rows // settings.batch_size)
+        self.work = weights.size * features.n_features * self.stack.coefs[0].shape[1]
+
+    def run_epoch(self, epoch: int) -> NDArray[np.float64]:
+        """Run one epoch (from 1); return the mean objective of every head."""
+        start = (epoch - 1) * self._steps_per_epoch
+        stop = start + self._steps_per_epoch
+        objective = torch.zeros(self._weights.shape[0], self._weights.shape[2])
+        objective = objective.to(self._weights.device)
+        streams = [s.steps(start, stop) for s in self._samplers]
+        for rows in zip(*streams):
+            objective += self._step(torch.from_numpy(np.stack(rows)))
+        return (objective / self._steps_per_epoch).flatten().double().cpu().numpy()
+
+    def _step(self, index: torch.Tensor) -> torch.Tensor:
+        """One optimiser step on the rows `index` (n_streams, n_slots)."""
+        logits, activations = self.stack.forward(self._features.rows(index))
+        losses, residual = cross_entropy(logits, self._y[index].to(logits.device))
+        weights = self._weights
+        if self._row_weights is not None:
+            streams = torch.arange(len(index))[:, None]
+            factors = self._row_weights[streams, index]
+            weights = weights * factors.to(weights.device)
+        # Signed weights make one backward pass of both GERNE batches: the gradient is
+        # (1 + beta) grad L_lb - beta grad L_b, handed to the optimiser once.
+        grads = self.stack.backward(activations, residual * weights[..., None])
+        self._optimiser.step(*grads)
+        return (losses * weights).sum(1)
+
+
+def _initial_stack(
+    features: Features,
+    n_classes: int,
+    problems: Sequence[Problem],
+    settings: Settings,
+) -> HeadStack:
+    sizes = (features.n_features, *settings.hidden_layer_sizes, n_logits(n_classes))
+    parameters: list[Parameters] = []
+    for problem in problems:
+        if problem.initial is not None:
+            parameters.extend(problem.initial)
+        else:
+            start = initial_parameters(sizes, problem.seed)
+            parameters.extend([start] * len(problem.plans))
+    return stack_parameters(parameters, len(problems), features.device)
+
+
+def _row_weights(problems: Sequence[Problem], n_rows: int) -> torch.Tensor | None:
+    """Loss factors of all rows, (n_streams, n_rows, n_heads), if any plan has them."""
+    if all(plan.row_weights is None for p in problems for plan in p.plans):
+        return None
+    table = np.ones((len(problems), n_rows, len(problems[0].plans)), dtype=np.float32)
+    for s, problem in enumerate(problems):
+        rows = slice(None) if problem.rows is None else problem.rows
+        for m, plan in enumerate(problem.plans):
+            if plan.row_weights is not None:
+                table[s, rows, m] = plan.row_weights
+    return torch.from_numpy(table)

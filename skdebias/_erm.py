@@ -1,0 +1,161 @@
+"""Empirical risk minimisation, plain or balanced."""
+
+from sklearn.utils._param_validation import StrOptions
+
+from skdebias._base import BaseDebiasedClassifier
+from skdebias.methods import ERM
+
+
+class ERMClassifier(BaseDebiasedClassifier):
+    """Head trained by empirical risk minimisation, plain or balanced.
+
+    The baseline of every debiasing method, and, balanced over groups, a strong one
+    [1]_.
+
+    Parameters
+    ----------
+    balance : {None, "class", "group"}, default=None
+        Sample classes, or (label, attribute) groups, uniformly.
+    reweight : {None, "class", "group"}, default=None
+        Weight the loss so that classes, or groups, count alike.
+    hidden_layer_sizes : array-like of int, default=()
+        Sizes of hidden ReLU layers. Empty is a linear head.
+    solver : {"sgd", "adamw"}, default="sgd"
+        SGD with heavy-ball momentum, or AdamW.
+    learning_rate : float, default=1e-3
+        Constant step size; the default suits standardised embeddings.
+    momentum : float, default=0.9
+        Momentum of SGD, or the first-moment decay of AdamW.
+    weight_decay : float, default=1e-2
+        L2 penalty on the weights (not the biases); decoupled for AdamW.
+    batch_size : int, default=256
+        Rows per step over all batches of the method. Every group of a balanced batch
+        gets at least one row, even if that takes more.
+    max_iter : int, default=50
+        Epochs, each of `ceil(n_samples / batch_size)` steps.
+    tol : float, default=1e-4
+        Least progress that counts for `early_stopping`.
+    n_iter_no_change : int, default=10
+        Epochs without progress after which `early_stopping` stops.
+    early_stopping : bool, default=False
+        Stop when the validation score, or the training loss if no validation set is
+        given, has stopped improving. Otherwise all `max_iter` epochs are run.
+    selection : {"auto", "worst_group", "group_balanced", "worst_class", "accuracy", \
+"last"}, default="auto"
+        Score on the validation set given to `fit` that selects the epoch. "auto" is
+        worst-group accuracy with `attributes_val`, worst-class accuracy without.
+    warm_start : bool, default=False
+        Start from the weights of the previous fit.
+    device : str, default="auto"
+        Torch device; "auto" takes CUDA where there is one.
+    random_state : int, RandomState instance or None, default=None
+        Seed of the row draws and of hidden layers. The same seed gives the same draws
+        on every device.
+    verbose : int, default=0
+        Above 0, a progress bar over epochs.
+
+    Attributes
+    ----------
+    classes_ : ndarray of shape (n_classes,)
+        Class labels.
+    attribute_values_ : ndarray of shape (n_values,) or (n_values, n_attributes)
+        Attribute values (crossed, for several columns) seen in `fit`.
+    groups_ : ndarray of shape (n_groups, 2)
+        Non-empty groups as indices into `classes_` and `attribute_values_`.
+    group_counts_ : ndarray of shape (n_groups,)
+        Training rows of each group.
+    coef_ : ndarray of shape (1, n_features) or (n_classes, n_features)
+        Weights of a linear head.
+    intercept_ : ndarray of shape (1,) or (n_classes,)
+        Biases of a linear head.
+    coefs_, intercepts_ : list of ndarray
+        Layers of a head with hidden layers, weights of shape (n_in, n_out).
+    n_iter_ : int
+        Epochs run.
+    best_epoch_ : int
+        Epoch whose weights were kept, from 1.
+    loss_curve_ : list of float
+        Mean training objective of every epoch.
+    history_ : dict
+        Per epoch `loss`, and with a validation set `validation_score` and
+        `validation_group_accuracy` of shape (n_epochs, n_groups), whose columns are
+        the (label, attribute) pairs `validation_groups`.
+    n_features_in_ : int
+        Number of features seen in `fit`.
+    feature_names_in_ : ndarray of shape (n_features_in_,)
+        Names of the features, if X has string column names.
+
+    See Also
+    --------
+    GERNEClassifier : Extrapolates beyond group balance.
+
+    References
+    ----------
+    .. [1] Idrissi et al., "Simple data balancing achieves competitive
+       worst-group-accuracy", CLeaR 2022.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skdebias import ERMClassifier
+    >>> rng = np.random.default_rng(0)
+    >>> y = rng.integers(0, 2, 400)
+    >>> place = np.where(rng.random(400) < 0.95, y, 1 - y)
+    >>> X = rng.normal(size=(400, 8)) + np.outer(y, np.ones(8)) + 2 * place[:, None]
+    >>> clf = ERMClassifier(balance="group", random_state=0)
+    >>> clf.fit(X, y, attributes=place).predict(X[:3]).shape
+    (3,)
+    """
+
+    _parameter_constraints: dict = {
+        **BaseDebiasedClassifier._parameter_constraints,
+        "balance": [StrOptions({"class", "group"}), None],
+        "reweight": [StrOptions({"class", "group"}), None],
+    }
+
+    def __init__(
+        self,
+        balance=None,
+        *,
+        reweight=None,
+        hidden_layer_sizes=(),
+        solver="sgd",
+        learning_rate=1e-3,
+        momentum=0.9,
+        weight_decay=1e-2,
+        batch_size=256,
+        max_iter=50,
+        tol=1e-4,
+        n_iter_no_change=10,
+        early_stopping=False,
+        selection="auto",
+        warm_start=False,
+        device="auto",
+        random_state=None,
+        verbose=0,
+    ):
+        super().__init__(
+            hidden_layer_sizes=hidden_layer_sizes,
+            solver=solver,
+            learning_rate=learning_rate,
+            momentum=momentum,
+            weight_decay=weight_decay,
+            batch_size=batch_size,
+            max_iter=max_iter,
+            tol=tol,
+            n_iter_no_change=n_iter_no_change,
+            early_stopping=early_stopping,
+            selection=selection,
+            warm_start=warm_start,
+            device=device,
+            random_state=random_state,
+            verbose=verbose,
+        )
+        self.balance = balance
+        self.reweight = reweight
+
+    def _make_method(self, groups):
+        return ERM(balance=self.balance, reweight=self.reweight)
+
+    def _needs_attributes(self):
+        return "group" in (self.balance, self.reweight)

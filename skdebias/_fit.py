@@ -1,0 +1,215 @@
+"""From an estimator's parameters to the engine and back."""
+
+from itertools import pairwise
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from skdebias._engine._features import Features
+from skdebias._engine._selection import Stopping, Validation
+from skdebias._engine._sgd import Problem, Settings, train
+
+
+def resolve_device(device):
+    """Return the torch device of a `device` parameter.
+
+    Parameters
+    ----------
+    device : str
+        "auto" is CUDA where there is one, else the CPU.
+
+    Returns
+    -------
+    torch.device
+
+    Raises
+    ------
+    ValueError
+        If the device is unknown to torch or absent from this machine.
+    """
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        resolved = torch.device(device)
+        torch.empty(0, device=resolved)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise ValueError(
+            f"device={device!r} cannot be used on this machine ({error}): choose "
+            "'auto' or 'cpu'."
+        ) from error
+    return resolved
+
+
+def fit_head(
+    estimator,
+    X,
+    y_codes,
+    method,
+    groups,
+    *,
+    seed,
+    validation,
+    epoch_context,
+    hooks,
+):
+    """Train one head as a stack of one.
+
+    Parameters
+    ----------
+    estimator : BaseDebiasedClassifier
+        Its shared parameters are read, nothing is written.
+    X : ndarray or Tensor of shape (n_samples, n_features)
+    y_codes : ndarray of shape (n_samples,)
+    method : Method
+    groups : Groups
+    seed : int
+    validation : dict or None
+        What `encode_validation_set` returned.
+    epoch_context : callable
+        Makes the callback context of an epoch.
+    hooks : dict
+        Arguments of the callback hooks.
+
+    Returns
+    -------
+    dict
+        Fitted attributes of the estimator.
+    """
+    device = resolve_device(estimator.device)
+    problem = Problem([method.plan(groups)], seed, initial=_warm_start(estimator))
+    observer = _Observer(estimator, epoch_context, hooks)
+    with observer:
+        fitted = train(
+            Features(X, device),
+            y_codes.astype(np.int64),
+            len(estimator.classes_),
+            [problem],
+            _settings(estimator),
+            validation=_validation(validation, device),
+            stopping=Stopping(
+                estimator.early_stopping, estimator.tol, estimator.n_iter_no_change
+            ),
+            on_epoch_begin=observer.begin,
+            on_epoch_end=observer.end,
+        )
+    return {
+        **head_attributes(fitted.stack),
+        "n_iter_": int(fitted.n_iter[0]),
+        "best_epoch_": int(fitted.best_epoch[0]),
+        "history_": _history(fitted.history, validation),
+        "loss_curve_": [float(loss[0]) for loss in fitted.history["loss"]],
+    }
+
+
+def head_attributes(stack, head=0):
+    """Fitted attributes of one head of a stack.
+
+    Parameters
+    ----------
+    stack : HeadStack
+    head : int, default=0
+
+    Returns
+    -------
+    dict
+        `coef_` (n_logits, n_features) and `intercept_` of a linear head, `coefs_` and
+        `intercepts_` (as in scikit-learn's MLPClassifier) otherwise.
+    """
+    coefs, intercepts = stack.numpy(head)
+    if len(coefs) == 1:
+        return {"coef_": coefs[0], "intercept_": intercepts[0]}
+    return {
+        "coefs_": [np.ascontiguousarray(c.T) for c in coefs],
+        "intercepts_": intercepts,
+    }
+
+
+def _settings(estimator):
+    def one(value):
+        return np.array([value], dtype=float)
+
+    return Settings(
+        estimator.solver,
+        one(estimator.learning_rate),
+        one(estimator.weight_decay),
+        one(estimator.momentum),
+        estimator.batch_size,
+        estimator.max_iter,
+        tuple(int(size) for size in estimator.hidden_layer_sizes),
+    )
+
+
+def _validation(encoded, device):
+    if encoded is None:
+        return None
+    return Validation(
+        Features(encoded["X"], device),
+        encoded["y"],
+        encoded["groups"],
+        encoded["selection"],
+    )
+
+
+def _warm_start(estimator):
+    """Weights of the previous fit, if asked for and still of the right shape."""
+    if not (estimator.warm_start and hasattr(estimator, "n_iter_")):
+        return None
+    layers = estimator._layers()
+    n_logits = len(estimator.classes_) if len(estimator.classes_) > 2 else 1
+    sizes = (estimator.n_features_in_, *estimator.hidden_layer_sizes, n_logits)
+    if tuple(c.shape for c, _ in layers) != tuple(pairwise(sizes)):
+        raise ValueError(
+            f"warm_start=True, but the fitted head has layers of shape "
+            f"{[c.shape for c, _ in layers]} and the data and hidden_layer_sizes ask "
+            f"for sizes {sizes}: fit a clone instead."
+        )
+    return [([np.ascontiguousarray(c.T) for c, _ in layers], [b for _, b in layers])]
+
+
+def _history(history, validation):
+    out = {"loss": [float(v[0]) for v in history["loss"]]}
+    if validation is not None:
+        out["validation_score"] = [float(v[0]) for v in history["validation_score"]]
+        accuracy = [v[:, 0] for v in history["validation_group_accuracy"]]
+        out["validation_group_accuracy"] = np.stack(accuracy)
+        out["validation_groups"] = validation["labels"]
+    return out
+
+
+class _Observer:
+    """Reports epochs to scikit-learn's callbacks and, if verbose, to a progress bar."""
+
+    def __init__(self, estimator, epoch_context, hooks):
+        self._epoch_context = epoch_context
+        self._hooks = hooks
+        self._bar = tqdm(
+            total=estimator.max_iter,
+            desc=type(estimator).__name__,
+            unit="epoch",
+            disable=not estimator.verbose,
+        )
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exception):
+        self._bar.close()
+
+    def begin(self, stack):
+        self._context = self._epoch_context()
+        self._context.call_on_fit_task_begin(
+            **self._hooks, reconstruction_attributes=lambda: head_attributes(stack)
+        )
+
+    def end(self, tracker):
+        shown = {"loss": tracker.history["loss"][-1][0]}
+        if tracker.validation is not None:
+            score = tracker.history["validation_score"][-1][0]
+            shown[tracker.validation.selection] = score
+        self._bar.set_postfix(shown, refresh=False)
+        self._bar.update()
+        return self._context.call_on_fit_task_end(
+            **self._hooks,
+            reconstruction_attributes=lambda: head_attributes(tracker.stack),
+        )

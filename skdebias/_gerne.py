@@ -1,0 +1,223 @@
+"""GERNE: gradient extrapolation for debiased representation learning."""
+
+import warnings
+from numbers import Real
+
+import numpy as np
+from sklearn.utils._param_validation import Interval, StrOptions
+
+from skdebias._base import BaseDebiasedClassifier
+from skdebias.methods import GERNE, extrapolated_distribution
+from skdebias.methods._gerne import group_beta_bounds
+
+# Slack for a beta that was itself computed from the bound.
+_TOLERANCE = 1e-9
+
+
+class GERNEClassifier(BaseDebiasedClassifier):
+    """Head trained by gradient extrapolation (GERNE) [1]_.
+
+    Every step draws two class-uniform batches. The biased one has the training
+    distribution of the attribute within each class, `p_b(a|y) = alpha`; the less
+    biased one `p_lb(a|y) = alpha + c (1/A - alpha)`. The step descends the
+    extrapolated loss `L_lb + beta (L_lb - L_b)` (equation 7), which in expectation
+    trains under `p_ext(a|y) = alpha + c (1 + beta) (1/A - alpha)` (equation 8).
+
+    Parameters
+    ----------
+    beta : float, default=1.0
+        Extrapolation factor. -1 is class-balanced training. Above `1/c - 1` minority
+        groups count more than majority groups.
+    c : float, default=0.5
+        How far the less biased batch moves towards group balance, in (0, 1]. With
+        `beta=0`, `c=1` is group resampling.
+    coupling : {"independent", "shared"}, default="independent"
+        Draw the two batches independently, as in the paper, or let both take prefixes
+        of one draw per group: same expectation, less gradient noise.
+    out_of_bounds : {"auto", "raise", "warn", "clip"}, default="auto"
+        What to do with a beta beyond the bounds of the data, where a group gets a
+        negative weight: raise, warn and go on, or clip beta to the bound. "auto"
+        raises for known attributes.
+    hidden_layer_sizes : array-like of int, default=()
+        Sizes of hidden ReLU layers. Empty is a linear head.
+    solver : {"sgd", "adamw"}, default="sgd"
+        SGD with heavy-ball momentum, or AdamW.
+    learning_rate : float, default=1e-3
+        Constant step size; the default suits standardised embeddings.
+    momentum : float, default=0.9
+        Momentum of SGD, or the first-moment decay of AdamW.
+    weight_decay : float, default=1e-2
+        L2 penalty on the weights (not the biases); decoupled for AdamW.
+    batch_size : int, default=256
+        Rows per step over all batches of the method. Every group of a balanced batch
+        gets at least one row, even if that takes more.
+    max_iter : int, default=50
+        Epochs, each of `ceil(n_samples / batch_size)` steps.
+    tol : float, default=1e-4
+        Least progress that counts for `early_stopping`.
+    n_iter_no_change : int, default=10
+        Epochs without progress after which `early_stopping` stops.
+    early_stopping : bool, default=False
+        Stop when the validation score, or the training loss if no validation set is
+        given, has stopped improving. Otherwise all `max_iter` epochs are run.
+    selection : {"auto", "worst_group", "group_balanced", "worst_class", "accuracy", \
+"last"}, default="auto"
+        Score on the validation set given to `fit` that selects the epoch. "auto" is
+        worst-group accuracy with `attributes_val`, worst-class accuracy without.
+    warm_start : bool, default=False
+        Start from the weights of the previous fit.
+    device : str, default="auto"
+        Torch device; "auto" takes CUDA where there is one.
+    random_state : int, RandomState instance or None, default=None
+        Seed of the row draws and of hidden layers. The same seed gives the same draws
+        on every device.
+    verbose : int, default=0
+        Above 0, a progress bar over epochs.
+
+    Attributes
+    ----------
+    beta_ : float
+        The beta used; differs from `beta` only after clipping.
+    beta_bounds_ : tuple of float
+        Bounds (low, high) of beta for the fitted data and `c` (equation 9).
+    extrapolated_distribution_ : ndarray of shape (n_classes, n_attribute_values)
+        `p_ext(a|y)`; zero in absent cells.
+    classes_ : ndarray of shape (n_classes,)
+        Class labels.
+    attribute_values_ : ndarray of shape (n_values,) or (n_values, n_attributes)
+        Attribute values (crossed, for several columns) seen in `fit`.
+    groups_ : ndarray of shape (n_groups, 2)
+        Non-empty groups as indices into `classes_` and `attribute_values_`.
+    group_counts_ : ndarray of shape (n_groups,)
+        Training rows of each group.
+    coef_ : ndarray of shape (1, n_features) or (n_classes, n_features)
+        Weights of a linear head.
+    intercept_ : ndarray of shape (1,) or (n_classes,)
+        Biases of a linear head.
+    coefs_, intercepts_ : list of ndarray
+        Layers of a head with hidden layers, weights of shape (n_in, n_out).
+    n_iter_ : int
+        Epochs run.
+    best_epoch_ : int
+        Epoch whose weights were kept, from 1.
+    loss_curve_ : list of float
+        Mean training objective of every epoch.
+    history_ : dict
+        Per epoch `loss`, and with a validation set `validation_score` and
+        `validation_group_accuracy` of shape (n_epochs, n_groups), whose columns are
+        the (label, attribute) pairs `validation_groups`.
+    n_features_in_ : int
+        Number of features seen in `fit`.
+    feature_names_in_ : ndarray of shape (n_features_in_,)
+        Names of the features, if X has string column names.
+
+    See Also
+    --------
+    ERMClassifier : With `balance="group"`, group resampling as a baseline.
+    skdebias.methods.beta_bounds : The bounds without fitting.
+
+    Notes
+    -----
+    In expectation only `s = c (1 + beta)` matters; beta and c apart differ in gradient
+    noise. Classes in which an attribute value never occurs are balanced over the values
+    that do.
+
+    References
+    ----------
+    .. [1] Asaad, Shadaydeh and Denzler, "Gradient Extrapolation for Debiased
+       Representation Learning", ICCV 2025.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skdebias import GERNEClassifier
+    >>> rng = np.random.default_rng(0)
+    >>> y = rng.integers(0, 2, 400)
+    >>> place = np.where(rng.random(400) < 0.95, y, 1 - y)
+    >>> X = rng.normal(size=(400, 8)) + np.outer(y, np.ones(8)) + 2 * place[:, None]
+    >>> clf = GERNEClassifier(beta=1.0, c=0.5, random_state=0)
+    >>> clf.fit(X, y, attributes=place).extrapolated_distribution_.round(2)
+    array([[0.5, 0.5],
+           [0.5, 0.5]])
+    """
+
+    _parameter_constraints: dict = {
+        **BaseDebiasedClassifier._parameter_constraints,
+        "beta": [Interval(Real, None, None, closed="neither")],
+        "c": [Interval(Real, 0, 1, closed="right")],
+        "coupling": [StrOptions({"independent", "shared"})],
+        "out_of_bounds": [StrOptions({"auto", "raise", "warn", "clip"})],
+    }
+
+    def __init__(
+        self,
+        beta=1.0,
+        c=0.5,
+        *,
+        coupling="independent",
+        out_of_bounds="auto",
+        hidden_layer_sizes=(),
+        solver="sgd",
+        learning_rate=1e-3,
+        momentum=0.9,
+        weight_decay=1e-2,
+        batch_size=256,
+        max_iter=50,
+        tol=1e-4,
+        n_iter_no_change=10,
+        early_stopping=False,
+        selection="auto",
+        warm_start=False,
+        device="auto",
+        random_state=None,
+        verbose=0,
+    ):
+        super().__init__(
+            hidden_layer_sizes=hidden_layer_sizes,
+            solver=solver,
+            learning_rate=learning_rate,
+            momentum=momentum,
+            weight_decay=weight_decay,
+            batch_size=batch_size,
+            max_iter=max_iter,
+            tol=tol,
+            n_iter_no_change=n_iter_no_change,
+            early_stopping=early_stopping,
+            selection=selection,
+            warm_start=warm_start,
+            device=device,
+            random_state=random_state,
+            verbose=verbose,
+        )
+        self.beta = beta
+        self.c = c
+        self.coupling = coupling
+        self.out_of_bounds = out_of_bounds
+
+    def _make_method(self, groups):
+        self.beta_bounds_ = group_beta_bounds(groups, self.c)
+        self.beta_ = self._beta_within(*self.beta_bounds_)
+        self.extrapolated_distribution_ = np.zeros(
+            (groups.n_classes, groups.n_attributes)
+        )
+        self.extrapolated_distribution_[tuple(groups.cells.T)] = (
+            extrapolated_distribution(groups, self.beta_, self.c)
+        )
+        return GERNE(self.beta_, self.c, shared=self.coupling == "shared")
+
+    def _beta_within(self, low, high):
+        """Return beta, clipped if asked for; warn or raise if it is out of bounds."""
+        if low - _TOLERANCE <= self.beta <= high + _TOLERANCE:
+            return float(self.beta)
+        if self.out_of_bounds == "clip":
+            return float(np.clip(self.beta, low, high))
+        message = (
+            f"beta={self.beta} with c={self.c} is outside the bounds "
+            f"[{low:.4f}, {high:.4f}] of this data: a group would get a negative "
+            "weight and the loss no minimum. Choose beta within them, or "
+            "out_of_bounds='clip'."
+        )
+        if self.out_of_bounds == "warn":
+            warnings.warn(message, UserWarning, stacklevel=5)
+            return float(self.beta)
+        raise ValueError(message)

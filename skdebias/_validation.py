@@ -1,0 +1,132 @@
+"""Input conversion that scikit-learn's validation does not cover."""
+
+import warnings
+
+import numpy as np
+
+from skdebias._attributes import (
+    Groups,
+    MissingAttributesWarning,
+    check_attributes,
+    encode_attributes,
+)
+
+# float32 first: integers and other types become float32, these three stay as they are.
+PRECISIONS = [np.float32, np.float64, np.float16]
+
+
+def is_device_tensor(X):
+    """Return whether X is a torch tensor that stays on its device."""
+    return type(X).__module__.partition(".")[0] == "torch"
+
+
+def as_array(X):
+    """View a CPU tensor as an array; check a tensor on another device in place.
+
+    Parameters
+    ----------
+    X : object
+        Anything a user may pass as X.
+
+    Returns
+    -------
+    object
+        An ndarray for CPU tensors, the tensor itself on other devices, X otherwise.
+
+    Raises
+    ------
+    ValueError
+        For a tensor on another device that is not 2-D or holds NaN or infinity.
+    """
+    if not is_device_tensor(X):
+        return X
+    X = X.detach()
+    if X.device.type == "cpu":
+        has_dtype = str(X.dtype) in ("torch.float16", "torch.float32", "torch.float64")
+        return (X if has_dtype else X.float()).numpy()
+    if X.ndim != 2:
+        raise ValueError(f"Expected 2D array, got a tensor of shape {tuple(X.shape)}.")
+    if not bool(X.isfinite().all()):
+        raise ValueError("Input X contains NaN or infinity: drop or impute these rows.")
+    return X
+
+
+def encode_groups(attributes, y_codes, n_classes, user=None):
+    """Encode attributes and form the groups.
+
+    Parameters
+    ----------
+    attributes : array-like or None
+        None gives every row the same attribute value.
+    y_codes : ndarray of shape (n_samples,)
+    n_classes : int
+    user : str, default=None
+        Estimator that needs attributes and warns when there are none.
+
+    Returns
+    -------
+    groups : Groups
+    attribute_values : ndarray
+        Values that the attribute codes stand for.
+    """
+    if attributes is None:
+        if user is not None:
+            warnings.warn(
+                f"{user} was fitted without attributes: every row counts as having "
+                "the same attribute value, so that groups are classes. Pass "
+                "attributes= to fit (inside a Pipeline or search, after "
+                "sklearn.set_config(enable_metadata_routing=True)).",
+                MissingAttributesWarning,
+                stacklevel=4,
+            )
+        codes, values = np.zeros(len(y_codes), dtype=np.int64), np.zeros(1, np.int64)
+    else:
+        codes, values = encode_attributes(check_attributes(attributes, len(y_codes)))
+    return Groups.from_labels(y_codes, codes, n_classes, len(values)), values
+
+
+def encode_validation_set(X, y, attributes, classes, selection):
+    """Encode a validation set against the classes of the training set.
+
+    Parameters
+    ----------
+    X : ndarray or Tensor of shape (n_samples, n_features)
+    y : array-like of shape (n_samples,)
+    attributes : array-like or None
+    classes : ndarray of shape (n_classes,)
+        Classes of the training set.
+    selection : str
+        The estimator's parameter.
+
+    Returns
+    -------
+    dict
+        `X`, `y` (codes, -1 for a class unseen in training), `groups`, `selection`
+        resolved, and `labels`, the (label, attribute) pair of every group.
+    """
+    y = np.asarray(y)
+    if len(y) != len(X):
+        raise ValueError(
+            f"X_val has {len(X)} rows and y_val has {len(y)}: pass one label per row."
+        )
+    if selection == "auto":
+        selection = "worst_class" if attributes is None else "worst_group"
+    elif selection == "worst_group" and attributes is None:
+        raise ValueError(
+            "selection='worst_group' needs attributes_val, which is None: pass it, or "
+            "choose selection='worst_class'."
+        )
+    own_classes, own_codes = np.unique(y, return_inverse=True)
+    if attributes is not None:
+        attributes = check_attributes(attributes, len(y), name="attributes_val")
+    groups, values = encode_groups(attributes, own_codes, len(own_classes))
+    position = np.minimum(np.searchsorted(classes, own_classes), len(classes) - 1)
+    known = np.where(classes[position] == own_classes, position, -1)
+    labels = [(own_classes[c], values[a]) for c, a in groups.cells]
+    return {
+        "X": X,
+        "y": known[own_codes].astype(np.int64),
+        "groups": groups,
+        "selection": selection,
+        "labels": labels,
+    }

@@ -1,0 +1,27 @@
+"""Debiasing methods: what to sample, how much each row counts, what else to ask.
+
+A method is a small frozen dataclass that knows nothing of what is trained. The head
+engine and the network trainer both read its sampling plan.
+"""
+
+from skdebias.methods._erm import ERM
+from skdebias.methods._gerne import (
+    GERNE,
+    beta_bounds,
+    extrapolated_distribution,
+    extrapolation_strength,
+)
+from skdebias.methods._plan import Batch, Method, SamplingPlan, SlotTable, slot_table
+
+__all__ = [
+    "ERM",
+    "GERNE",
+    "Batch",
+    "Method",
+    "SamplingPlan",
+    "SlotTable",
+    "beta_bounds",
+    "extrapolated_distribution",
+    "extrapolation_strength",
+    "slot_table",
+]

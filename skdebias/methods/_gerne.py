@@ -1,0 +1,199 @@
+"""GERNE: gradient extrapolation for debiased representation learning."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from skdebias._attributes import Groups, check_attributes, encode_attributes
+from skdebias.methods._plan import Batch, SamplingPlan
+
+
+@dataclass(frozen=True)
+class GERNE:
+    """Gradient extrapolation from a biased to a less biased batch.
+
+    Every step draws a biased batch, `p_b(a|y) = alpha`, and a less biased one,
+    `p_lb(a|y) = alpha + c (1/A - alpha)`, both uniform over classes, and descends
+    `L_ext = L_lb + beta (L_lb - L_b)`. In expectation that is training under
+    `p_ext(a|y) = alpha + c (1 + beta) (1/A - alpha)`.
+
+    Parameters
+    ----------
+    beta : float, default=1.0
+        Extrapolation factor. -1 is class-balanced training.
+    c : float, default=0.5
+        How far the less biased batch moves towards balance, in (0, 1]. `c=1, beta=0`
+        is group resampling.
+    shared : bool, default=False
+        Both batches take prefixes of one draw per group instead of being drawn
+        independently as in the paper: same expectation, less gradient noise.
+
+    References
+    ----------
+    Asaad, Shadaydeh and Denzler, "Gradient Extrapolation for Debiased Representation
+    Learning", ICCV 2025, equations 3 to 9 and algorithm 1.
+    """
+
+    beta: float = 1.0
+    c: float = 0.5
+    shared: bool = False
+
+    def plan(self, groups: Groups) -> SamplingPlan:
+        """Return the plan of the two batches.
+
+        Parameters
+        ----------
+        groups : Groups
+            Groups of the training rows.
+
+        Returns
+        -------
+        SamplingPlan
+            Batches `biased` with factor `-beta` and `less_biased` with `1 + beta`.
+        """
+        alpha, uniform = conditional_distribution(groups)
+        n_classes = len(np.unique(groups.cells[:, 0]))
+        biased = Batch("biased", alpha / n_classes, -self.beta)
+        less_biased = Batch(
+            "less_biased",
+            (alpha + self.c * (uniform - alpha)) / n_classes,
+            1.0 + self.beta,
+        )
+        return SamplingPlan(
+            groups.ids,
+            (biased, less_biased),
+            blocks=groups.cells[:, 0],
+            shared=self.shared,
+        )
+
+
+def conditional_distribution(
+    groups: Groups,
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Share of each group within its class, and the balanced share.
+
+    Parameters
+    ----------
+    groups : Groups
+        Groups of the training rows.
+
+    Returns
+    -------
+    alpha : ndarray of shape (n_groups,)
+        `alpha = n_(y,a) / n_y`, conditional on the class.
+    uniform : ndarray of shape (n_groups,)
+        `1 / A_y`, with `A_y` the attribute values that occur in the class: an absent
+        cell cannot be sampled, so the class uses the values it has.
+    """
+    classes = groups.cells[:, 0]
+    class_counts = np.bincount(classes, weights=groups.counts)
+    present = np.bincount(classes)
+    return groups.counts / class_counts[classes], 1.0 / present[classes]
+
+
+def extrapolation_strength(beta: float, c: float) -> float:
+    """Return `s = c (1 + beta)`, all that matters of the two in expectation.
+
+    Parameters
+    ----------
+    beta, c : float
+        The arguments of :class:`GERNE`.
+
+    Returns
+    -------
+    float
+        0 is class-balanced training, 1 is group balance, more over-represents the
+        minority groups.
+
+    Examples
+    --------
+    >>> extrapolation_strength(beta=1.0, c=0.5)
+    1.0
+    """
+    return c * (1.0 + beta)
+
+
+def extrapolated_distribution(
+    groups: Groups, beta: float, c: float
+) -> NDArray[np.float64]:
+    """Distribution `p_ext(a|y)` that GERNE trains under in expectation.
+
+    Parameters
+    ----------
+    groups : Groups
+        Groups of the training rows.
+    beta, c : float
+        The arguments of :class:`GERNE`.
+
+    Returns
+    -------
+    ndarray of shape (n_groups,)
+        Sums to one over the groups of a class. Negative for an over-represented group
+        beyond the upper bound of beta.
+    """
+    alpha, uniform = conditional_distribution(groups)
+    return alpha + extrapolation_strength(beta, c) * (uniform - alpha)
+
+
+def group_beta_bounds(groups: Groups, c: float) -> tuple[float, float]:
+    """Bounds of beta for already encoded groups; see :func:`beta_bounds`."""
+    alpha, uniform = conditional_distribution(groups)
+    gap = uniform - alpha
+    # Equal shares come out of a division: compare with the rounding in mind.
+    over, under = gap < -1e-12, gap > 1e-12
+    with np.errstate(divide="ignore", invalid="ignore"):
+        zero_at = -alpha / (c * gap) - 1.0
+    high = float(zero_at[over].min()) if over.any() else np.inf
+    low = float(zero_at[under].max()) if under.any() else -np.inf
+    return low, high
+
+
+def beta_bounds(y: ArrayLike, attributes: ArrayLike, c: float) -> tuple[float, float]:
+    """Range of beta that keeps every `p_ext(a|y)` of GERNE in [0, 1].
+
+    Beyond the upper bound a majority group gets a negative weight and the objective has
+    no minimum. Below -1 the bias is amplified; the paper takes -1 (class-balanced
+    training) as its lower limit, which is never below the one returned here.
+
+    Parameters
+    ----------
+    y : array-like of shape (n_samples,)
+        Class labels.
+    attributes : array-like of shape (n_samples,) or (n_samples, n_attributes)
+        Spurious attributes; several columns are crossed.
+    c : float
+        Mixing coefficient of the less biased batch, in (0, 1].
+
+    Returns
+    -------
+    low, high : float
+        The bounds, infinite when every class is balanced over its attribute values.
+
+    Raises
+    ------
+    ValueError
+        If `c` is outside (0, 1].
+
+    References
+    ----------
+    Asaad, Shadaydeh and Denzler, ICCV 2025, equation 9, in closed form, with `1/A`
+    replaced by `1/A_y` in classes where some attribute value is absent.
+
+    Examples
+    --------
+    >>> from skdebias.methods import beta_bounds
+    >>> y = [0] * 20 + [1] * 20
+    >>> place = [0] * 19 + [1] + [1] * 19 + [0]
+    >>> low, high = beta_bounds(y, place, c=0.5)
+    >>> round(high, 4)
+    3.2222
+    """
+    if not 0.0 < c <= 1.0:
+        raise ValueError(f"c={c!r} is outside (0, 1]: choose a value such as 0.5.")
+    y = np.asarray(y)
+    checked = check_attributes(attributes, len(y))
+    classes, y_codes = np.unique(y, return_inverse=True)
+    codes, values = encode_attributes(checked)
+    groups = Groups.from_labels(y_codes, codes, len(classes), len(values))
+    return group_beta_bounds(groups, c)
