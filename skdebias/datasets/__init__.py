@@ -1,0 +1,11 @@
+"""Generated and real data with spurious attributes, and a metadata.csv reader."""
+
+from skdebias.datasets._digits import load_coloured_digits
+from skdebias.datasets._generated import make_spurious_classification
+from skdebias.datasets._metadata import load_metadata
+
+__all__ = [
+    "load_coloured_digits",
+    "load_metadata",
+    "make_spurious_classification",
+]
