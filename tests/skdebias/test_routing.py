@@ -84,6 +84,30 @@ def test_grid_search_with_the_default_scorer(flag, estimator, data):
     assert np.isfinite(search.cv_results_["mean_test_score"]).all()
 
 
+@pytest.mark.parametrize("flag", FLAGS)
+def test_cross_validate_with_the_default_scorer(flag, estimator, data):
+    X, y, a = data
+    with config_context(enable_metadata_routing=flag):
+        results = cross_validate(
+            estimator, X, y, cv=2, params={"attributes": a}, return_estimator=True
+        )
+    assert all(map(_attributes_were_seen, results["estimator"]))
+
+
+def test_cross_validate_with_the_flag_off_names_the_line(estimator, data):
+    X, y, a = data
+    with pytest.raises(TypeError, match=LINE):
+        cross_validate(
+            estimator,
+            X,
+            y,
+            scoring=worst_group_accuracy_scorer,
+            cv=2,
+            params={"attributes": a},
+            error_score="raise",
+        )
+
+
 def test_grid_search_with_a_group_scorer(estimator, data):
     X, y, a = data
     search = GridSearchCV(
@@ -95,6 +119,11 @@ def test_grid_search_with_a_group_scorer(estimator, data):
     assert np.isfinite(search.cv_results_["mean_test_score"]).all()
     with pytest.raises(TypeError, match=LINE):
         clone(search).fit(X, y, attributes=a)
+    # By default searches turn the error of a scorer into a warning and NaN.
+    search = clone(search).set_params(error_score=np.nan)
+    with pytest.warns(UserWarning, match=LINE):
+        search.fit(X, y, attributes=a)
+    assert np.isnan(search.cv_results_["mean_test_score"]).all()
 
 
 def test_grid_search_with_a_stratified_splitter_and_the_flag_off(estimator, data):

@@ -1,0 +1,54 @@
+"""Configuration of the documentation, built with ``make docs``."""
+
+import re
+from importlib.metadata import version as installed_version
+from pathlib import Path
+
+project = "skdebias"
+author = "The skdebias developers"
+copyright = "The skdebias developers"
+release = installed_version("skdebias")
+version = release
+
+extensions = [
+    "sphinx.ext.autodoc",
+    "sphinx.ext.autosummary",
+    "sphinx.ext.mathjax",
+    "numpydoc",
+    "sphinx_copybutton",
+]
+exclude_patterns = ["_build", "_templates"]
+templates_path = ["_templates"]
+default_role = "literal"  # docstrings write `name`, as scikit-learn's do
+highlight_language = "python"
+
+autosummary_generate = True
+autodoc_typehints = "none"  # numpydoc sections carry the types
+numpydoc_show_class_members = False
+copybutton_prompt_text = r">>> |\.\.\. |\$ "
+copybutton_prompt_is_regexp = True
+
+html_theme = "pydata_sphinx_theme"
+html_title = "skdebias"
+html_theme_options = {"show_prev_next": False, "navigation_with_keys": False}
+
+# The gallery runs the scripts `plot_*.py`; without one there is nothing to show.
+_EXAMPLES = Path(__file__).parent.parent / "examples"
+if any(_EXAMPLES.glob("plot_*.py")):
+    extensions.append("sphinx_gallery.gen_gallery")
+    sphinx_gallery_conf = {
+        "examples_dirs": str(_EXAMPLES),
+        "gallery_dirs": "auto_examples",
+        "filename_pattern": r"plot_.*\.py",
+        "show_memory": False,
+    }
+
+
+def _quote_shapes(app, what, name, obj, options, lines):
+    """Keep reStructuredText from reading ``(n_features_in_,)`` as a link."""
+    lines[:] = [re.sub(r"\((\w+_),\)", r"(``\1``,)", line) for line in lines]
+
+
+def setup(app):
+    # Before numpydoc, which turns the docstring into reStructuredText.
+    app.connect("autodoc-process-docstring", _quote_shapes, priority=400)
