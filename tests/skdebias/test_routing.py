@@ -108,6 +108,7 @@ def test_cross_validate_with_the_flag_off_names_the_line(estimator, data):
         )
 
 
+@pytest.mark.filterwarnings("ignore:One or more of the test scores are non-finite")
 def test_grid_search_with_a_group_scorer(estimator, data):
     X, y, a = data
     search = GridSearchCV(
