@@ -1,0 +1,105 @@
+"""Where the network runs and in which number format."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from embeddings_cache.backbones._base import Backbone
+
+PRECISIONS = ("auto", "float32", "bfloat16", "float16")
+
+
+def resolve_device(device: Any, backbone: Backbone, own: bool) -> torch.device:
+    """Return the device to use.
+
+    Parameters
+    ----------
+    device : str or torch.device
+        "auto" is CUDA, else MPS, else the CPU; for a network of the user's own it is
+        where that network is.
+    backbone : Backbone
+        The built network.
+    own : bool
+        Whether the user passed the network himself.
+    """
+    if not isinstance(device, str) or device != "auto":
+        try:
+            return torch.device(device)
+        except (RuntimeError, TypeError) as error:
+            raise ValueError(
+                f"device={device!r} is not a device of torch ({error}); use 'auto', "
+                "'cpu' or 'cuda'"
+            ) from error
+    first = next(backbone.network.parameters(), None)
+    if own and first is not None:
+        return first.device
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    if torch.backends.mps.is_available():
+        return torch.device("mps")
+    return torch.device("cpu")
+
+
+def resolve_precision(precision: str, device: torch.device) -> torch.dtype:
+    """Return the compute type; "auto" is bfloat16 or float16 on CUDA."""
+    if precision != "auto":
+        dtype: torch.dtype = getattr(torch, precision)
+        return dtype
+    if device.type != "cuda":
+        return torch.float32
+    return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+
+
+def describe_compute(device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
+    """Describe the arithmetic for the key: type, and TF32 where it may be used."""
+    tf32 = (
+        device.type == "cuda"
+        and dtype == torch.float32
+        and (
+            torch.get_float32_matmul_precision() != "highest"
+            or torch.backends.cudnn.allow_tf32
+        )
+    )
+    return {"dtype": str(dtype).removeprefix("torch."), "tf32": bool(tf32)}
+
+
+@contextmanager
+def inference(
+    backbone: Backbone, device: torch.device, dtype: torch.dtype
+) -> Iterator[None]:
+    """Evaluation mode, no gradients, and autocast below float32; modes come back."""
+    modes = [(module, module.training) for module in backbone.network.modules()]
+    backbone.network.eval()
+    try:
+        with torch.inference_mode():
+            if dtype == torch.float32:
+                yield
+            else:
+                with torch.autocast(device.type, dtype=dtype):
+                    yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+def to_device(batch: Any, device: torch.device) -> Any:
+    """Move a collated batch: a tensor, or the tensors of a dict."""
+    if isinstance(batch, dict):
+        return {name: to_device(value, device) for name, value in batch.items()}
+    if not isinstance(batch, torch.Tensor):
+        return batch
+    if device.type == "cuda":
+        batch = batch.pin_memory()
+    return batch.to(device, non_blocking=True)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error means that a smaller batch could have worked."""
+    if isinstance(error, torch.OutOfMemoryError):
+        return True
+    text = str(error).lower()
+    return isinstance(error, RuntimeError) and (
+        "out of memory" in text or "can't allocate memory" in text
+    )

@@ -1,0 +1,98 @@
+"""Errors and warnings that callers may want to catch by class."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, order=True)
+class BadItem:
+    """One item that could not be read: its position, its name, the reason."""
+
+    index: int
+    name: str
+    reason: str
+
+
+class UnreadableItemError(ValueError):
+    """Some items could not be read; every other item is in the cache.
+
+    Parameters
+    ----------
+    bad : sequence of BadItem
+        The unreadable items, in the order of the call.
+    n_items : int
+        How many items the call had.
+
+    Attributes
+    ----------
+    bad : tuple of BadItem
+        Position, name and reason of each unreadable item.
+
+    Examples
+    --------
+    >>> from embeddings_cache import UnreadableItemError
+    >>> error = UnreadableItemError([(1, "b.jpg", "truncated")], n_items=3)
+    >>> print(error)
+    1 of 3 items cannot be read (the other 2 are in the cache):
+      item 1, b.jpg: truncated
+    Repair or leave out these items and call transform again.
+    """
+
+    _SHOWN = 10
+
+    def __init__(
+        self, bad: Sequence[BadItem | tuple[int, str, str]], n_items: int
+    ) -> None:
+        self.bad = tuple(
+            entry if isinstance(entry, BadItem) else BadItem(*entry) for entry in bad
+        )
+        self.n_items = n_items
+        lines = [
+            f"  item {entry.index}, {entry.name}: {entry.reason}"
+            for entry in self.bad[: self._SHOWN]
+        ]
+        if len(self.bad) > self._SHOWN:
+            lines.append(f"  ... and {len(self.bad) - self._SHOWN} more")
+        good = n_items - len(self.bad)
+        super().__init__(
+            f"{len(self.bad)} of {n_items} items cannot be read "
+            f"(the other {good} are in the cache):\n"
+            + "\n".join(lines)
+            + "\nRepair or leave out these items and call transform again."
+        )
+
+    def __reduce__(self) -> tuple[type, tuple[object, ...]]:
+        # The message is built from two arguments; the default would pass it alone.
+        return type(self), (self.bad, self.n_items)
+
+
+class ItemError(ValueError):
+    """One item cannot be read; the runner gathers these into one error."""
+
+
+class UnknownBackboneError(ValueError):
+    """The backbone's library or name is not known; near names are suggested."""
+
+
+class MissingExtraError(ImportError):
+    """An optional library is absent; the message names the pip command."""
+
+
+class WeightsError(ValueError):
+    """Weights that do not fit the architecture, or are not safetensors."""
+
+
+class UndescribableError(ValueError):
+    """Something that changes the numbers has no description to put in the key."""
+
+
+class EmbeddingValueError(ValueError):
+    """A network returned NaN, infinity, or values beyond the storage type."""
+
+
+class StoreError(RuntimeError):
+    """The cache folder cannot be used as it is; the message names the remedy."""
+
+
+class DamagedShardWarning(UserWarning):
+    """Stored embeddings failed a check, were set aside and are computed again."""

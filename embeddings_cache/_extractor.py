@@ -1,0 +1,322 @@
+"""The scikit-learn transformer: items in, embeddings out, computed once."""
+
+import time
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from sklearn.base import (
+    BaseEstimator,
+    ClassNamePrefixFeaturesOutMixin,
+    TransformerMixin,
+)
+
+from embeddings_cache._fingerprint import SCHEMA, digest
+from embeddings_cache._parameters import check_parameters
+from embeddings_cache._progress import Progress
+from embeddings_cache._readers import read_items
+from embeddings_cache._store import EmbeddingStore
+
+if TYPE_CHECKING:
+    import torch
+
+    from embeddings_cache._runner import Settings
+    from embeddings_cache.backbones import Backbone
+
+_RUNTIME = ("_backbone", "_built_from")
+_BATCH_SIZES = {"cpu": 32, "mps": 64, "cuda": 256}
+
+
+class EmbeddingExtractor(
+    ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
+):
+    """Embed images or texts with a frozen network, each item once.
+
+    Embeddings are kept in a cache folder under two digests: one of the item's content
+    and one of everything that changes a number (library, weights, preprocessing,
+    output point, number formats). So an item is found again whatever its path, its
+    position or the call, and a changed model never returns another model's numbers.
+
+    Parameters
+    ----------
+    backbone : str or torch.nn.Module, default="timm:resnet50"
+        ``"timm:<name>"``, ``"torchvision:<name>[/<weights>]"``,
+        ``"open_clip:<architecture>[/<tag>]"``, ``"sentence-transformers:<name or
+        folder>"``, or a network that maps a batch to vectors (give `preprocess`).
+    cache_dir : path-like, default=None
+        Cache folder. ``None`` takes the environment variable ``EMBEDDINGS_CACHE``,
+        else the user's cache folder of the platform.
+    pretrained : bool, default=True
+        Published weights, downloaded by the library if need be. False builds the
+        architecture with seeded random weights, which are the same every time.
+    weights : path-like, default=None
+        Local safetensors file (a folder for sentence encoders); wins over
+        `pretrained`. Every tensor must fit. Pickled checkpoints are refused.
+    layer : int or str, default=None
+        Output point: number of a block (negative from the end) or name of a
+        submodule. ``None`` is the network's own embedding.
+    pooling : {"default", "cls", "mean"}, default="default"
+        How positions become one vector, where the network has positions: its own
+        way, the class token, or the mean over patches or words.
+    device : str or torch.device, default="auto"
+        "auto" is CUDA, else MPS, else the CPU.
+    precision : {"auto", "float32", "bfloat16", "float16"}, default="auto"
+        Compute type. "auto" is float32 on the CPU, and bfloat16 (or float16, where
+        that is missing) by autocast on CUDA.
+    storage_dtype : {"float16", "float32"}, default="float16"
+        Type in the cache; values beyond it are an error, never infinity.
+    batch_size : int or "auto", default="auto"
+        Items per forward pass; halved when memory runs out.
+    num_workers : int or "auto", default="auto"
+        Reader threads; 0 reads in the calling thread.
+    progress : bool, default=True
+        Bars, and a line on what was found and computed, on the error stream.
+    model_kwargs : dict, default=None
+        Passed to the library's constructor.
+    preprocess : dict or callable, default=None
+        Overrides of the model's reference preprocessing: ``mean``, ``std`` (three
+        numbers), ``size`` (pixels), ``crop`` (kept part of the resized shorter side,
+        or a crop mode), ``interpolation``. For a network of your own also a callable
+        from an RGB PIL image (or a text) to a tensor; it needs an attribute
+        ``cache_description`` unless it is made of torchvision's transforms.
+    modality : {"auto", "image", "text"}, default="auto"
+        Which tower of a model that has both, and how a list of strings is read: as
+        paths or as texts. "auto" is text for sentence encoders, else image.
+
+    Attributes
+    ----------
+    last_run_ : RunReport
+        After a transform: ``n_items``, ``n_found``, ``n_computed``,
+        ``n_duplicates``, ``n_unreadable``, ``n_damaged``, ``seconds``.
+
+    See Also
+    --------
+    EmbeddingStore : check, prune and export a cache.
+
+    Notes
+    -----
+    ``fit`` learns nothing. Pickles and clones carry the parameters, never weights.
+    Different batch sizes or devices can change an embedding in its last bits; they
+    are noted with the shard but are not part of the key.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> import numpy as np
+    >>> from embeddings_cache import EmbeddingExtractor
+    >>> images = np.zeros((3, 32, 32, 3), dtype=np.uint8)
+    >>> images[1] = 255
+    >>> extractor = EmbeddingExtractor(
+    ...     "timm:resnet18",
+    ...     pretrained=False,
+    ...     cache_dir=tempfile.mkdtemp(),
+    ...     preprocess={"size": 64},
+    ...     progress=False,
+    ... )  # doctest: +SKIP
+    >>> extractor.transform(images).shape  # doctest: +SKIP
+    (3, 512)
+    >>> extractor.last_run_.n_computed  # doctest: +SKIP
+    2
+    """
+
+    def __init__(
+        self,
+        backbone: Any = "timm:resnet50",
+        *,
+        cache_dir: Any = None,
+        pretrained: Any = True,
+        weights: Any = None,
+        layer: Any = None,
+        pooling: Any = "default",
+        device: Any = "auto",
+        precision: Any = "auto",
+        storage_dtype: Any = "float16",
+        batch_size: Any = "auto",
+        num_workers: Any = "auto",
+        progress: Any = True,
+        model_kwargs: Any = None,
+        preprocess: Any = None,
+        modality: Any = "auto",
+    ) -> None:
+        self.backbone = backbone
+        self.cache_dir = cache_dir
+        self.pretrained = pretrained
+        self.weights = weights
+        self.layer = layer
+        self.pooling = pooling
+        self.device = device
+        self.precision = precision
+        self.storage_dtype = storage_dtype
+        self.batch_size = batch_size
+        self.num_workers = num_workers
+        self.progress = progress
+        self.model_kwargs = model_kwargs
+        self.preprocess = preprocess
+        self.modality = modality
+
+    def fit(self, X: Any = None, y: Any = None) -> "EmbeddingExtractor":
+        """Check the parameters; there is nothing to learn.
+
+        Parameters
+        ----------
+        X, y : ignored
+            For scikit-learn.
+
+        Returns
+        -------
+        EmbeddingExtractor
+            The extractor itself.
+        """
+        check_parameters(self.get_params(deep=False))
+        return self
+
+    def transform(self, X: Any, out: str = "array") -> np.ndarray:
+        """Return the embedding of every item, from the cache where it is there.
+
+        Parameters
+        ----------
+        X : path-like, sequence or ndarray
+            For images: a folder (image files in sorted order, recursively), a
+            ``metadata.csv`` (column ``img_filename``, or the first whose values are
+            files), a sequence of paths, PIL images or encoded bytes, a uint8 array
+            (n, height, width) or (n, height, width, 3), or one column of a Hugging
+            Face data set. For texts: a sequence of strings.
+        out : {"array", "memmap"}, default="array"
+            "memmap" returns a read-only view of the cache in the storage type,
+            without reading it.
+
+        Returns
+        -------
+        ndarray of shape (n_items, n_features)
+            float32, or the storage type for "memmap"; rows in the order of the items.
+
+        Raises
+        ------
+        UnreadableItemError
+            If items cannot be read. All others are computed and kept first.
+        EmbeddingValueError
+            If an embedding has NaN or infinite values, or values beyond the storage
+            type.
+        """
+        if out not in ("array", "memmap"):
+            raise ValueError(f"out={out!r} must be 'array' or 'memmap'")
+        started = time.perf_counter()
+        parameters = check_parameters(self.get_params(deep=False))
+        items = read_items(X, parameters["modality"])
+        progress = Progress(bool(self.progress))
+        backbone = self._load(parameters, progress)
+        from embeddings_cache._job import Job
+
+        folder = EmbeddingStore(self.cache_dir).open(self._describe(backbone))
+        settings = self._settings(backbone, len(items))
+        job = Job(items, backbone, folder, settings, progress)
+        try:
+            rows = job.mapped() if out == "memmap" else job.array()
+            self._n_features = rows.shape[1]
+            return rows
+        finally:
+            self.last_run_ = job.report(time.perf_counter() - started)
+            progress.line(str(self.last_run_))
+
+    def describe(self) -> dict[str, Any]:
+        """Return everything that changes a number, as it goes into the key.
+
+        Returns
+        -------
+        dict
+            Plain JSON values. ``description["weights"]`` has ``random_seed`` for
+            seeded random weights, else the digest of all tensors.
+        """
+        parameters = check_parameters(self.get_params(deep=False))
+        backbone = self._load(parameters, Progress(False))
+        return self._describe(backbone)
+
+    def extractor_key(self) -> str:
+        """Return the digest of `describe`, which names this extractor's folder.
+
+        Returns
+        -------
+        str
+            64 hexadecimal digits.
+        """
+        return digest(self.describe())
+
+    def _describe(self, backbone: "Backbone") -> dict[str, Any]:
+        from embeddings_cache._device import describe_compute
+
+        device, dtype = self._resolve(backbone)
+        return {
+            "schema": SCHEMA,
+            **backbone.description,
+            "compute": describe_compute(device, dtype),
+            "storage": self.storage_dtype,
+        }
+
+    def _resolve(self, backbone: "Backbone") -> "tuple[torch.device, torch.dtype]":
+        from embeddings_cache._device import resolve_device, resolve_precision
+
+        own = not isinstance(self.backbone, str)
+        device = resolve_device(self.device, backbone, own)
+        return device, resolve_precision(self.precision, device)
+
+    def _load(self, parameters: dict[str, Any], progress: Progress) -> "Backbone":
+        """Build the network, unless the one at hand was built from these parameters."""
+        names = (
+            "backbone", "pretrained", "weights", "layer", "pooling", "model_kwargs",
+            "preprocess", "modality",
+        )  # fmt: skip
+        wanted = {name: parameters[name] for name in names}
+        # A network of the user's own can change between calls; it is described anew.
+        fixed = isinstance(self.backbone, str)
+        if fixed and getattr(self, "_built_from", None) == wanted:
+            return self._backbone
+        from embeddings_cache.backbones import build_backbone
+
+        backbone = build_backbone(**wanted)
+        if backbone.note:
+            progress.line(backbone.note)
+        if fixed:
+            self._backbone: Backbone = backbone
+            self._built_from = wanted
+        return backbone
+
+    def _settings(self, backbone: "Backbone", n_items: int) -> "Settings":
+        from embeddings_cache._runner import Settings, auto_workers
+
+        device, dtype = self._resolve(backbone)
+        size, workers = self.batch_size, self.num_workers
+        if size == "auto":
+            size = _BATCH_SIZES.get(device.type, 32)
+        if workers == "auto":
+            workers = auto_workers(n_items)
+        return Settings(device, dtype, self.storage_dtype, int(size), int(workers))
+
+    @property
+    def _n_features_out(self) -> int:
+        run = getattr(self, "_n_features", None)
+        if run is None:
+            raise AttributeError(
+                "call transform first: it tells the number of features"
+            )
+        return int(run)
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return True
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.requires_fit = False
+        tags.no_validation = True
+        tags.input_tags.two_d_array = False
+        tags.input_tags.string = True
+        return tags
+
+    def __getstate__(self) -> dict[str, Any]:
+        if not isinstance(self.backbone, str):
+            raise TypeError(
+                f"backbone={type(self.backbone).__name__}(...): an extractor around a "
+                "torch.nn.Module cannot be pickled, since its pickle would hold the "
+                "weights. Save the weights as safetensors and name a library's "
+                "backbone with weights=, or pickle the embeddings"
+            )
+        state: dict[str, Any] = super().__getstate__()
+        return {name: value for name, value in state.items() if name not in _RUNTIME}

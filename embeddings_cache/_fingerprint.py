@@ -1,0 +1,125 @@
+"""From what changes a number to a digest: the two kinds of key of the cache.
+
+An *extractor key* is the SHA-256 of a canonical JSON text that declares library
+and version, model, weights, preprocessing, output point and number formats. An
+*item key* is the SHA-256 of an item's bytes. Neither contains a path, a time or
+anything hashed from a live Python object.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from embeddings_cache import _io
+
+if TYPE_CHECKING:
+    import torch
+
+SCHEMA = 1
+KEY_BYTES = 32
+
+
+def canonical_json(value: Any) -> bytes:
+    """Return the one JSON text of a value: sorted keys, no spaces, no NaN.
+
+    Raises
+    ------
+    TypeError
+        For values without a JSON form; they must be described first.
+    """
+    text = json.dumps(
+        value,
+        sort_keys=True,
+        separators=(",", ":"),
+        ensure_ascii=True,
+        allow_nan=False,
+    )
+    return text.encode("ascii")
+
+
+def digest(value: Any) -> str:
+    """Return the SHA-256 of a value's canonical JSON, in hexadecimal."""
+    return hashlib.sha256(canonical_json(value)).hexdigest()
+
+
+def jsonable(value: Any) -> Any:
+    """Turn tuples, paths, numpy and torch scalars into plain JSON values.
+
+    Raises
+    ------
+    TypeError
+        If the value, or a part of it, has no declared JSON form.
+    """
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, dict):
+        return {str(name): jsonable(part) for name, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [jsonable(part) for part in value]
+    if isinstance(value, set | frozenset):
+        return sorted(jsonable(part) for part in value)
+    if hasattr(value, "tolist"):
+        return jsonable(value.tolist())
+    if isinstance(value, type) or type(value).__module__ == "torch":
+        return str(value)
+    raise TypeError(f"{value!r} of type {type(value).__name__} has no JSON form")
+
+
+def file_digest(path: Path) -> str:
+    """Return the SHA-256 of a file's bytes, in hexadecimal."""
+    sha = hashlib.sha256()
+    for block in _io.hash_blocks(path):
+        sha.update(block)
+    return sha.hexdigest()
+
+
+def folder_digests(folder: Path) -> dict[str, str]:
+    """Return the digest of each file of a model folder, notes and caches left out."""
+    return {
+        path.relative_to(folder).as_posix(): file_digest(path)
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+        and path.suffix.lower() not in {".md", ".png", ".txt.lock"}
+        and not any(
+            part.startswith(".") or part == "__pycache__"
+            for part in path.relative_to(folder).parts
+        )
+    }
+
+
+def tensors_digest(tensors: Iterable[tuple[str, "torch.Tensor"]]) -> str:
+    """Return the SHA-256 over names, types, shapes and bytes of tensors.
+
+    Parameters
+    ----------
+    tensors : iterable of (str, torch.Tensor)
+        In any order; they are sorted by name.
+
+    Returns
+    -------
+    str
+        64 hexadecimal digits. The device of the tensors does not matter.
+    """
+    import torch
+
+    sha = hashlib.sha256()
+    for name, tensor in sorted(tensors, key=lambda pair: pair[0]):
+        head = [name, str(tensor.dtype), list(tensor.shape)]
+        sha.update(canonical_json(head))
+        flat = tensor.detach().to("cpu").contiguous().reshape(-1)
+        sha.update(flat.view(torch.uint8).numpy().data)
+    return sha.hexdigest()
+
+
+def versions(*distributions: str) -> dict[str, str]:
+    """Return the installed versions of distributions, "absent" where missing."""
+    found = {}
+    for name in distributions:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            found[name] = "absent"
+    return found

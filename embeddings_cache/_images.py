@@ -1,0 +1,112 @@
+"""Decoding images: which formats, which limits, and how each mode becomes RGB."""
+
+import io
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from embeddings_cache._errors import ItemError
+from embeddings_cache._fingerprint import versions
+
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
+_NAMES = "jpg jpeg jpe png webp bmp gif tif tiff ppm pgm pbm pnm"
+SUFFIXES = frozenset(f".{name}" for name in _NAMES.split())
+_SIXTEEN_BIT = frozenset({"I;16", "I;16L", "I;16B", "I;16N", "I"})
+_TRANSPARENT = frozenset({"RGBA", "LA", "PA", "RGBa", "La"})
+
+
+def decoder_description() -> dict[str, Any]:
+    """Describe everything here that changes a pixel, for the extractor key."""
+    return {
+        "decoder": versions("pillow"),
+        "formats": list(FORMATS),
+        "frame": "first",
+        "orientation": "EXIF applied",
+        "colour": "RGB; alpha over white; 16-bit to its high byte",
+        "rules": 1,
+    }
+
+
+def decode(data: bytes) -> Image.Image:
+    """Decode a file's bytes to an upright RGB image.
+
+    Raises
+    ------
+    ItemError
+        If the bytes are not one of the allowed formats, are cut short, or open to
+        more pixels than ``PIL.Image.MAX_IMAGE_PIXELS``.
+    """
+    try:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            _check_pixels(image)
+            image.load()
+            return to_rgb(image)
+    except UnidentifiedImageError:
+        raise ItemError(
+            f"not an image of a format that is read here ({', '.join(FORMATS)})"
+        ) from None
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise ItemError(f"too many pixels ({error})") from error
+    except ItemError:
+        raise
+    # Broken files reach decoders in many ways; none may stop the other items.
+    except Exception as error:
+        raise ItemError(f"damaged or truncated ({error})") from error
+
+
+def _check_pixels(image: Image.Image) -> None:
+    # Pillow only warns up to twice its limit. A warning is not caught reliably in
+    # reader threads, so the limit is applied here.
+    limit = Image.MAX_IMAGE_PIXELS
+    pixels = image.width * image.height
+    if limit is not None and pixels > limit:
+        raise ItemError(
+            f"too many pixels ({image.width} x {image.height} = {pixels}, more than "
+            f"PIL.Image.MAX_IMAGE_PIXELS = {limit}: a decompression bomb?)"
+        )
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Return an image upright, in RGB; transparency is laid over white."""
+    image = ImageOps.exif_transpose(image) or image
+    if image.mode in _SIXTEEN_BIT:
+        return _from_sixteen_bit(image)
+    if image.mode == "F":
+        raise ItemError("floating-point pixels have no agreed range; save it as 8-bit")
+    if image.mode in _TRANSPARENT or "transparency" in image.info:
+        image = image.convert("RGBA")
+        ground = Image.new("RGBA", image.size, "white")
+        return Image.alpha_composite(ground, image).convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _from_sixteen_bit(image: Image.Image) -> Image.Image:
+    # Pillow's own conversion clips at 255, which turns most 16-bit images white.
+    values = np.asarray(image)
+    if values.min(initial=0) < 0 or values.max(initial=0) > 65535:
+        raise ItemError("pixels beyond 16 bits; save the image as 8-bit")
+    if image.mode == "I" and values.max(initial=0) <= 255:
+        grey = values.astype(np.uint8)
+    else:
+        grey = (values.astype(np.uint16) >> 8).astype(np.uint8)
+    return Image.fromarray(grey).convert("RGB")
+
+
+def from_array(array: np.ndarray) -> Image.Image:
+    """Return an RGB image of a uint8 array of shape (h, w), (h, w, 1) or (h, w, 3)."""
+    array = np.asarray(array)
+    if array.ndim == 3 and array.shape[2] == 1:
+        array = array[:, :, 0]
+    right_shape = array.ndim == 2 or (array.ndim == 3 and array.shape[2] == 3)
+    if array.dtype != np.uint8 or not right_shape or 0 in array.shape:
+        raise ItemError(
+            f"an array of type {array.dtype} and shape {array.shape}; images must be "
+            "uint8 of shape (height, width) or (height, width, 3)"
+        )
+    return Image.fromarray(np.ascontiguousarray(array)).convert("RGB")
+
+
+def pixel_bytes(image: Image.Image) -> bytes:
+    """Return what identifies a decoded RGB image: its size, then its pixels."""
+    return b"image RGB %d %d\0" % image.size + image.tobytes()

@@ -1,0 +1,181 @@
+"""One transform: keys, look-up, computing what is missing, and reading back."""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from embeddings_cache._errors import BadItem, StoreError, UnreadableItemError
+from embeddings_cache._folder import ShardFolder
+from embeddings_cache._progress import Progress
+from embeddings_cache._readers import Item
+from embeddings_cache._runner import Runner, RunReport, Settings, item_keys
+from embeddings_cache._shards import ShardRecord
+from embeddings_cache.backbones import Backbone
+
+_ATTEMPTS = 4
+_GATHER_BYTES = 32 << 20
+
+
+class _ShardLostError(Exception):
+    """A shard failed while its rows were copied; look up and compute again."""
+
+
+class Job:
+    """The work of one call of `EmbeddingExtractor.transform`.
+
+    Parameters
+    ----------
+    items : list of Item
+        In the order of the result.
+    backbone : Backbone
+        Used only for items that are not in the folder.
+    folder : ShardFolder
+        The extractor's shards.
+    settings : Settings
+        How to compute.
+    progress : Progress
+        Shows what goes on.
+    """
+
+    def __init__(
+        self,
+        items: list[Item],
+        backbone: Backbone,
+        folder: ShardFolder,
+        settings: Settings,
+        progress: Progress,
+    ) -> None:
+        self.items = items
+        self.backbone = backbone
+        self.folder = folder
+        self.settings = settings
+        self.progress = progress
+        self.n_found = self.n_computed = self.n_duplicates = 0
+        self.bad: list[BadItem] = []
+        self._counted = False
+
+    def array(self) -> np.ndarray:
+        """Return the rows as float32, computing what is missing."""
+        self._read_keys()
+        for _ in range(_ATTEMPTS):
+            records, places = self._complete()
+            shape = (len(self.unique), records[0].columns if records else 0)
+            rows = np.empty(shape, dtype=np.float32)
+            if (places >= 0).all() and self.folder.read(records, places, rows):
+                if len(self.unique) == len(self.items):
+                    return rows
+                repeated: np.ndarray = rows[self.inverse]
+                return repeated
+        raise self._unstable()
+
+    def mapped(self) -> np.ndarray:
+        """Return a map of one shard that holds the items in their order."""
+        self._read_keys()
+        for _ in range(_ATTEMPTS):
+            record = None if self.bad else self.folder.whole(self.keys)
+            if record is not None:
+                self._count(n_found=len(self.items))
+                return self.folder.map(record)
+            records, places = self._complete()
+            if (places < 0).any() or self.folder.whole(self.keys) is not None:
+                continue
+            try:
+                self._gather(records, places[self.inverse])
+            except _ShardLostError:
+                continue
+        raise self._unstable()
+
+    def report(self, seconds: float) -> RunReport:
+        """Return what was done, also after an error."""
+        return RunReport(
+            n_items=len(self.items),
+            n_found=self.n_found,
+            n_computed=self.n_computed,
+            n_duplicates=self.n_duplicates,
+            n_unreadable=len(self.bad),
+            n_damaged=self.folder.n_damaged,
+            seconds=seconds,
+        )
+
+    def _read_keys(self) -> None:
+        """Hash all items; keep the distinct keys in order of first appearance."""
+        keys, self.bad = item_keys(self.items, self.settings.num_workers, self.progress)
+        readable = np.ones(len(keys), dtype=bool)
+        readable[[entry.index for entry in self.bad]] = False
+        index = np.flatnonzero(readable)
+        self.keys = keys
+        values, first, inverse = np.unique(
+            keys[index], return_index=True, return_inverse=True
+        )
+        order = np.argsort(first)
+        rank = np.empty(len(order), dtype=np.int64)
+        rank[order] = np.arange(len(order))
+        self.unique = values[order]
+        self.first = index[first[order]]
+        self.inverse = rank[inverse.ravel()]
+        self.readable = index
+
+    def _complete(self) -> tuple[list[ShardRecord], np.ndarray]:
+        """Look up the items, compute and commit the missing ones, look up again."""
+        records, places = self.folder.find(self.unique)
+        missing = np.flatnonzero(places[:, 0] < 0)
+        n_items = int(np.isin(self.inverse, missing).sum())
+        n_found = len(self.inverse) - n_items
+        self._count(n_found=n_found, n_duplicates=n_items - len(missing))
+        bad: list[BadItem] = []
+        if len(missing):
+            bad = self._compute(self.first[missing])
+            records, places = self.folder.find(self.unique)
+        self.bad += self._with_duplicates(bad)
+        if self.bad:
+            raise UnreadableItemError(sorted(self.bad), len(self.items))
+        return records, places
+
+    def _compute(self, indices: np.ndarray) -> list[BadItem]:
+        self.backbone.network.to(self.settings.device)
+        runner = Runner(self.backbone, self.folder, self.settings, self.progress)
+        try:
+            return runner.compute(self.items, self.keys, indices)
+        finally:
+            self.n_computed += runner.n_written
+
+    def _with_duplicates(self, bad: list[BadItem]) -> list[BadItem]:
+        """Name every item that has the content of an unreadable one."""
+        reasons = {self.keys[entry.index].item(): entry.reason for entry in bad}
+        found = []
+        for index in self.readable.tolist() if reasons else []:
+            reason = reasons.get(self.keys[index].item())
+            if reason is not None:
+                found.append(BadItem(index, self.items[index].name, reason))
+        self.n_duplicates = max(0, self.n_duplicates - (len(found) - len(bad)))
+        return found
+
+    def _gather(self, records: list[ShardRecord], places: np.ndarray) -> None:
+        """Write the rows, in the order of the items, as one new shard."""
+        columns, dtype = records[0].columns, self.settings.storage_dtype
+        step = max(1, _GATHER_BYTES // records[0].row_bytes)
+
+        def parts() -> Iterator[np.ndarray]:
+            for start in range(0, len(places), step):
+                part = places[start : start + step]
+                rows = np.empty((len(part), columns), dtype=dtype)
+                if not self.folder.read(records, part, rows):
+                    raise _ShardLostError
+                yield rows
+
+        made = {"gathered": len(records)}
+        self.folder.write(self.keys, parts(), columns=columns, dtype=dtype, made=made)
+
+    def _count(self, n_found: int, n_duplicates: int = 0) -> None:
+        # Only the first look-up tells what was in the cache before the call.
+        if not self._counted:
+            self.n_found, self.n_duplicates = n_found, n_duplicates
+        self._counted = True
+
+    def _unstable(self) -> StoreError:
+        return StoreError(
+            f"rows below {self.folder.path} kept disappearing while they were read "
+            f"({_ATTEMPTS} attempts): another process prunes this cache, or its disk "
+            "returns damaged data. Run `embeddings-cache verify`, or give another "
+            "cache_dir"
+        )

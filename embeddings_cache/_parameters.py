@@ -1,0 +1,89 @@
+"""Checks of the extractor's parameters: name, value and remedy in every message."""
+
+import numbers
+import os
+from typing import Any
+
+_CHOICES = {
+    "pooling": ("default", "cls", "mean"),
+    "precision": ("auto", "float32", "bfloat16", "float16"),
+    "storage_dtype": ("float16", "float32"),
+    "modality": ("auto", "image", "text"),
+}
+
+
+def check_parameters(parameters: dict[str, Any]) -> dict[str, Any]:
+    """Check the parameters and fill in what they leave open.
+
+    Parameters
+    ----------
+    parameters : dict
+        Those of `EmbeddingExtractor`.
+
+    Returns
+    -------
+    dict
+        The same names; `modality` resolved, `weights` a str, `model_kwargs` a dict.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For a value that cannot be used.
+    """
+    from embeddings_cache.backbones import default_modality
+
+    checked = dict(parameters)
+    for name, allowed in _CHOICES.items():
+        if checked[name] not in allowed:
+            raise ValueError(
+                f"{name}={checked[name]!r} must be one of "
+                f"{', '.join(repr(choice) for choice in allowed)}"
+            )
+    _check_backbone(checked["backbone"])
+    _check_number("batch_size", checked["batch_size"], 1)
+    _check_number("num_workers", checked["num_workers"], 0)
+    for name in ("pretrained", "progress"):
+        if not isinstance(checked[name], bool):
+            raise TypeError(f"{name}={checked[name]!r} must be True or False")
+    if checked["weights"] is not None:
+        if not isinstance(checked["weights"], str | os.PathLike):
+            raise TypeError(
+                f"weights={checked['weights']!r} must be the path of a safetensors "
+                "file or folder"
+            )
+        checked["weights"] = os.fspath(checked["weights"])
+    layer = checked["layer"]
+    if isinstance(layer, bool) or not isinstance(layer, int | str | type(None)):
+        raise TypeError(
+            f"layer={layer!r} must be a block's number, a submodule's name, or None"
+        )
+    if not isinstance(checked["model_kwargs"], dict | type(None)):
+        raise TypeError(
+            f"model_kwargs={checked['model_kwargs']!r} must be a dict or None"
+        )
+    checked["model_kwargs"] = dict(checked["model_kwargs"] or {})
+    if checked["modality"] == "auto":
+        checked["modality"] = default_modality(checked["backbone"])
+    return checked
+
+
+def _check_backbone(backbone: Any) -> None:
+    if isinstance(backbone, str):
+        return
+    from torch import nn
+
+    if not isinstance(backbone, nn.Module):
+        raise TypeError(
+            f"backbone={backbone!r} must be '<library>:<name>', such as "
+            "'timm:resnet50', or a torch.nn.Module"
+        )
+
+
+def _check_number(name: str, value: Any, least: int) -> None:
+    if isinstance(value, str) and value == "auto":
+        return
+    whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+    if not whole or value < least:
+        raise ValueError(
+            f"{name}={value!r} must be 'auto' or a whole number of at least {least}"
+        )

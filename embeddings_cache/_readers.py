@@ -1,0 +1,256 @@
+"""Items: what `transform` accepts, made into one ordered list with content keys.
+
+An item knows its name (for messages), its key (the SHA-256 of its content) and how
+to load itself. Files are read twice when they must be computed, once for the key and
+once to decode; the second reading must give the same key.
+"""
+
+import csv
+import hashlib
+import os
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from embeddings_cache import _images
+from embeddings_cache._errors import ItemError
+
+_FILE_LIMIT = 1 << 30
+
+
+@dataclass(frozen=True)
+class Item:
+    """One thing to embed.
+
+    Attributes
+    ----------
+    name : str
+        How messages call it.
+    content : callable
+        Returns the value to embed (an RGB image or a text) and the bytes that
+        identify it; raises ItemError.
+    weight : int
+        Rough size, for sorting texts by length.
+    """
+
+    name: str
+    content: Callable[[], tuple[Any, bytes]]
+    identity: Callable[[], bytes]
+    weight: int = 0
+
+    def key(self) -> bytes:
+        """Return the 32 bytes that name the content."""
+        return hashlib.sha256(self.identity()).digest()
+
+    def load(self, key: bytes) -> Any:
+        """Return the value to embed, if it still is the content of that key."""
+        value, identity = self.content()
+        if hashlib.sha256(identity).digest() != key:
+            raise ItemError("changed while it was being read")
+        return value
+
+
+def _file_item(path: Path) -> Item:
+    def identity() -> bytes:
+        try:
+            if path.stat().st_size > _FILE_LIMIT:
+                raise ItemError(f"larger than {_FILE_LIMIT} bytes")
+            return path.read_bytes()
+        except OSError as error:
+            raise ItemError(error.strerror or str(error)) from error
+
+    def content() -> tuple[Any, bytes]:
+        data = identity()
+        return _images.decode(data), data
+
+    return Item(str(path), content, identity)
+
+
+def _bytes_item(name: str, data: bytes) -> Item:
+    return Item(name, lambda: (_images.decode(data), data), lambda: data)
+
+
+def _pixel_item(name: str, get: Callable[[], Image.Image]) -> Item:
+    def content() -> tuple[Any, bytes]:
+        try:
+            image = get()
+        except ItemError:
+            raise
+        # A lazily opened image can fail in any way its decoder likes.
+        except Exception as error:
+            raise ItemError(f"damaged or truncated ({error})") from error
+        return image, _images.pixel_bytes(image)
+
+    return Item(name, content, lambda: content()[1])
+
+
+def _text_item(name: str, text: Any) -> Item:
+    if not isinstance(text, str):
+        raise TypeError(
+            f"items: a text backbone takes strings, item {name} is of type "
+            f"{type(text).__name__}"
+        )
+
+    def identity() -> bytes:
+        try:
+            return text.encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise ItemError(f"not valid Unicode text ({error.reason})") from error
+
+    return Item(name, lambda: (text, identity()), identity, weight=len(text))
+
+
+def read_items(items: Any, modality: str) -> list[Item]:
+    """Make the argument of `transform` a list of items, in its order.
+
+    Parameters
+    ----------
+    items : path-like, sequence or ndarray
+        For images: a folder (its image files in sorted order, recursively), a
+        ``metadata.csv``, one image path, or a sequence of paths, PIL images,
+        uint8 arrays, encoded bytes or ``{"bytes", "path"}`` mappings. For texts: a
+        sequence of strings.
+    modality : {"image", "text"}
+        What the backbone takes.
+
+    Returns
+    -------
+    list of Item
+
+    Raises
+    ------
+    TypeError, ValueError
+        If the argument as a whole makes no sense; single bad images are reported
+        when they are read.
+    """
+    if isinstance(items, str | os.PathLike):
+        if modality == "text":
+            raise TypeError(
+                f"items={items!r}: a text backbone takes a list of strings; "
+                "for one text give a list with it"
+            )
+        return [_file_item(path) for path in _paths_below(Path(items))]
+    if isinstance(items, np.ndarray) and items.ndim == 0:
+        raise TypeError("items: an array without rows; give a sequence of items")
+    if isinstance(items, np.ndarray) and items.dtype != object and items.ndim > 1:
+        _check_array(items)
+    if not hasattr(items, "__len__") and isinstance(items, Iterable):
+        items = list(items)
+    if hasattr(items, "iloc"):
+        items = items.tolist() if getattr(items, "ndim", 1) == 1 else _refuse(items)
+    if not isinstance(items, Sequence | np.ndarray) and not (
+        hasattr(items, "__len__") and hasattr(items, "__getitem__")
+    ):
+        _refuse(items)
+    if isinstance(items, dict):
+        _refuse(items)
+    make = _text_item if modality == "text" else _image_item
+    if isinstance(items, np.ndarray | list | tuple):
+        return [make(str(number), value) for number, value in enumerate(items)]
+    if modality == "text":
+        return [_text_item(str(i), items[i]) for i in range(len(items))]
+    return [_lazy_item(items, i) for i in range(len(items))]
+
+
+def _refuse(items: Any) -> Any:
+    raise TypeError(
+        f"items of type {type(items).__name__}: give a list of paths, images, arrays "
+        "or texts, a folder, a metadata.csv, or one column of a data set"
+    )
+
+
+def _check_array(items: np.ndarray) -> None:
+    if items.dtype == np.uint8 and (
+        items.ndim == 3 or (items.ndim == 4 and items.shape[3] in (1, 3))
+    ):
+        return
+    raise ValueError(
+        f"items: an array of type {items.dtype} and shape {items.shape}; images must "
+        "be uint8 of shape (n, height, width) or (n, height, width, 3)"
+    )
+
+
+def _image_item(name: str, value: Any) -> Item:
+    if isinstance(value, str | os.PathLike):
+        return _file_item(Path(value))
+    if isinstance(value, bytes | bytearray):
+        return _bytes_item(f"bytes {name}", bytes(value))
+    if isinstance(value, dict) and set(value) >= {"bytes", "path"}:
+        if value["bytes"] is None:
+            return _file_item(Path(value["path"]))
+        return _bytes_item(str(value["path"] or f"bytes {name}"), value["bytes"])
+    if isinstance(value, Image.Image):
+        label = str(getattr(value, "filename", "") or f"image {name}")
+        return _pixel_item(label, lambda: _images.to_rgb(value))
+    if isinstance(value, np.ndarray):
+        return _pixel_item(f"array {name}", lambda: _images.from_array(value))
+    raise TypeError(
+        f"items: item {name} is of type {type(value).__name__}; images are paths, PIL "
+        "images, uint8 arrays or encoded bytes"
+    )
+
+
+def _lazy_item(column: Any, index: int) -> Item:
+    """Return an item of a data set column, which decodes when it is indexed."""
+
+    def inner() -> Item:
+        try:
+            value = column[index]
+        # A data set decodes by itself and fails in its own ways.
+        except Exception as error:
+            raise ItemError(f"the data set cannot give it ({error})") from error
+        try:
+            return _image_item(str(index), value)
+        except TypeError as error:
+            raise ItemError(str(error)) from error
+
+    return Item(f"row {index}", lambda: inner().content(), lambda: inner().identity())
+
+
+def _paths_below(path: Path) -> list[Path]:
+    """Return the image files that a folder, a table or a single path stands for."""
+    if path.is_dir():
+        found = sorted(
+            entry
+            for entry in path.rglob("*")
+            if entry.suffix.lower() in _images.SUFFIXES and entry.is_file()
+        )
+        if not found:
+            raise ValueError(f"items={str(path)!r}: no image file in this folder")
+        return found
+    if path.suffix.lower() == ".csv":
+        return paths_of_table(path)
+    if not path.exists():
+        raise FileNotFoundError(f"items={str(path)!r}: no such file or folder")
+    return [path]
+
+
+def paths_of_table(path: Path) -> list[Path]:
+    """Return the image paths of a Waterbirds-style table, relative to its folder.
+
+    The column is ``img_filename``, else the first column whose first value names a
+    file beside the table (or an absolute path).
+    """
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            rows = list(csv.DictReader(file))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"items={str(path)!r}: not a readable table ({error})") from (
+            error
+        )
+    if not rows:
+        raise ValueError(f"items={str(path)!r}: the table has no rows")
+    column = "img_filename" if "img_filename" in rows[0] else None
+    for name, value in rows[0].items():
+        if column is None and isinstance(value, str) and value:
+            column = name if (path.parent / value).is_file() else None
+    if column is None:
+        raise ValueError(
+            f"items={str(path)!r}: no column img_filename, and no column whose first "
+            f"value is a file below {path.parent}; columns: {', '.join(rows[0])}"
+        )
+    return [path.parent / (row[column] or "") for row in rows]

@@ -1,0 +1,299 @@
+"""One shard: a safetensors file of rows, its keys, and the record that commits it.
+
+A shard is immutable and named by the SHA-256 of its bytes. Its header carries the
+digest of its keys, so two shards with equal rows and different items differ in name.
+A commit record, written last, makes a shard exist for readers; it repeats sizes and
+holds a checksum of every block, and one of itself.
+"""
+
+import hashlib
+import json
+import struct
+import uuid
+import zlib
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from embeddings_cache import _io
+from embeddings_cache._fingerprint import KEY_BYTES, SCHEMA, canonical_json
+
+HEADER_BYTES = 4096  # rows start on a page
+_BLOCK_BYTES = 1 << 20
+_MAX_BLOCKS = 4096
+_RECORD_LIMIT = 1 << 20
+_DTYPES = {"float16": "F16", "float32": "F32"}
+
+KEY_DTYPE = np.dtype(f"V{KEY_BYTES}")
+
+
+class DamagedShardError(Exception):
+    """A shard, its keys or its record is not what was committed (internal)."""
+
+    def __init__(self, record: "ShardRecord", reason: str) -> None:
+        super().__init__(f"shard {record.shard[:12]}: {reason}")
+        self.record = record
+        self.reason = reason
+
+
+@dataclass(frozen=True)
+class ShardRecord:
+    """What a commit record says of its shard.
+
+    Attributes
+    ----------
+    shard : str
+        SHA-256 of the safetensors file, which is also its name.
+    rows, columns : int
+        Shape of the matrix.
+    dtype : {"float16", "float32"}
+        Storage type, little endian.
+    n_bytes : int
+        Size of the safetensors file.
+    keys_sha256 : str
+        SHA-256 of the key file: `rows` item keys of 32 bytes in row order.
+    block_bytes : int
+        Size of the checked blocks, counted from the start of the file.
+    blocks : tuple of str
+        CRC-32 of each block.
+    made : dict
+        Where the rows came from (device, batch size, ...); not part of any key.
+    """
+
+    shard: str
+    rows: int
+    columns: int
+    dtype: str
+    n_bytes: int
+    keys_sha256: str
+    block_bytes: int
+    blocks: tuple[str, ...]
+    made: dict[str, Any] = field(default_factory=dict, hash=False, compare=False)
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one row."""
+        return self.columns * np.dtype(self.dtype).itemsize
+
+    def to_json(self) -> bytes:
+        """Return the record's file content, with its own checksum."""
+        content = {"schema": SCHEMA, **asdict(self), "blocks": list(self.blocks)}
+        content["checksum"] = hashlib.sha256(canonical_json(content)).hexdigest()
+        return canonical_json(content) + b"\n"
+
+
+def parse_record(data: bytes) -> ShardRecord:
+    """Read a commit record.
+
+    Raises
+    ------
+    ValueError
+        If the text is not a complete, unaltered record of this schema. No other
+        exception leaves this function, whatever the bytes.
+    """
+    try:
+        content = json.loads(data)
+        checksum = content.pop("checksum")
+        if hashlib.sha256(canonical_json(content)).hexdigest() != checksum:
+            raise ValueError("its checksum does not match")
+        if content.pop("schema") != SCHEMA:
+            raise ValueError("it has another schema")
+        record = ShardRecord(**{**content, "blocks": tuple(content["blocks"])})
+        _check_record(record)
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise ValueError(f"not a commit record: {error}") from error
+    return record
+
+
+def _check_record(record: ShardRecord) -> None:
+    """Refuse records whose numbers contradict each other or name a path."""
+    for name in (record.shard, record.keys_sha256):
+        if len(name) != 64 or not set(name) <= set("0123456789abcdef"):
+            raise ValueError(f"{name!r} is not a SHA-256")
+    sizes = (record.rows, record.columns, record.n_bytes, record.block_bytes)
+    if any(type(size) is not int or size < 1 for size in sizes):
+        raise ValueError(f"sizes must be positive whole numbers, got {sizes}")
+    if record.dtype not in _DTYPES:
+        raise ValueError(f"dtype {record.dtype!r} is not one of {sorted(_DTYPES)}")
+    if record.n_bytes != HEADER_BYTES + record.rows * record.row_bytes:
+        raise ValueError("n_bytes does not equal header and rows")
+    if len(record.blocks) != -(-record.n_bytes // record.block_bytes):
+        raise ValueError("the number of blocks does not match n_bytes")
+
+
+def read_record(path: Path) -> ShardRecord:
+    """Read the commit record at a path; ValueError as in `parse_record`."""
+    return parse_record(_io.read_file(path, _RECORD_LIMIT))
+
+
+def _header(rows: int, columns: int, dtype: str, keys_sha256: str) -> bytes:
+    size = rows * columns * np.dtype(dtype).itemsize
+    entry = {
+        "dtype": _DTYPES[dtype],
+        "shape": [rows, columns],
+        "data_offsets": [0, size],
+    }
+    text = canonical_json(
+        {
+            "__metadata__": {"keys_sha256": keys_sha256, "schema": str(SCHEMA)},
+            "x": entry,
+        }
+    )
+    length = HEADER_BYTES - 8
+    return struct.pack("<Q", length) + text.ljust(length)
+
+
+class _BlockSummer:
+    """SHA-256 of a stream and the CRC-32 of each of its blocks."""
+
+    def __init__(self, total: int) -> None:
+        self.block_bytes = _BLOCK_BYTES
+        while total > self.block_bytes * _MAX_BLOCKS:
+            self.block_bytes *= 2
+        self.blocks: list[str] = []
+        self.sha = hashlib.sha256()
+        self._crc = 0
+        self._filled = 0
+
+    def update(self, data: bytes | memoryview) -> None:
+        view = memoryview(data).cast("B")
+        self.sha.update(view)
+        while view:
+            part = view[: self.block_bytes - self._filled]
+            self._crc = zlib.crc32(part, self._crc)
+            self._filled += len(part)
+            view = view[len(part) :]
+            if self._filled == self.block_bytes:
+                self._close_block()
+
+    def _close_block(self) -> None:
+        self.blocks.append(f"{self._crc:08x}")
+        self._crc = self._filled = 0
+
+    def finish(self) -> tuple[str, tuple[str, ...]]:
+        if self._filled:
+            self._close_block()
+        return self.sha.hexdigest(), tuple(self.blocks)
+
+
+def write_shard(
+    folder: Path,
+    keys: np.ndarray,
+    parts: Iterable[np.ndarray],
+    *,
+    columns: int,
+    dtype: str,
+    made: dict[str, Any],
+) -> ShardRecord:
+    """Write, sync and commit one shard.
+
+    Parameters
+    ----------
+    folder : Path
+        The extractor's folder, with `tmp`, `shards` and `commits` in it.
+    keys : ndarray of shape (rows,), 32-byte void
+        Item keys in row order.
+    parts : iterable of ndarray of shape (m, columns)
+        The rows in consecutive parts, of the storage type.
+    columns : int
+        Features per row.
+    dtype : {"float16", "float32"}
+        Storage type.
+    made : dict
+        Provenance for the commit record.
+
+    Returns
+    -------
+    ShardRecord
+        The committed record.
+    """
+    key_bytes = np.ascontiguousarray(keys).tobytes()
+    keys_sha256 = hashlib.sha256(key_bytes).hexdigest()
+    header = _header(len(keys), columns, dtype, keys_sha256)
+    total = len(header) + len(keys) * columns * np.dtype(dtype).itemsize
+    summer = _BlockSummer(total)
+
+    def stream() -> Iterator[bytes | memoryview]:
+        yield header
+        little = np.dtype(dtype).newbyteorder("<")
+        for part in parts:
+            yield np.ascontiguousarray(part, dtype=little).data.cast("B")
+
+    with _TemporaryFiles(folder / "tmp") as temporary:
+        payload = temporary.write(stream(), summer)
+        shard, blocks = summer.finish()
+        record = ShardRecord(
+            shard=shard,
+            rows=len(keys),
+            columns=columns,
+            dtype=dtype,
+            n_bytes=total,
+            keys_sha256=keys_sha256,
+            block_bytes=summer.block_bytes,
+            blocks=blocks,
+            made=made,
+        )
+        _check_record(record)
+        shards = folder / "shards"
+        temporary.publish(temporary.write([key_bytes]), shards / f"{shard}.keys")
+        temporary.publish(payload, shards / f"{shard}.safetensors")
+        _io.sync_folder(shards)
+        # The record comes last: before it nothing of the shard exists for a reader.
+        commits = folder / "commits"
+        name = f"{keys_sha256[:32]}-{uuid.uuid4().hex}.json"
+        temporary.publish(temporary.write([record.to_json()]), commits / name)
+        _io.sync_folder(commits)
+    return record
+
+
+class _TemporaryFiles:
+    """Files being written; whatever was not published is removed on leaving."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._open: set[Path] = set()
+
+    def __enter__(self) -> "_TemporaryFiles":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for path in self._open:
+            try:
+                _io.unlink(path)
+            except OSError:
+                # The first error is the one to report; prune collects leftovers.
+                continue
+
+    def write(
+        self,
+        parts: Iterable[bytes | memoryview],
+        summer: _BlockSummer | None = None,
+    ) -> Path:
+        """Write and sync a new file; a failed sync fails it, never retried."""
+        path = self._folder / uuid.uuid4().hex
+        fd = _io.open_new(path)
+        self._open.add(path)
+        try:
+            for part in parts:
+                _io.write_all(fd, part)
+                if summer is not None:
+                    summer.update(part)
+            _io.sync(fd)
+        finally:
+            _io.close(fd)
+        return path
+
+    def publish(self, path: Path, target: Path) -> None:
+        """Give a finished file its final name."""
+        _io.rename(path, target)
+        self._open.discard(path)
+
+
+def write_small(folder: Path, target: Path, data: bytes) -> None:
+    """Write a small file under its final name, whole or not at all."""
+    with _TemporaryFiles(folder) as temporary:
+        temporary.publish(temporary.write([data]), target)
+    _io.sync_folder(target.parent)

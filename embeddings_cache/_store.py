@@ -1,0 +1,255 @@
+"""The cache as a whole: where it is, what it holds, checks, pruning, export."""
+
+import hashlib
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from embeddings_cache import _io
+from embeddings_cache._errors import StoreError
+from embeddings_cache._export import export_rows
+from embeddings_cache._fingerprint import canonical_json
+from embeddings_cache._folder import ShardFolder
+from embeddings_cache._maintenance import Damage, PruneReport, prune, verify
+
+ENVIRONMENT = "EMBEDDINGS_CACHE"
+_ALLOW = "EMBEDDINGS_CACHE_ALLOW_SHARED"
+_LAYOUT = "v1"
+_DESCRIPTION_LIMIT = 64 << 20
+
+
+def cache_root(cache_dir: str | os.PathLike[str] | None) -> Path:
+    """Return the cache folder: the argument, the environment, or the platform's.
+
+    Parameters
+    ----------
+    cache_dir : path-like or None
+        ``None`` takes the variable ``EMBEDDINGS_CACHE``, else the user's cache
+        folder of the platform.
+    """
+    if cache_dir is not None:
+        return Path(cache_dir).expanduser()
+    if os.environ.get(ENVIRONMENT):
+        return Path(os.environ[ENVIRONMENT]).expanduser()
+    import platformdirs
+
+    return Path(platformdirs.user_cache_dir("embeddings_cache"))
+
+
+@dataclass(frozen=True)
+class ExtractorInfo:
+    """What the cache holds of one extractor.
+
+    Attributes
+    ----------
+    key : str
+        Extractor key, 64 hexadecimal digits.
+    description : dict
+        The description the key is the digest of.
+    n_shards, n_rows, n_bytes : int
+        Committed shards, their rows (an item can be in several) and bytes.
+    """
+
+    key: str
+    description: dict[str, Any]
+    n_shards: int
+    n_rows: int
+    n_bytes: int
+
+
+class EmbeddingStore:
+    """A cache folder of embeddings, for looking after it.
+
+    Parameters
+    ----------
+    cache_dir : path-like, default=None
+        The folder. ``None`` takes the environment variable ``EMBEDDINGS_CACHE``,
+        else the user's cache folder of the platform. Nothing is created here.
+
+    See Also
+    --------
+    EmbeddingExtractor : fills a cache and reads from it.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from embeddings_cache import EmbeddingStore
+    >>> store = EmbeddingStore(tempfile.mkdtemp())
+    >>> store.extractors()
+    []
+    >>> store.verify(level="full")
+    []
+    """
+
+    def __init__(self, cache_dir: str | os.PathLike[str] | None = None) -> None:
+        self.root = cache_root(cache_dir)
+
+    def folder(self, key: str) -> ShardFolder:
+        """Return the folder of one extractor, whether it exists or not."""
+        self._refuse_open_root()
+        return ShardFolder(self.root / _LAYOUT / key)
+
+    def open(self, description: dict[str, Any]) -> ShardFolder:
+        """Return the folder for a description, made if need be."""
+        key = hashlib.sha256(canonical_json(description)).hexdigest()
+        try:
+            _io.make_folder(self.root / _LAYOUT)
+            folder = self.folder(key)
+            folder.create(description)
+        except OSError as error:
+            raise StoreError(
+                f"cache_dir={str(self.root)!r} cannot be used ({error}). Give another "
+                f"cache_dir or set {ENVIRONMENT}"
+            ) from error
+        return folder
+
+    def _refuse_open_root(self) -> None:
+        """Refuse a root that everybody may write to: its numbers prove nothing."""
+        if os.name != "posix" or os.environ.get(_ALLOW) == "1":
+            return
+        try:
+            mode = _io.stat(self.root).st_mode
+        except FileNotFoundError:
+            return
+        if mode & 0o002:
+            raise StoreError(
+                f"cache_dir={str(self.root)!r} can be written by every user of this "
+                f"machine. Run `chmod o-w` on it, or set {_ALLOW}=1 to accept that"
+            )
+
+    def _keys(self) -> list[str]:
+        return [
+            name
+            for name in _io.list_folder(self.root / _LAYOUT)
+            if len(name) == 64 and set(name) <= set("0123456789abcdef")
+        ]
+
+    def extractors(self) -> list[ExtractorInfo]:
+        """Return what is stored of each extractor.
+
+        Returns
+        -------
+        list of ExtractorInfo
+            Sorted by key; empty for a folder that does not exist.
+        """
+        found = []
+        for key in self._keys():
+            records = self.folder(key).records()
+            found.append(
+                ExtractorInfo(
+                    key=key,
+                    description=self._description(key) or {},
+                    n_shards=len(records),
+                    n_rows=sum(record.rows for record in records),
+                    n_bytes=sum(record.n_bytes for record in records),
+                )
+            )
+        return found
+
+    def _description(self, key: str) -> dict[str, Any] | None:
+        """Return an extractor's description, None if it is not what the key says."""
+        try:
+            text = _io.read_file(
+                self.root / _LAYOUT / key / "extractor.json", _DESCRIPTION_LIMIT
+            )
+        except OSError:
+            return None
+        if hashlib.sha256(text).hexdigest() != key:
+            return None
+        description: dict[str, Any] = json.loads(text)
+        return description
+
+    def select(self, extractor: str | None) -> str:
+        """Return the one extractor key that starts with the given digits.
+
+        Raises
+        ------
+        ValueError
+            If none or several match; the message lists what there is.
+        """
+        keys = self._keys()
+        matching = [key for key in keys if key.startswith(extractor or "")]
+        if len(matching) != 1:
+            known = ", ".join(key[:12] for key in keys) or "none"
+            raise ValueError(
+                f"extractor={extractor!r} matches {len(matching)} extractors of "
+                f"{self.root}; give the first digits of one of: {known}"
+            )
+        return matching[0]
+
+    def verify(self, level: str = "full", *, quarantine: bool = False) -> list[Damage]:
+        """Check every committed shard.
+
+        Parameters
+        ----------
+        level : {"size", "block", "full"}, default="full"
+            File sizes; the checksum of every block and of the keys; the SHA-256 of
+            every file as well.
+        quarantine : bool, default=False
+            Also set damaged shards aside, so that the next transform computes their
+            items again. (A transform does this by itself for what it reads.)
+
+        Returns
+        -------
+        list of Damage
+            Empty when everything is as it was committed.
+        """
+        damage: list[Damage] = []
+        for key in self._keys():
+            if self._description(key) is None:
+                reason = "extractor.json is absent or does not match the folder's name"
+                damage.append(Damage(key, "", reason))
+            damage += verify(self.folder(key), level, quarantine=quarantine)
+        return damage
+
+    def prune(
+        self,
+        max_bytes: int | None = None,
+        *,
+        older_than: float | None = None,
+        grace: float = 3600.0,
+    ) -> PruneReport:
+        """Delete least recently used shards, and what interrupted runs left.
+
+        Parameters
+        ----------
+        max_bytes : int, default=None
+            Keep at most this many bytes of shards over all extractors.
+        older_than : float, default=None
+            Also delete shards unused for this many seconds.
+        grace : float, default=3600.0
+            Seconds for which a shard that was just used or written is never deleted,
+            whatever the budget: another process may be at work.
+
+        Returns
+        -------
+        PruneReport
+            What was deleted and what is left.
+        """
+        if max_bytes is not None and max_bytes < 0:
+            raise ValueError(f"max_bytes={max_bytes} must be at least 0 bytes")
+        folders = [self.folder(key) for key in self._keys()]
+        return prune(folders, max_bytes, older_than=older_than, grace=grace)
+
+    def export(
+        self, path: str | os.PathLike[str], extractor: str | None = None
+    ) -> tuple[int, int]:
+        """Write all embeddings of one extractor, with their item keys, to a file.
+
+        Parameters
+        ----------
+        path : path-like
+            ``.npy`` or ``.safetensors`` (tensor ``x``), with the item keys, one per
+            line, in a ``.keys.txt`` beside it; or ``.parquet`` (columns ``key`` and
+            ``embedding``; needs pyarrow).
+        extractor : str, default=None
+            First digits of the extractor key; not needed if there is one only.
+
+        Returns
+        -------
+        (n_rows, n_features) : tuple of int
+            Shape of what was written; each item once, sorted by key.
+        """
+        return export_rows(self.folder(self.select(extractor)), Path(path))

@@ -1,0 +1,73 @@
+"""The networks that can be used, by prefix; each library loads when it is asked for.
+
+Adding a library is one module with ``build(spec) -> Backbone`` and one row in
+`_FAMILIES`.
+"""
+
+import difflib
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from embeddings_cache._errors import UnknownBackboneError
+from embeddings_cache.backbones._base import Backbone, BackboneSpec
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["Backbone", "BackboneSpec", "build_backbone", "default_modality"]
+
+# prefix -> (module, modality when none is asked for, an example for messages)
+_FAMILIES = {
+    "timm": ("_timm", "image", "timm:resnet50"),
+    "open_clip": ("_open_clip", "image", "open_clip:ViT-H-14/laion2b_s32b_b79k"),
+    "sentence-transformers": (
+        "_sentence_transformers",
+        "text",
+        "sentence-transformers:all-MiniLM-L6-v2",
+    ),
+    "torchvision": ("_torchvision", "image", "torchvision:resnet50"),
+}
+
+
+def split_name(backbone: str) -> tuple[str, str]:
+    """Split ``"<library>:<name>"``, and refuse libraries that are not known."""
+    prefix, colon, name = backbone.partition(":")
+    if prefix in _FAMILIES and colon and name:
+        return prefix, name
+    near = difflib.get_close_matches(prefix.lower(), _FAMILIES, n=2, cutoff=0.4)
+    examples = [f"{_FAMILIES[other][2]!r}" for other in near or _FAMILIES]
+    raise UnknownBackboneError(
+        f"backbone={backbone!r} must be '<library>:<name>' with a library out of "
+        f"{', '.join(_FAMILIES)}, or a torch.nn.Module. "
+        f"Did you mean something like {' or '.join(examples)}?"
+    )
+
+
+def default_modality(backbone: "str | torch.nn.Module") -> str:
+    """Return what a backbone takes unless told otherwise: image or text."""
+    if isinstance(backbone, str):
+        return _FAMILIES[split_name(backbone)[0]][1]
+    return "image"
+
+
+def build_backbone(backbone: "str | torch.nn.Module", **settings: Any) -> Backbone:
+    """Build a network with its preprocessing and the description of both.
+
+    Parameters
+    ----------
+    backbone : str or torch.nn.Module
+        ``"<library>:<name>"`` or a network.
+    **settings
+        The other fields of `BackboneSpec`.
+    """
+    if isinstance(backbone, str):
+        prefix, name = split_name(backbone)
+        module = _FAMILIES[prefix][0]
+        spec = BackboneSpec(prefix, name, **settings)
+    else:
+        module = "_module"
+        spec = BackboneSpec("torch", type(backbone).__name__, **settings)
+        spec = spec.with_network(backbone)
+    built: Backbone = import_module(f"embeddings_cache.backbones.{module}").build(spec)
+    built.network.eval()
+    return built

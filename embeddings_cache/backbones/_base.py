@@ -1,0 +1,254 @@
+"""What every backbone module shares: the request, the result, and small tools."""
+
+import difflib
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from importlib import import_module
+from typing import Any
+
+import torch
+from torch import nn
+
+from embeddings_cache._errors import MissingExtraError, UnknownBackboneError
+from embeddings_cache._fingerprint import jsonable, versions
+
+SEED = 0
+POOLINGS = ("default", "cls", "mean")
+_EXTRAS = {
+    "timm": "timm",
+    "torchvision": "torchvision",
+    "open_clip": "open-clip",
+    "sentence-transformers": "text",
+}
+
+
+@dataclass(frozen=True)
+class BackboneSpec:
+    """What the user asked for, checked by the extractor.
+
+    Attributes
+    ----------
+    family, name : str
+        Library prefix and the name within it.
+    modality : {"image", "text"}
+        Which tower, for libraries that have both.
+    pretrained : bool
+        Published weights; seeded random ones otherwise.
+    weights : str or None
+        Local safetensors file or folder; wins over `pretrained`.
+    layer : int, str or None
+        Output point within the network; None is its own output.
+    pooling : {"default", "cls", "mean"}
+        How positions become one vector.
+    model_kwargs : dict
+        Passed to the library's constructor.
+    preprocess : dict or callable
+        Overrides of the reference preprocessing, or the whole of it.
+    network : torch.nn.Module or None
+        For a backbone that is a network already.
+    """
+
+    family: str
+    name: str
+    modality: str = "image"
+    pretrained: bool = True
+    weights: str | None = None
+    layer: int | str | None = None
+    pooling: str = "default"
+    model_kwargs: dict[str, Any] = field(default_factory=dict)
+    preprocess: Any = None
+    network: nn.Module | None = None
+
+    def with_network(self, network: nn.Module) -> "BackboneSpec":
+        """Return the same request for a given network."""
+        return replace(self, network=network)
+
+    @property
+    def random(self) -> bool:
+        """Whether the weights are seeded random numbers."""
+        return self.weights is None and not self.pretrained
+
+    @property
+    def label(self) -> str:
+        """The backbone as the user wrote it."""
+        return f"{self.family}:{self.name}"
+
+    def describe(self, **more: Any) -> dict[str, Any]:
+        """Return the part of the key that comes from the request, and more."""
+        described: dict[str, Any] = jsonable(
+            {
+                "family": self.family,
+                "model": self.name,
+                "modality": self.modality,
+                "model_kwargs": self.model_kwargs,
+                "output": {"layer": self.layer, "pooling": self.pooling},
+                **more,
+            }
+        )
+        return described
+
+
+@dataclass
+class Backbone:
+    """A network ready to embed.
+
+    Attributes
+    ----------
+    network : torch.nn.Module
+        In evaluation mode.
+    modality : {"image", "text"}
+        What `prepare` takes: an RGB PIL image or a str.
+    prepare : callable
+        One item to what `collate` takes; runs in reader threads.
+    collate : callable
+        A list of prepared items to a tensor or a dict of tensors, on the CPU.
+    forward : callable
+        A collated batch on the network's device to a tensor (b, n_features).
+    description : dict
+        Everything about the backbone that changes a number.
+    note : str or None
+        What the user should be told, such as that the weights are random.
+    """
+
+    network: nn.Module
+    modality: str
+    prepare: Callable[[Any], Any]
+    collate: Callable[[list[Any]], Any]
+    forward: Callable[[Any], torch.Tensor]
+    description: dict[str, Any]
+    note: str | None = None
+
+
+def require(module: str, family: str) -> Any:
+    """Import an optional library, or name the command that installs it."""
+    try:
+        return import_module(module)
+    except ImportError as error:
+        extra = _EXTRAS[family]
+        raise MissingExtraError(
+            f"backbone='{family}:...' needs the package {module}, which cannot be "
+            f'imported ({error}). Run: pip install "skdebias[{extra}]"'
+        ) from error
+
+
+@contextmanager
+def seeded() -> Iterator[None]:
+    """Seed torch's CPU generator inside, and give its state back after."""
+    with torch.random.fork_rng(devices=[]):
+        torch.random.default_generator.manual_seed(SEED)
+        yield
+
+
+def random_weights() -> dict[str, Any]:
+    """Describe weights that come from the seed alone."""
+    return {"random_seed": SEED, **library_versions("torch")}
+
+
+def library_versions(*names: str) -> dict[str, str]:
+    """Return versions without their local part: "2.6.0+cpu" is "2.6.0"."""
+    return {name: text.split("+")[0] for name, text in versions(*names).items()}
+
+
+def random_note(spec: BackboneSpec) -> str | None:
+    """Say that the weights are random, if they are."""
+    if not spec.random:
+        return None
+    return f"{spec.label}: seeded random weights (pretrained=False), not trained"
+
+
+def unknown_name(spec: BackboneSpec, names: Iterable[str]) -> UnknownBackboneError:
+    """Return the error for a name the library does not have, with near names."""
+    lower = {name.lower(): name for name in names}
+    near = difflib.get_close_matches(spec.name.lower(), lower, n=3, cutoff=0.5)
+    hint = ", ".join(f"'{spec.family}:{lower[name]}'" for name in near)
+    return UnknownBackboneError(
+        f"backbone='{spec.label}' is not a model of {spec.family}. "
+        + (f"Near names: {hint}" if hint else "No name is near it")
+    )
+
+
+def construct(spec: BackboneSpec, build: Callable[[], Any]) -> Any:
+    """Call a library's constructor; its refusals become errors that say what to do."""
+    try:
+        if spec.random or spec.weights is not None:
+            with seeded():
+                return build()
+        return build()
+    except TypeError as error:
+        raise ValueError(
+            f"model_kwargs={spec.model_kwargs!r} is refused by {spec.label}: {error}"
+        ) from error
+    except (OSError, RuntimeError) as error:
+        if not spec.pretrained or spec.weights is not None:
+            raise
+        raise OSError(
+            f"pretrained=True: the weights of {spec.label} cannot be loaded ({error}). "
+            "Without a network give weights=<safetensors file or folder>, or "
+            "pretrained=False for seeded random weights"
+        ) from error
+
+
+def check_pooling(spec: BackboneSpec, allowed: Iterable[str]) -> None:
+    """Refuse a pooling that means nothing for this network."""
+    allowed = tuple(allowed)
+    if spec.pooling not in allowed:
+        raise ValueError(
+            f"pooling={spec.pooling!r} has no meaning for {spec.label}"
+            f"{'' if spec.layer is None else f' at layer={spec.layer!r}'}; "
+            f"use one of {', '.join(allowed)}"
+        )
+
+
+def pool(spec: BackboneSpec, x: torch.Tensor, n_prefix: int = 0) -> torch.Tensor:
+    """Make one vector per item out of an inner layer's output.
+
+    Parameters
+    ----------
+    spec : BackboneSpec
+        For its pooling and for messages.
+    x : torch.Tensor
+        (b, d), (b, d, h, w) or (b, tokens, d).
+    n_prefix : int
+        How many class and register tokens come first.
+    """
+    if x.ndim == 2:
+        check_pooling(spec, ["default"])
+        return x
+    if x.ndim == 4:
+        check_pooling(spec, ["default", "mean"])
+        return x.float().mean(dim=(2, 3))
+    if x.ndim != 3:
+        raise ValueError(
+            f"layer={spec.layer!r} of {spec.label} gives shape {tuple(x.shape)}; "
+            "choose a layer with one vector, a map, or a sequence per item"
+        )
+    check_pooling(spec, POOLINGS if n_prefix else ["default", "mean"])
+    if n_prefix and spec.pooling != "mean":
+        return x[:, 0]
+    return x[:, n_prefix:].float().mean(dim=1)
+
+
+def layer_output(
+    spec: BackboneSpec, network: nn.Module
+) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Return a function of a batch that gives the output of the submodule `layer`."""
+    names = [name for name, _ in network.named_modules() if name]
+    if not isinstance(spec.layer, str) or spec.layer not in names:
+        near = difflib.get_close_matches(str(spec.layer), names, n=3, cutoff=0.3)
+        raise ValueError(
+            f"layer={spec.layer!r} is not the name of a submodule of {spec.label}. "
+            f"Names like {', '.join(repr(name) for name in near or names[-3:])}"
+        )
+    module = network.get_submodule(spec.layer)
+
+    def forward(batch: torch.Tensor) -> torch.Tensor:
+        caught: list[torch.Tensor] = []
+        handle = module.register_forward_hook(lambda _m, _i, out: caught.append(out))
+        try:
+            network(batch)
+        finally:
+            handle.remove()
+        return caught[-1]
+
+    return forward
