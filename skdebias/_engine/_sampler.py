@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from skdebias.methods import SamplingPlan, slot_table
 
 # Index matrices are drawn in blocks of at most this many entries.
-_BLOCK_ENTRIES = 1 << 21
+_BLOCK_ENTRIES = 1 << 19
 
 
 class IndexSampler:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Literal
 
 import numpy as np
@@ -133,7 +134,7 @@ def train(
         for epoch in range(1, settings.max_iter + 1):
             if on_epoch_begin is not None:
                 on_epoch_begin(loop.stack)
-            losses = loop.run_epoch(epoch)
+            losses = loop.run_epoch()
             if not np.isfinite(losses).all():
                 raise FloatingPointError(
                     f"The training objective is {losses[~np.isfinite(losses)][0]} in "
@@ -170,24 +171,23 @@ class _Loop:
             settings.weight_decay,
             settings.momentum,
         )
-        self._samplers = [
+        samplers = [
             IndexSampler(p.plans, settings.batch_size, p.seed, p.rows) for p in problems
         ]
-        weights = np.stack([s.weights for s in self._samplers])
+        weights = np.stack([s.weights for s in samplers])
         self._weights = torch.from_numpy(weights).to(device, torch.float32)
         self._row_weights = _row_weights(problems, len(y))
         n_rows = len(problems[0].plans[0].strata)
         self._steps_per_epoch = -(-n_rows // settings.batch_size)
+        n_steps = self._steps_per_epoch * settings.max_iter
+        self._steps = zip(*(s.steps(0, n_steps) for s in samplers))
         self.work = weights.size * features.n_features * self.stack.coefs[0].shape[1]
 
-    def run_epoch(self, epoch: int) -> NDArray[np.float64]:
-        """Run one epoch (from 1); return the mean objective of every head."""
-        start = (epoch - 1) * self._steps_per_epoch
-        stop = start + self._steps_per_epoch
+    def run_epoch(self) -> NDArray[np.float64]:
+        """Run the next epoch; return the mean objective of every head."""
         objective = torch.zeros(self._weights.shape[0], self._weights.shape[2])
         objective = objective.to(self._weights.device)
-        streams = [s.steps(start, stop) for s in self._samplers]
-        for rows in zip(*streams):
+        for rows in islice(self._steps, self._steps_per_epoch):
             objective += self._step(torch.from_numpy(np.stack(rows)))
         return (objective / self._steps_per_epoch).flatten().double().cpu().numpy()
 

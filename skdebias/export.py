@@ -1,0 +1,263 @@
+"""Fitted heads as files without code in them, and as torch modules.
+
+The file format is one safetensors file: arrays as tensors, everything else as JSON in
+its header. Loading builds only classes of a fixed list and never runs code from the
+file.
+"""
+
+import json
+import os
+import tempfile
+from pathlib import Path
+
+import numpy as np
+from sklearn.pipeline import Pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.utils.validation import check_is_fitted
+
+__all__ = ["load", "save", "to_torch"]
+
+_FORMAT = "skdebias-head-1"
+
+
+def save(estimator, path):
+    """Write a fitted head to a safetensors file.
+
+    Parameters
+    ----------
+    estimator : estimator of skdebias, or Pipeline
+        A fitted head, or a Pipeline of StandardScaler steps that ends in one.
+    path : str or path-like
+        File to write. It appears complete or not at all.
+
+    Raises
+    ------
+    TypeError
+        If a step is neither a head of this package nor a StandardScaler, or a
+        parameter or fitted attribute has no safe representation.
+
+    Examples
+    --------
+    >>> import numpy as np, tempfile, os
+    >>> from skdebias import ERMClassifier
+    >>> from skdebias.export import load, save
+    >>> clf = ERMClassifier(max_iter=2).fit(np.eye(6), [0, 1] * 3)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     save(clf, os.path.join(folder, "head.safetensors"))
+    ...     again = load(os.path.join(folder, "head.safetensors"))
+    >>> bool((again.coef_ == clf.coef_).all())
+    True
+    """
+    from safetensors.numpy import save as to_bytes
+
+    tensors = {}
+    steps = []
+    for number, (name, step) in enumerate(_steps(estimator)):
+        check_is_fitted(step)
+        steps.append({"name": name, **_describe(step, f"{number}.", tensors)})
+    header = {
+        "format": _FORMAT,
+        "pipeline": isinstance(estimator, Pipeline),
+        "steps": steps,
+    }
+    _write(Path(path), to_bytes(tensors, {"skdebias": json.dumps(header)}))
+
+
+def load(path):
+    """Read a head that :func:`save` wrote.
+
+    Parameters
+    ----------
+    path : str or path-like
+        File to read.
+
+    Returns
+    -------
+    estimator or Pipeline
+        As it was saved.
+
+    Raises
+    ------
+    ValueError
+        If the file is damaged or was not written by :func:`save`.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"path={str(path)!r} is not a file.")
+    try:
+        with safe_open(path, framework="numpy") as file:
+            header = json.loads((file.metadata() or {})["skdebias"])
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    except (SafetensorError, KeyError, json.JSONDecodeError) as error:
+        raise ValueError(
+            f"path={str(path)!r} is not a head written by skdebias.export.save, or is "
+            f"damaged ({error}): save it again."
+        ) from error
+    if header.get("format") != _FORMAT:
+        raise ValueError(
+            f"path={str(path)!r} has format {header.get('format')!r}, this version of "
+            f"skdebias reads {_FORMAT!r}: load it with the version that wrote it."
+        )
+    steps = [(step["name"], _rebuild(step, tensors)) for step in header["steps"]]
+    return Pipeline(steps) if header["pipeline"] else steps[-1][1]
+
+
+def to_torch(estimator):
+    """Return a fitted head as a torch module.
+
+    Parameters
+    ----------
+    estimator : estimator of skdebias, or Pipeline
+        A fitted head, or a Pipeline of StandardScaler steps that ends in one; the
+        scaling is folded into the first layer.
+
+    Returns
+    -------
+    torch.nn.Sequential
+        Maps float32 (n, n_features) to logits (n, n_classes) whose softmax is
+        `predict_proba`. With two classes the first logit is 0.
+    """
+    import torch
+
+    steps = _steps(estimator)
+    head = steps[-1][1]
+    check_is_fitted(head)
+    layers = [(coef.astype(float), bias.astype(float)) for coef, bias in head._layers()]
+    for _, scaler in reversed(steps[:-1]):
+        check_is_fitted(scaler)
+        layers[0] = _fold(scaler, *layers[0])
+    if len(head.classes_) == 2:
+        coef, bias = layers[-1]
+        layers[-1] = np.hstack([0 * coef, coef]), np.concatenate([0 * bias, bias])
+    modules = []
+    for coef, bias in layers:
+        linear = torch.nn.Linear(*coef.shape)
+        with torch.no_grad():
+            linear.weight.copy_(torch.from_numpy(coef.T))
+            linear.bias.copy_(torch.from_numpy(bias))
+        modules += [linear, torch.nn.ReLU()]
+    return torch.nn.Sequential(*modules[:-1]).eval()
+
+
+def _fold(scaler, coef, bias):
+    """Weights that act on unscaled rows as `coef, bias` do on scaled ones."""
+    scale = 1.0 if scaler.scale_ is None else scaler.scale_
+    mean = 0.0 if not scaler.with_mean else scaler.mean_
+    coef = coef / np.reshape(scale, (-1, 1))
+    return coef, bias - np.broadcast_to(mean, len(coef)) @ coef
+
+
+def _classes():
+    """Classes that a file may name."""
+    import skdebias
+
+    heads = [name for name in skdebias.__all__ if name.endswith("Classifier")]
+    return {name: getattr(skdebias, name) for name in heads} | {
+        "StandardScaler": StandardScaler
+    }
+
+
+def _steps(estimator):
+    """Named steps of an estimator or Pipeline, all of known classes."""
+    if isinstance(estimator, Pipeline):
+        steps = [s for s in estimator.steps if s[1] not in (None, "passthrough")]
+    else:
+        steps = [("head", estimator)]
+    known = _classes()
+    for name, step in steps:
+        is_head = name == steps[-1][0]
+        if known.get(type(step).__name__) is not type(step) or is_head == isinstance(
+            step, StandardScaler
+        ):
+            raise TypeError(
+                f"Step {name!r} is a {type(step).__name__}: only a fitted head of "
+                "skdebias, alone or after StandardScaler steps in a Pipeline, can be "
+                "exported."
+            )
+    return steps
+
+
+def _describe(step, prefix, tensors):
+    """Class, parameters and fitted attributes of a step; arrays go to `tensors`."""
+    params = step.get_params(deep=False)
+    if "random_state" in params and not isinstance(params["random_state"], int):
+        params["random_state"] = None  # a generator's state is not worth keeping
+    fitted = {
+        key: value
+        for key, value in vars(step).items()
+        if key.endswith("_") and not key.startswith("_")
+    }
+    return {
+        "class": type(step).__name__,
+        "params": _encode(params, f"{prefix}params", tensors),
+        "fitted": _encode(fitted, f"{prefix}fitted", tensors),
+    }
+
+
+def _rebuild(description, tensors):
+    known = _classes()
+    if description["class"] not in known:
+        raise ValueError(
+            f"The file holds a {description['class']!r}, which this version of "
+            f"skdebias does not have: upgrade skdebias (it knows {sorted(known)})."
+        )
+    step = known[description["class"]](**_decode(description["params"], tensors))
+    for key, value in _decode(description["fitted"], tensors).items():
+        setattr(step, key, value)
+    return step
+
+
+def _encode(value, name, tensors):
+    """Turn a value into JSON, with numeric arrays moved to `tensors`."""
+    if isinstance(value, np.generic):
+        value = value.item()
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, dict):
+        items = {k: _encode(v, f"{name}.{k}", tensors) for k, v in value.items()}
+        return {"dict": items}
+    if isinstance(value, list | tuple):
+        items = [_encode(v, f"{name}.{i}", tensors) for i, v in enumerate(value)]
+        return {"tuple" if isinstance(value, tuple) else "list": items}
+    if isinstance(value, np.ndarray) and value.dtype.kind in "biuf":
+        tensors[name] = np.ascontiguousarray(value)
+        return {"tensor": name}
+    if isinstance(value, np.ndarray) and value.dtype.kind in "UO":
+        values = _encode(value.ravel().tolist(), name, tensors)
+        kind = "object" if value.dtype.kind == "O" else "str"
+        return {"array": values, "dtype": kind, "shape": list(value.shape)}
+    raise TypeError(
+        f"{name.partition('.')[2]} is a {type(value).__name__}, which has no safe "
+        "representation in a file: use numbers, strings or booleans."
+    )
+
+
+def _decode(value, tensors):
+    if not isinstance(value, dict):
+        return value
+    if "dict" in value:
+        return {k: _decode(v, tensors) for k, v in value["dict"].items()}
+    if "list" in value:
+        return [_decode(v, tensors) for v in value["list"]]
+    if "tuple" in value:
+        return tuple(_decode(v, tensors) for v in value["tuple"])
+    if "array" in value:
+        dtype = object if value["dtype"] == "object" else str
+        flat = np.array(_decode(value["array"], tensors), dtype=dtype)
+        return flat.reshape(value["shape"])
+    return tensors[value["tensor"]]
+
+
+def _write(path, data):
+    """Write through a temporary file, so that a failure leaves no half file."""
+    handle, temporary = tempfile.mkstemp(dir=path.parent or ".", prefix=path.name)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
