@@ -77,7 +77,7 @@ def fit_head(
         Fitted attributes of the estimator.
     """
     device = resolve_device(estimator.device)
-    problem = Problem([method.plan(groups)], seed, initial=_warm_start(estimator))
+    problem = Problem([method], groups, seed, initial=_warm_start(estimator))
     observer = _Observer(estimator, epoch_context, hooks)
     with observer:
         fitted = train(

@@ -132,7 +132,7 @@ class HeadStack:
 
 
 def initial_parameters(
-    sizes: Sequence[int], seed: int
+    sizes: Sequence[int], seed: int, head: int = 0
 ) -> tuple[list[NDArray], list[NDArray]]:
     """Starting weights of one head.
 
@@ -145,7 +145,9 @@ def initial_parameters(
     sizes : sequence of int
         Layer sizes from input to logits.
     seed : int
-        Seed of the head, in [0, 2**64).
+        Seed in [0, 2**64).
+    head : int, default=0
+        Which head of a method that trains several.
 
     Returns
     -------
@@ -156,7 +158,7 @@ def initial_parameters(
     if len(shapes) == 1:
         (n_out, n_in) = shapes[0]
         return [np.zeros((n_out, n_in), np.float32)], [np.zeros(n_out, np.float32)]
-    generator = np.random.Generator(np.random.Philox(key=[seed, 2]))
+    generator = np.random.Generator(np.random.Philox(key=[seed, 2 + head]))
     coefs, intercepts = [], []
     for n_out, n_in in shapes:
         bound = n_in**-0.5

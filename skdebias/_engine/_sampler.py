@@ -35,6 +35,8 @@ class IndexSampler:
         Rows gathered at each step.
     weights : ndarray of shape (n_slots, n_plans)
         Signed weights of the slots.
+    strata : ndarray of shape (n_slots,)
+        Stratum that each slot is drawn from.
     """
 
     def __init__(
@@ -48,6 +50,7 @@ class IndexSampler:
         self._replacement = plans[0].replacement
         self._table = slot_table(plans, batch_size)
         self.weights = self._table.weights
+        self.strata = self._table.stratum
         self.n_slots = len(self._table.stratum)
         strata = plans[0].strata
         members = np.argsort(strata, kind="stable")

@@ -111,11 +111,14 @@ class Tracker:
         The stack in training.
     stopping : Stopping
     validation : Validation or None
+    heads_per_method : int, default=1
+        Heads that are trained side by side; the last of them speaks for all.
     """
 
     stack: HeadStack
     stopping: Stopping
     validation: Validation | None
+    heads_per_method: int = 1
     history: dict[str, list[NDArray[np.float64]]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -158,6 +161,8 @@ class Tracker:
             self._record("validation_score", score)
             if self.selects:
                 progress = score
+        progress = progress.reshape(-1, self.heads_per_method)[:, -1]
+        progress = progress.repeat(self.heads_per_method)
         better = self.active & (progress > self._best)
         self._best[better] = progress[better]
         # Without selection the last epoch counts, up to a head's own early stop.

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from skdebias._attributes import Groups
 from skdebias._engine._features import Features
 from skdebias._engine._heads import HeadStack, initial_parameters, stack_parameters
 from skdebias._engine._loss import cross_entropy, n_logits
@@ -16,28 +17,31 @@ from skdebias._engine._optimisers import make_optimiser
 from skdebias._engine._sampler import IndexSampler
 from skdebias._engine._selection import Stopping, Tracker, Validation
 from skdebias._engine._threads import fit_threads
-from skdebias.methods import SamplingPlan
+from skdebias.methods import Method, SamplingPlan, Setting, Step
 
 Parameters = tuple[Sequence[NDArray], Sequence[NDArray]]
 
 
 @dataclass(frozen=True)
 class Problem:
-    """One stream: rows to train on, a seed, and the heads that see its draws.
+    """One stream: rows to train on, a seed, and the methods that see its draws.
 
     Parameters
     ----------
-    plans : sequence of SamplingPlan
-        One per head, over the same strata of the local rows.
+    methods : sequence of Method
+        Of one class; each trains `n_heads` heads.
+    groups : Groups
+        Groups of the local rows.
     seed : int
         Seed of draws and initial weights.
     rows : ndarray of shape (n_rows,), default=None
         Global row number of every local row; None for all rows in order.
     initial : sequence of (coefs, intercepts), default=None
-        Starting weights per head (warm start).
+        Starting weights of the heads (warm start), the heads of a method side by side.
     """
 
-    plans: Sequence[SamplingPlan]
+    methods: Sequence[Method]
+    groups: Groups
     seed: int
     rows: NDArray[np.int64] | None = None
     initial: Sequence[Parameters] | None = None
@@ -111,7 +115,7 @@ def train(
         Class codes of all rows.
     n_classes : int
     problems : sequence of Problem
-        Streams, each with the same number of heads and of rows per step.
+        Streams, each with the same number of methods and of rows per step.
     settings : Settings
     validation : Validation, default=None
         Scores every head after every epoch and selects the epoch that is kept.
@@ -129,7 +133,7 @@ def train(
         If the objective of a head is no longer finite; names the epoch.
     """
     loop = _Loop(features, y, n_classes, problems, settings)
-    tracker = Tracker(loop.stack, stopping or Stopping(), validation)
+    tracker = Tracker(loop.stack, stopping or Stopping(), validation, loop.n_heads)
     with fit_threads(loop.work), torch.no_grad():
         for epoch in range(1, settings.max_iter + 1):
             if on_epoch_begin is not None:
@@ -171,13 +175,20 @@ class _Loop:
             settings.weight_decay,
             settings.momentum,
         )
+        plans = [[m.plan(p.groups) for m in p.methods] for p in problems]
         samplers = [
-            IndexSampler(p.plans, settings.batch_size, p.seed, p.rows) for p in problems
+            IndexSampler(own, settings.batch_size, p.seed, p.rows)
+            for own, p in zip(plans, problems)
         ]
-        weights = np.stack([s.weights for s in samplers])
+        methods = [method for problem in problems for method in problem.methods]
+        self.n_heads = methods[0].n_heads
+        weights = np.stack([s.weights for s in samplers]).repeat(self.n_heads, axis=2)
         self._weights = torch.from_numpy(weights).to(device, torch.float32)
-        self._row_weights = _row_weights(problems, len(y))
-        n_rows = len(problems[0].plans[0].strata)
+        self._strata = torch.from_numpy(np.stack([s.strata for s in samplers]))
+        self._row_weights = _row_weights(problems, plans, len(y), self.n_heads)
+        setting = Setting(tuple(p.groups for p in problems), len(y), device)
+        self._rule = type(methods[0]).rule(methods, setting)
+        n_rows = len(problems[0].groups.ids)
         self._steps_per_epoch = -(-n_rows // settings.batch_size)
         n_steps = self._steps_per_epoch * settings.max_iter
         self._steps = zip(*(s.steps(0, n_steps) for s in samplers))
@@ -194,12 +205,15 @@ class _Loop:
     def _step(self, index: torch.Tensor) -> torch.Tensor:
         """One optimiser step on the rows `index` (n_streams, n_slots)."""
         logits, activations = self.stack.forward(self._features.rows(index))
-        losses, residual = cross_entropy(logits, self._y[index].to(logits.device))
+        y = self._y[index].to(logits.device)
+        losses, residual = cross_entropy(logits, y)
         weights = self._weights
         if self._row_weights is not None:
             streams = torch.arange(len(index))[:, None]
             factors = self._row_weights[streams, index]
             weights = weights * factors.to(weights.device)
+        if self._rule is not None:
+            weights = self._rule(Step(weights, losses, self._strata, index, y))
         # Signed weights make one backward pass of both GERNE batches: the gradient is
         # (1 + beta) grad L_lb - beta grad L_b, handed to the optimiser once.
         grads = self.stack.backward(activations, residual * weights[..., None])
@@ -218,20 +232,26 @@ def _initial_stack(
     for problem in problems:
         if problem.initial is not None:
             parameters.extend(problem.initial)
-        else:
-            start = initial_parameters(sizes, problem.seed)
-            parameters.extend([start] * len(problem.plans))
+            continue
+        for method in problem.methods:
+            for head in range(method.n_heads):
+                parameters.append(initial_parameters(sizes, problem.seed, head))
     return stack_parameters(parameters, len(problems), features.device)
 
 
-def _row_weights(problems: Sequence[Problem], n_rows: int) -> torch.Tensor | None:
+def _row_weights(
+    problems: Sequence[Problem],
+    plans: Sequence[Sequence[SamplingPlan]],
+    n_rows: int,
+    n_heads: int,
+) -> torch.Tensor | None:
     """Loss factors of all rows, (n_streams, n_rows, n_heads), if any plan has them."""
-    if all(plan.row_weights is None for p in problems for plan in p.plans):
+    if all(plan.row_weights is None for own in plans for plan in own):
         return None
-    table = np.ones((len(problems), n_rows, len(problems[0].plans)), dtype=np.float32)
-    for s, problem in enumerate(problems):
+    table = np.ones((len(problems), n_rows, len(plans[0])), dtype=np.float32)
+    for s, (problem, own) in enumerate(zip(problems, plans)):
         rows = slice(None) if problem.rows is None else problem.rows
-        for m, plan in enumerate(problem.plans):
+        for m, plan in enumerate(own):
             if plan.row_weights is not None:
                 table[s, rows, m] = plan.row_weights
-    return torch.from_numpy(table)
+    return torch.from_numpy(table.repeat(n_heads, axis=2))

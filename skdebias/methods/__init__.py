@@ -11,15 +11,19 @@ from skdebias.methods._gerne import (
     extrapolated_distribution,
     extrapolation_strength,
 )
-from skdebias.methods._plan import Batch, Method, SamplingPlan, SlotTable, slot_table
+from skdebias.methods._method import Method, Rule, Setting, Step
+from skdebias.methods._plan import Batch, SamplingPlan, SlotTable, slot_table
 
 __all__ = [
     "ERM",
     "GERNE",
     "Batch",
     "Method",
+    "Rule",
     "SamplingPlan",
+    "Setting",
     "SlotTable",
+    "Step",
     "beta_bounds",
     "extrapolated_distribution",
     "extrapolation_strength",

@@ -7,11 +7,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skdebias._attributes import Groups
+from skdebias.methods._method import Method
 from skdebias.methods._plan import Batch, SamplingPlan
 
 
 @dataclass(frozen=True)
-class ERM:
+class ERM(Method):
     """Empirical risk minimisation.
 
     Parameters

@@ -6,11 +6,12 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from skdebias._attributes import Groups, check_attributes, encode_attributes
+from skdebias.methods._method import Method
 from skdebias.methods._plan import Batch, SamplingPlan
 
 
 @dataclass(frozen=True)
-class GERNE:
+class GERNE(Method):
     """Gradient extrapolation from a biased to a less biased batch.
 
     Every step draws a biased batch, `p_b(a|y) = alpha`, and a less biased one,

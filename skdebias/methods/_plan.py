@@ -2,12 +2,9 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-
-from skdebias._attributes import Groups
 
 
 @dataclass(frozen=True)
@@ -79,14 +76,6 @@ class SamplingPlan:
         return np.stack(
             [allocate_counts(b.probabilities, rows, self.blocks) for b in self.batches]
         )
-
-
-class Method(Protocol):
-    """What the engines need to know of a debiasing method."""
-
-    def plan(self, groups: Groups) -> SamplingPlan:
-        """Return the sampling plan for the given groups."""
-        ...
 
 
 def allocate_counts(

@@ -98,7 +98,9 @@ def test_training_follows_torch_step_by_step(optimiser, hidden):
     beta, c = 0.7, 0.6
     plan = GERNE(beta, c).plan(groups)
     settings = _settings(1, optimiser=optimiser, hidden_layer_sizes=hidden, lr=0.02)
-    fitted = train(Features(X, CPU), y, 3, [Problem([plan], 5)], settings)
+    fitted = train(
+        Features(X, CPU), y, 3, [Problem([GERNE(beta, c)], groups, 5)], settings
+    )
 
     sizes = (12, *hidden, 3)
     layers = [torch.nn.Linear(i, o) for i, o in pairwise(sizes)]
@@ -140,7 +142,7 @@ def test_a_head_alone_equals_the_head_in_a_stack(device, n_classes, hidden, shar
     X, y, groups = _data(n_classes=n_classes)
     grid = [(b, c, lr, wd) for b, c in ((1, 0.5), (0, 1), (0.5, 0.1)) for lr, wd in
             ((0.05, 1e-2), (0.01, 0.1))]  # fmt: skip
-    plans = [GERNE(b, c, shared).plan(groups) for b, c, *_ in grid]
+    methods = [GERNE(b, c, shared) for b, c, *_ in grid]
     lr, wd = np.array(grid)[:, 2], np.array(grid)[:, 3]
     features = Features(X, device)
     common = {"hidden_layer_sizes": hidden, "max_iter": 4}
@@ -148,12 +150,12 @@ def test_a_head_alone_equals_the_head_in_a_stack(device, n_classes, hidden, shar
         features,
         y,
         n_classes,
-        [Problem(plans, 1)],
+        [Problem(methods, groups, 1)],
         _settings(6, lr=lr, wd=wd, **common),
     )
-    for i, plan in enumerate(plans):
+    for i, method in enumerate(methods):
         settings = _settings(1, lr=lr[i], wd=wd[i], **common)
-        alone = train(features, y, n_classes, [Problem([plan], 1)], settings)
+        alone = train(features, y, n_classes, [Problem([method], groups, 1)], settings)
         for mine, theirs in zip(alone.stack.numpy(0), together.stack.numpy(i)):
             for one, two in zip(mine, theirs):
                 np.testing.assert_allclose(one, two, rtol=1e-5, atol=1e-5)
@@ -172,8 +174,7 @@ def test_streams_equal_separate_runs(hidden):
     problems = []
     for seed, rows in enumerate(folds):
         groups = Groups.from_labels(y[rows], a[rows], 3, 2)
-        plans = [ERM("group").plan(groups), ERM("group").plan(groups)]
-        problems.append(Problem(plans, seed, rows))
+        problems.append(Problem([ERM("group")] * 2, groups, seed, rows))
     rates = np.array([0.1, 0.01, 0.1, 0.01])
     both = train(
         features, y, 3, problems, _settings(4, lr=rates, hidden_layer_sizes=hidden)
@@ -202,7 +203,7 @@ def test_long_training_reaches_the_weighted_logistic_regression(n_classes, beta,
             Features(X, CPU),
             y,
             n_classes,
-            [Problem([plan], i, initial=initial)],
+            [Problem([method], groups, i, initial=initial)],
             settings,
         )
         initial = [fitted.stack.numpy(0)]
@@ -230,7 +231,9 @@ def test_row_weights_act_like_repetition():
     X, y, groups = _data(n=120)
     plan = ERM(reweight="group").plan(groups)
     settings = _settings(1, batch_size=120, max_iter=300, wd=0.1)
-    fitted = train(Features(X, CPU), y, 3, [Problem([plan], 0)], settings)
+    fitted = train(
+        Features(X, CPU), y, 3, [Problem([ERM(reweight="group")], groups, 0)], settings
+    )
     weights = plan.row_weights / len(y)
     reference = LogisticRegression(C=10, max_iter=10_000, tol=1e-8)
     reference.fit(X, y, sample_weight=weights)
@@ -244,10 +247,9 @@ def _validation(X, y, groups, selection):
 def test_selection_keeps_the_best_epoch_of_every_head():
     X, y, groups = _data(n=200)
     X_val, y_val, groups_val = _data(n=150, seed=1)
-    plans = [ERM().plan(groups)] * 3
     settings = _settings(3, lr=[0.3, 0.02, 0.001], max_iter=12, wd=0)
     fitted = train(
-        Features(X, CPU), y, 3, [Problem(plans, 0)], settings,
+        Features(X, CPU), y, 3, [Problem([ERM()] * 3, groups, 0)], settings,
         validation=_validation(X_val, y_val, groups_val, "worst_group"),
     )  # fmt: skip
     scores = np.array(fitted.history["validation_score"])
@@ -278,16 +280,15 @@ def test_selection_scores_by_hand():
 
 def test_early_stopping_stops_heads_on_their_own():
     X, y, groups = _data(n=200)
-    plans = [ERM().plan(groups)] * 2
     settings = _settings(2, lr=[0.5, 1e-3], max_iter=60, momentum=0)
     fitted = train(
-        Features(X, CPU), y, 3, [Problem(plans, 0)], settings,
+        Features(X, CPU), y, 3, [Problem([ERM()] * 2, groups, 0)], settings,
         stopping=Stopping(True, tol=1e-2, n_iter_no_change=3),
     )  # fmt: skip
     assert fitted.n_iter[0] < fitted.n_iter[1] <= 60
     np.testing.assert_array_equal(fitted.best_epoch, fitted.n_iter)
     alone = train(
-        Features(X, CPU), y, 3, [Problem(plans[:1], 0)],
+        Features(X, CPU), y, 3, [Problem([ERM()], groups, 0)],
         _settings(1, lr=0.5, max_iter=int(fitted.n_iter[0]), momentum=0),
     )  # fmt: skip
     np.testing.assert_allclose(
@@ -299,9 +300,7 @@ def test_a_diverging_fit_says_so():
     X, y, groups = _data()
     settings = _settings(1, lr=1e30, max_iter=50)
     with pytest.raises(FloatingPointError, match="learning_rate"):
-        train(
-            Features(X * 1e6, CPU), y, 3, [Problem([ERM().plan(groups)], 0)], settings
-        )
+        train(Features(X * 1e6, CPU), y, 3, [Problem([ERM()], groups, 0)], settings)
 
 
 def test_threads_are_restored():
@@ -309,7 +308,7 @@ def test_threads_are_restored():
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(2)
-        train(Features(X, CPU), y, 3, [Problem([ERM().plan(groups)], 0)], _settings(1))
+        train(Features(X, CPU), y, 3, [Problem([ERM()], groups, 0)], _settings(1))
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)

@@ -1,0 +1,111 @@
+"""What a debiasing method is: a sampling plan, a weighting rule, a penalty."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Protocol, Self
+
+import torch
+from torch import Tensor
+
+from skdebias._attributes import Groups
+from skdebias.methods._plan import SamplingPlan
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a rule may know before the first step.
+
+    `S` streams are trained at the same time, each on rows of its own.
+
+    Parameters
+    ----------
+    groups : tuple of Groups, one per stream
+        Groups of the training rows.
+    n_rows : int
+        Rows of the whole data set, over all streams.
+    device : torch.device
+        Where losses and weights live.
+    """
+
+    groups: tuple[Groups, ...]
+    n_rows: int
+    device: torch.device
+
+
+@dataclass(frozen=True)
+class Step:
+    """What a rule may know of one optimiser step.
+
+    The last axis holds `M = n_methods * n_heads` heads, the heads of a method side by
+    side. Losses are values, not part of any graph.
+
+    Parameters
+    ----------
+    weights : Tensor of shape (S, R, M)
+        Signed slot weights of the plans, loss factors of the rows included.
+    losses : Tensor of shape (S, R, M)
+        Cross-entropy of every row slot under every head.
+    strata : Tensor of shape (S, R)
+        Stratum of the plan that the slot was drawn from.
+    rows : Tensor of shape (S, R)
+        Row numbers in the whole data set.
+    y : Tensor of shape (S, R)
+        Class codes.
+    """
+
+    weights: Tensor
+    losses: Tensor
+    strata: Tensor
+    rows: Tensor
+    y: Tensor
+
+
+class Rule(Protocol):
+    """A weighting rule with state, for all methods of a stack at once."""
+
+    def __call__(self, step: Step) -> Tensor:
+        """Return the weights (S, R, M) of the step's losses and advance the state."""
+        ...
+
+
+class Method(ABC):
+    """Base class of the methods: frozen dataclasses of a method's hyper-parameters.
+
+    A subclass answers which rows a step sees (:meth:`plan`), and where needed how much
+    each of them counts given the current losses (:meth:`rule`).
+    """
+
+    #: Heads that a method trains side by side; the last one is the result.
+    n_heads: ClassVar[int] = 1
+
+    @abstractmethod
+    def plan(self, groups: Groups) -> SamplingPlan:
+        """Return the sampling plan.
+
+        Parameters
+        ----------
+        groups : Groups
+            Groups of the training rows.
+
+        Returns
+        -------
+        SamplingPlan
+        """
+
+    @classmethod
+    def rule(cls, methods: Sequence[Self], setting: Setting) -> Rule | None:
+        """Return the weighting rule of a stack, or None if weights never change.
+
+        Parameters
+        ----------
+        methods : sequence of Method
+            The methods of one stream, the same in every stream but for their position:
+            `S * n_methods` of them, streams in order.
+        setting : Setting
+
+        Returns
+        -------
+        Rule or None
+        """
+        return None
