@@ -215,10 +215,18 @@ def write(network: torch.nn.Module, args: argparse.Namespace, probes: dict) -> N
         name: (value.half() if value.is_floating_point() else value).contiguous()
         for name, value in network.state_dict().items()
     }
-    save_file(state, args.out / "demo_backbone.safetensors")
+    file = args.out / "demo_backbone.safetensors"
+    save_file(state, file)
+    file.chmod(0o644)  # save_file gives it to its owner only; a wheel is for everyone
     description = {
         "backbone": f"timm:{args.architecture}",
-        "preprocess": {"mean": MEAN, "std": STD, "size": args.size, "crop": 1.0},
+        "preprocess": {
+            "mean": [MEAN] * 3,
+            "std": [STD] * 3,
+            "size": args.size,
+            "crop": 1.0,
+            "interpolation": "bilinear",
+        },
         "trained_by": "tools/train_demo_backbone.py",
         "trained_on": (
             f"{args.steps * args.batch_size:,} random drawings of {len(CHARACTERS)} "
@@ -236,17 +244,22 @@ def write(network: torch.nn.Module, args: argparse.Namespace, probes: dict) -> N
     (args.out / "demo_backbone.json").write_text(text, encoding="utf-8")
 
 
-def main() -> None:
-    """Train, probe and write the backbone."""
+def parse(argv: list[str] | None = None) -> argparse.Namespace:
+    """Return the options."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True, help="folder to write to")
-    parser.add_argument("--architecture", default="test_resnet", help="timm name")
+    parser.add_argument("--architecture", default="test_efficientnet", help="timm")
     parser.add_argument("--size", type=int, default=32, help="input side in pixels")
-    parser.add_argument("--steps", type=int, default=2500)
+    parser.add_argument("--steps", type=int, default=3000)
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--lr", type=float, default=4e-3)
     parser.add_argument("--seed", type=int, default=0)
-    args = parser.parse_args()
+    return parser.parse_args(argv)
+
+
+def main() -> None:
+    """Train, probe and write the backbone."""
+    args = parse()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     torch.set_num_threads(1)
     torch.manual_seed(args.seed)

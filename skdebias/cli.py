@@ -1,0 +1,156 @@
+"""The ``skdebias`` command."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+# Only argparse and friends here: torch and scikit-learn take seconds to import, and
+# --help must not. Each subcommand imports what it needs when it runs.
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the ``skdebias`` command.
+
+    Parameters
+    ----------
+    argv : sequence of str, default=None
+        The arguments after the program's name; those of the process when None.
+
+    Returns
+    -------
+    int
+        Exit code: 0 on success, 2 for input that cannot be used.
+    """
+    parser = _build_parser()
+    args = parser.parse_args(argv)
+    if args.command is None:
+        parser.print_help()
+        return 2
+    return args.run(args)
+
+
+def _build_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command and of all its subcommands."""
+    parser = argparse.ArgumentParser(
+        prog="skdebias",
+        description="Classifiers that unlearn spurious correlations.",
+    )
+    parser.add_argument("--version", action=_Version)
+    commands = parser.add_subparsers(dest="command", metavar="command")
+    _add_demo(commands)
+    return parser
+
+
+class _Version(argparse.Action):
+    """Print the version; reading the installed metadata waits until asked for."""
+
+    def __init__(self, option_strings, dest):
+        super().__init__(option_strings, dest, nargs=0, help="print the version")
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        from skdebias import __version__
+
+        print(f"skdebias {__version__}")
+        parser.exit()
+
+
+def _add_demo(commands) -> None:
+    """Add ``skdebias demo``."""
+    demo = commands.add_parser(
+        "demo",
+        help="embed images, compare ERM, resampling and tuned GERNE, write a report",
+        description=(
+            "Embed images once into a cache, fit ERM, group resampling and GERNE "
+            "with a grid search over beta and c, and report the accuracy of every "
+            "group on the test rows. Without --images: handwritten digits whose "
+            "colour predicts the class in training only; nothing is downloaded."
+        ),
+    )
+    demo.set_defaults(run=_run_demo)
+    demo.add_argument(
+        "--out",
+        type=Path,
+        default=Path("demo_output"),
+        help="folder for tables, figure, head and results (default: %(default)s)",
+    )
+    demo.add_argument(
+        "--cache-dir",
+        type=Path,
+        help="folder of the embedding cache (default: the environment variable "
+        "EMBEDDINGS_CACHE, else the folder cache under --out)",
+    )
+    demo.add_argument("--seed", type=int, default=0, help="default: %(default)s")
+    demo.add_argument("--quiet", action="store_true", help="print the results only")
+    digits = demo.add_argument_group("the digits")
+    digits.add_argument(
+        "--correlation",
+        type=float,
+        default=0.98,
+        help="share of the training rows whose colour agrees with the class "
+        "(default: %(default)s)",
+    )
+    digits.add_argument(
+        "--task",
+        choices=("low_high", "parity"),
+        default="low_high",
+        help="0-4 against 5-9, or even against odd (default: %(default)s)",
+    )
+    own = demo.add_argument_group("your own images")
+    own.add_argument("--images", type=Path, metavar="FOLDER", help="root of the images")
+    own.add_argument(
+        "--metadata",
+        type=Path,
+        metavar="CSV",
+        help="table in the style of Waterbirds: image file, y, attribute, split",
+    )
+    columns = {
+        "path": "img_filename, filename, image, path or file_name",
+        "label": "y, label or target",
+        "attribute": "place, attribute or a",
+        "split": "split; its values are 0, 1, 2 or train, val, test",
+    }
+    for name, usual in columns.items():
+        own.add_argument(f"--{name}-column", metavar="NAME", help=f"default: {usual}")
+    _add_backbone(demo)
+
+
+def _add_backbone(parser) -> None:
+    """Add the options that choose the network."""
+    backbone = parser.add_argument_group("backbone")
+    backbone.add_argument(
+        "--backbone",
+        metavar="NAME",
+        help='for example "timm:resnet50" (downloads its weights); default: the '
+        "small network that comes with skdebias",
+    )
+    backbone.add_argument(
+        "--weights", type=Path, metavar="FILE", help="safetensors for --backbone"
+    )
+    backbone.add_argument(
+        "--no-pretrained",
+        action="store_true",
+        help="seeded random weights for --backbone; nothing is downloaded",
+    )
+
+
+def _run_demo(args: argparse.Namespace) -> int:
+    """Run ``skdebias demo``."""
+    from dataclasses import fields
+    from functools import partial
+
+    from skdebias._demo import DemoInputError, DemoSettings, run_demo
+
+    names = [field.name for field in fields(DemoSettings)]
+    settings = DemoSettings(**{name: getattr(args, name) for name in names})
+    try:
+        # Flushed: otherwise a pipe shows the lines long after the progress bar.
+        run_demo(settings, write=partial(print, flush=True))
+    except DemoInputError as error:
+        print(f"skdebias demo: error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
