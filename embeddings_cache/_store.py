@@ -87,12 +87,39 @@ class EmbeddingStore:
         self.root = cache_root(cache_dir)
 
     def folder(self, key: str) -> ShardFolder:
-        """Return the folder of one extractor, whether it exists or not."""
+        """Return the folder of one extractor, whether it exists or not.
+
+        Parameters
+        ----------
+        key : str
+            The full extractor key.
+
+        Returns
+        -------
+        ShardFolder
+            Access to the shards; nothing is created.
+        """
         self._refuse_open_root()
         return ShardFolder(self.root / _LAYOUT / key)
 
     def open(self, description: dict[str, Any]) -> ShardFolder:
-        """Return the folder for a description, made if need be."""
+        """Return the folder for a description, made if need be.
+
+        Parameters
+        ----------
+        description : dict
+            Canonical description of an extractor; its digest is the key.
+
+        Returns
+        -------
+        ShardFolder
+            The folder, on disk.
+
+        Raises
+        ------
+        StoreError
+            If the cache folder cannot be used.
+        """
         key = hashlib.sha256(canonical_json(description)).hexdigest()
         try:
             _io.make_folder(self.root / _LAYOUT)
@@ -163,6 +190,16 @@ class EmbeddingStore:
 
     def select(self, extractor: str | None) -> str:
         """Return the one extractor key that starts with the given digits.
+
+        Parameters
+        ----------
+        extractor : str or None
+            First digits of the key; None if there is one extractor only.
+
+        Returns
+        -------
+        str
+            The full key.
 
         Raises
         ------
