@@ -8,6 +8,13 @@ from pathlib import Path
 # Only argparse and friends here: torch and scikit-learn take seconds to import, and
 # --help must not. Each subcommand imports what it needs when it runs.
 
+_COLUMNS = {
+    "path": "default: img_filename, filename, image, path or file_name",
+    "label": "default: y, label or target",
+    "attribute": "default: place, attribute or a",
+    "split": "default: split; its values are 0, 1, 2 or train, val, test",
+}
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the ``skdebias`` command.
@@ -39,6 +46,8 @@ def _build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action=_Version)
     commands = parser.add_subparsers(dest="command", metavar="command")
     _add_demo(commands)
+    _add_fit(commands)
+    _add_report(commands)
     return parser
 
 
@@ -104,14 +113,8 @@ def _add_demo(commands) -> None:
         metavar="CSV",
         help="table in the style of Waterbirds: image file, y, attribute, split",
     )
-    columns = {
-        "path": "img_filename, filename, image, path or file_name",
-        "label": "y, label or target",
-        "attribute": "place, attribute or a",
-        "split": "split; its values are 0, 1, 2 or train, val, test",
-    }
-    for name, usual in columns.items():
-        own.add_argument(f"--{name}-column", metavar="NAME", help=f"default: {usual}")
+    for name, text in _COLUMNS.items():
+        own.add_argument(f"--{name}-column", metavar="NAME", help=text)
     _add_backbone(demo)
 
 
@@ -134,6 +137,105 @@ def _add_backbone(parser) -> None:
     )
 
 
+def _add_fit(commands) -> None:
+    """Add ``skdebias fit``."""
+    fit = commands.add_parser(
+        "fit",
+        help="fit a head on embeddings in a file, and save it",
+        description=(
+            "Standardise the training rows of an array of embeddings, fit a linear "
+            "head on them, and save both as one safetensors file."
+        ),
+    )
+    fit.set_defaults(run=_run_fit)
+    _add_rows(fit)
+    fit.add_argument(
+        "--out", type=Path, required=True, metavar="FILE", help="head to write"
+    )
+    fit.add_argument(
+        "--method",
+        choices=("gerne", "erm", "erm-balanced"),
+        default="gerne",
+        help="GERNE, plain training, or training on balanced groups "
+        "(default: %(default)s)",
+    )
+    for name, value in (("beta", 1.0), ("c", 0.5)):
+        fit.add_argument(
+            f"--{name}", type=float, default=value, help="GERNE's; default: %(default)s"
+        )
+    fit.add_argument("--seed", type=int, default=0, help="default: %(default)s")
+
+
+def _add_report(commands) -> None:
+    """Add ``skdebias report``."""
+    report = commands.add_parser(
+        "report",
+        help="print the accuracy of every group for a saved head",
+        description="Score a head that skdebias saved, group by group.",
+    )
+    report.set_defaults(run=_run_report)
+    report.add_argument("head", type=Path, help="file written by fit or demo")
+    _add_rows(report)
+    report.add_argument(
+        "--split",
+        choices=("train", "val", "test"),
+        default="test",
+        help="rows to score (default: %(default)s)",
+    )
+    report.add_argument(
+        "--out", type=Path, metavar="CSV", help="also write the group table here"
+    )
+
+
+def _add_rows(parser) -> None:
+    """Add the arguments that say which rows there are."""
+    parser.add_argument(
+        "embeddings",
+        type=Path,
+        help=".npy array (n_samples, n_features), or .npz with an array X",
+    )
+    parser.add_argument(
+        "metadata",
+        type=Path,
+        help="table in the style of Waterbirds, rows in the order of the embeddings",
+    )
+    parser.add_argument(
+        "--attribute-column", metavar="NAME", help=_COLUMNS["attribute"]
+    )
+
+
+def _run_fit(args: argparse.Namespace) -> int:
+    """Run ``skdebias fit``."""
+    from skdebias._head_files import HeadInputError, fit_head
+
+    names = ("method", "beta", "c", "seed", "attribute_column")
+    options = {name: getattr(args, name) for name in names}
+    try:
+        fit_head(args.embeddings, args.metadata, args.out, **options, write=print)
+    except HeadInputError as error:
+        return _fail("fit", error)
+    return 0
+
+
+def _run_report(args: argparse.Namespace) -> int:
+    """Run ``skdebias report``."""
+    from skdebias._head_files import HeadInputError, report_head
+
+    names = ("split", "attribute_column", "out")
+    options = {name: getattr(args, name) for name in names}
+    try:
+        report_head(args.head, args.embeddings, args.metadata, **options, write=print)
+    except HeadInputError as error:
+        return _fail("report", error)
+    return 0
+
+
+def _fail(command: str, error: Exception) -> int:
+    """Say what is wrong with the input, without a traceback."""
+    print(f"skdebias {command}: error: {error}", file=sys.stderr)
+    return 2
+
+
 def _run_demo(args: argparse.Namespace) -> int:
     """Run ``skdebias demo``."""
     from dataclasses import fields
@@ -147,8 +249,7 @@ def _run_demo(args: argparse.Namespace) -> int:
         # Flushed: otherwise a pipe shows the lines long after the progress bar.
         run_demo(settings, write=partial(print, flush=True))
     except DemoInputError as error:
-        print(f"skdebias demo: error: {error}", file=sys.stderr)
-        return 2
+        return _fail("demo", error)
     return 0
 
 

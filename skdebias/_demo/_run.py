@@ -3,6 +3,7 @@
 import platform
 import textwrap
 import time
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ import torch
 
 import skdebias
 from skdebias import export
-from skdebias._demo import _figure, _report
+from skdebias._demo import _report
 from skdebias._demo._data import DemoData, load_data
 from skdebias._demo._embed import Embeddings, describe_backbone, embed
 from skdebias._demo._methods import FittedMethod, Rows, fit_methods
@@ -41,6 +42,7 @@ def run_demo(settings: DemoSettings, write) -> dict:
     start = time.perf_counter()
     say = _silent if settings.quiet else write
     settings.check()
+    _check_extras()
     out = _make_folder(settings.out)
     data = load_data(settings)
     counts = data.group_counts()
@@ -58,6 +60,15 @@ def run_demo(settings: DemoSettings, write) -> dict:
     results["seconds"] = round(time.perf_counter() - start, 2)
     _write_files(out, fitted, groups, results, write)
     return results
+
+
+def _check_extras() -> None:
+    """Raise DemoInputError now for what would be missing after minutes of work."""
+    if find_spec("matplotlib") is None:
+        raise DemoInputError(
+            "the demo draws with matplotlib, which is not installed: "
+            "pip install 'skdebias[demo]'"
+        )
 
 
 def _silent(line: str) -> None:
@@ -155,6 +166,9 @@ def _collect(settings, embeddings: Embeddings, fitted, summary) -> dict:
 
 def _write_files(out: Path, fitted, groups, results: dict, write) -> None:
     """Write the tables, the figure and the tuned head, and say where they are."""
+    # Here, because matplotlib is optional and _check_extras asks for it politely.
+    from skdebias._demo import _figure
+
     groups.to_csv(out / "groups.csv", index=False)
     _figure.draw(out / "groups.png", groups, fitted)
     tuned = next(method for method in fitted if method.search is not None)

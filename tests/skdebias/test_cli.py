@@ -3,10 +3,14 @@
 import subprocess
 import sys
 
+import numpy as np
+import pandas as pd
 import pytest
 
 import skdebias
+from skdebias import export
 from skdebias.cli import main
+from skdebias.datasets import make_spurious_classification
 
 _HEAVY = ("torch", "sklearn", "scipy", "pandas", "timm", "matplotlib")
 
@@ -21,7 +25,9 @@ finally:
 """
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["demo", "--help"]])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["--version"], ["demo", "-h"], ["fit", "-h"]]
+)
 def test_help_and_version_load_nothing_heavy(arguments):
     done = subprocess.run(
         [sys.executable, "-c", _PROGRAM.format(heavy=_HEAVY), *arguments],
@@ -68,3 +74,122 @@ def test_unknown_command_is_named(capsys):
     with pytest.raises(SystemExit, match="2"):
         main(["dmeo"])
     assert "dmeo" in capsys.readouterr().err
+
+
+@pytest.fixture
+def files(tmp_path):
+    """Embeddings and their table: the attribute is the stronger signal in train."""
+    train = make_spurious_classification(600, random_state=0, return_X_y=False)
+    test = make_spurious_classification(
+        400,
+        correlation=0.5,
+        directions=train.directions,
+        random_state=1,
+        return_X_y=False,
+    )
+    np.save(tmp_path / "X.npy", np.concatenate([train.X, test.X]))
+    table = pd.DataFrame(
+        {
+            "img_filename": [f"{row}.jpg" for row in range(1000)],
+            "y": np.concatenate([train.y, test.y]),
+            "place": np.concatenate([train.attributes, test.attributes]),
+            "split": np.repeat([0, 2], [600, 400]),
+        }
+    )
+    table.to_csv(tmp_path / "metadata.csv", index=False)
+    return tmp_path
+
+
+def _worst(files, capsys, *method):
+    rows = [str(files / "X.npy"), str(files / "metadata.csv")]
+    head = str(files / "head.safetensors")
+    assert main(["fit", *rows, "--out", head, *method]) == 0
+    assert "600 rows" in capsys.readouterr().out
+    table = str(files / "groups.csv")
+    assert main(["report", head, *rows, "--out", table]) == 0
+    worst = pd.read_csv(table)["accuracy"].min()
+    assert f"worst_group_accuracy      {worst:6.1%}" in capsys.readouterr().out
+    return worst
+
+
+def test_fit_and_report_every_method(files, capsys):
+    worst = {
+        method: _worst(files, capsys, "--method", method)
+        for method in ("erm", "erm-balanced", "gerne")
+    }
+    assert worst["erm"] < 0.5
+    assert min(worst["erm-balanced"], worst["gerne"]) > worst["erm"] + 0.2
+
+
+def test_fit_passes_beta_and_c_on(files, capsys):
+    # beta = -1 is class-balanced training, which follows the attribute again.
+    assert _worst(files, capsys, "--beta", "-1") < 0.5
+    head = export.load(files / "head.safetensors")[-1]
+    assert (head.beta, head.c) == (-1.0, 0.5)
+
+
+def test_fit_reads_npz(files, capsys):
+    X = np.load(files / "X.npy")
+    plain = _worst(files, capsys)
+    np.savez(files / "X.npz", other=X[:3], X=X)
+    (files / "X.npy").unlink()
+    (files / "X.npz").rename(files / "X.npy")
+    assert _worst(files, capsys) == plain
+
+
+_BREAK = {
+    "no such file": (lambda f: (f / "X.npy").unlink(), "not a readable array"),
+    "not an array": (lambda f: (f / "X.npy").write_text("1 2"), "not a readable array"),
+    "pickled": (
+        lambda f: np.save(f / "X.npy", np.array([{}, {}]), allow_pickle=True),
+        "not a readable array",
+    ),
+    "one column": (lambda f: np.save(f / "X.npy", np.zeros(1000)), "shape (1000,)"),
+    "too few rows": (
+        lambda f: np.save(f / "X.npy", np.zeros((9, 2))),
+        "has 9 rows and",
+    ),
+    "no table": (lambda f: (f / "metadata.csv").unlink(), "there is no file"),
+    "no attribute": (
+        lambda f: (
+            pd.read_csv(f / "metadata.csv")
+            .drop(columns="place")
+            .to_csv(f / "metadata.csv")
+        ),
+        "--attribute-column NAME",
+    ),
+    "NaN": (lambda f: np.save(f / "X.npy", np.r_[[[np.nan]], np.eye(999, 1)]), "NaN"),
+}
+
+
+@pytest.mark.parametrize("name", _BREAK)
+def test_fit_names_what_cannot_be_used(files, capsys, name):
+    damage, message = _BREAK[name]
+    damage(files)
+    rows = [str(files / "X.npy"), str(files / "metadata.csv")]
+    assert main(["fit", *rows, "--out", str(files / "head.safetensors")]) == 2
+    assert message in capsys.readouterr().err
+    assert not (files / "head.safetensors").exists()
+
+
+def test_fit_names_beta_and_its_bound(files, capsys):
+    rows = [str(files / "X.npy"), str(files / "metadata.csv")]
+    more = ["--out", str(files / "head.safetensors"), "--beta", "50"]
+    assert main(["fit", *rows, *more]) == 2
+    error = capsys.readouterr().err
+    assert "beta=50" in error
+    assert "c=0.5" in error
+
+
+def test_report_refuses_a_file_that_is_no_head(files, capsys):
+    (files / "head.safetensors").write_text("no head")
+    arguments = [files / "head.safetensors", files / "X.npy", files / "metadata.csv"]
+    assert main(["report", *map(str, arguments)]) == 2
+    assert "is not a head" in capsys.readouterr().err
+
+
+def test_report_of_a_split_without_rows(files, capsys):
+    _worst(files, capsys)
+    arguments = [files / "head.safetensors", files / "X.npy", files / "metadata.csv"]
+    assert main(["report", *map(str, arguments), "--split", "val"]) == 2
+    assert "no row has split 'val'" in capsys.readouterr().err

@@ -436,3 +436,13 @@ def test_cache_folder_follows_option_environment_then_out(tmp_path, monkeypatch)
     assert DemoSettings(out=tmp_path).cache_folder == tmp_path / "mine"
     chosen = DemoSettings(out=tmp_path, cache_dir=tmp_path / "other")
     assert chosen.cache_folder == tmp_path / "other"
+
+
+def test_missing_matplotlib_names_the_pip_command(tmp_path, capsys, monkeypatch):
+    def without(name):
+        return None if name == "matplotlib" else importlib.util.find_spec(name)
+
+    monkeypatch.setattr("skdebias._demo._run.find_spec", without)
+    assert main(["demo", "--quiet", "--out", str(tmp_path / "out")]) == 2
+    assert "pip install 'skdebias[demo]'" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
