@@ -1,5 +1,6 @@
 """The scikit-learn transformer: items in, embeddings out, computed once."""
 
+import os
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -202,6 +203,8 @@ class EmbeddingExtractor(
         started = time.perf_counter()
         parameters = check_parameters(self.get_params(deep=False))
         items = read_items(X, parameters["modality"])
+        if not items:
+            raise ValueError("items is empty; give at least one item to embed")
         progress = Progress(bool(self.progress))
         backbone = self._load(parameters, progress)
         from embeddings_cache._job import Job
@@ -264,14 +267,15 @@ class EmbeddingExtractor(
             "backbone", "pretrained", "weights", "layer", "pooling", "model_kwargs",
             "preprocess", "modality",
         )  # fmt: skip
-        wanted = {name: parameters[name] for name in names}
+        settings = {name: parameters[name] for name in names}
+        wanted = repr(settings) + _file_state(settings["weights"])
         # A network of the user's own can change between calls; it is described anew.
         fixed = isinstance(self.backbone, str)
         if fixed and getattr(self, "_built_from", None) == wanted:
             return self._backbone
         from embeddings_cache.backbones import build_backbone
 
-        backbone = build_backbone(**wanted)
+        backbone = build_backbone(**settings)
         if backbone.note:
             progress.line(backbone.note)
         if fixed:
@@ -320,3 +324,14 @@ class EmbeddingExtractor(
             )
         state: dict[str, Any] = super().__getstate__()
         return {name: value for name, value in state.items() if name not in _RUNTIME}
+
+
+def _file_state(weights: str | None) -> str:
+    """Tell a weights file that was replaced from the one that was loaded."""
+    if weights is None:
+        return ""
+    try:
+        found = os.stat(os.path.expanduser(weights))
+    except OSError:
+        return ""
+    return f" {found.st_size} {found.st_mtime_ns}"

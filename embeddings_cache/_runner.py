@@ -30,7 +30,7 @@ _AHEAD = 4  # batches read before they are needed
 class RunReport:
     """What one transform did.
 
-    Attributes
+    Parameters
     ----------
     n_items : int
         Items of the call.

@@ -101,6 +101,8 @@ def parse_record(data: bytes) -> ShardRecord:
             raise ValueError("its checksum does not match")
         if content.pop("schema") != SCHEMA:
             raise ValueError("it has another schema")
+        if not isinstance(content["blocks"], list):
+            raise ValueError("blocks is not a list")
         record = ShardRecord(**{**content, "blocks": tuple(content["blocks"])})
         _check_record(record)
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
@@ -120,6 +122,10 @@ def _check_record(record: ShardRecord) -> None:
         raise ValueError(f"dtype {record.dtype!r} is not one of {sorted(_DTYPES)}")
     if record.n_bytes != HEADER_BYTES + record.rows * record.row_bytes:
         raise ValueError("n_bytes does not equal header and rows")
+    if not isinstance(record.made, dict):
+        raise ValueError("made is not an object")
+    if any(type(block) is not str or len(block) != 8 for block in record.blocks):
+        raise ValueError("blocks must be checksums of 8 digits")
     if len(record.blocks) != -(-record.n_bytes // record.block_bytes):
         raise ValueError("the number of blocks does not match n_bytes")
 

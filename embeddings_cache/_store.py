@@ -226,7 +226,7 @@ class EmbeddingStore:
             every file as well.
         quarantine : bool, default=False
             Also set damaged shards aside, so that the next transform computes their
-            items again. (A transform does this by itself for what it reads.)
+            items again; a transform does this by itself for what it reads.
 
         Returns
         -------

@@ -69,5 +69,4 @@ def build_backbone(backbone: "str | torch.nn.Module", **settings: Any) -> Backbo
         spec = BackboneSpec("torch", type(backbone).__name__, **settings)
         spec = spec.with_network(backbone)
     built: Backbone = import_module(f"embeddings_cache.backbones.{module}").build(spec)
-    built.network.eval()
     return built

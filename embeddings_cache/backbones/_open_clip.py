@@ -204,15 +204,17 @@ def _image_forward(
         return network
     if isinstance(spec.layer, str):
         inner = layer_output(spec, network)
-        n_prefix = int(hasattr(network, "class_embedding"))
+        n_prefix = int(_has_class_token(network))
         return lambda batch: pool(spec, inner(batch), n_prefix)
     if not hasattr(network, "forward_intermediates"):
         raise ValueError(f"layer={spec.layer!r}: {spec.label} has no numbered blocks")
 
+    tokens = {"output_extra_tokens": True} if _has_class_token(network) else {}
+
     def forward(batch: torch.Tensor) -> torch.Tensor:
         try:
             found = network.forward_intermediates(
-                batch, indices=[spec.layer], intermediates_only=True
+                batch, indices=[spec.layer], intermediates_only=True, **tokens
             )
         except (AssertionError, IndexError) as error:
             raise ValueError(
@@ -225,6 +227,10 @@ def _image_forward(
         return pool(spec, found["image_intermediates"][0])
 
     return forward
+
+
+def _has_class_token(network: nn.Module) -> bool:
+    return hasattr(network, "class_embedding")
 
 
 def _text(

@@ -1,7 +1,8 @@
 """Sentence encoders: published, from a local folder, or of seeded random weights."""
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -60,16 +61,17 @@ def _build_trained(spec: BackboneSpec) -> Backbone:
             f"weights={spec.weights!r}: a sentence encoder is a folder with its "
             "modules, tokenizer and model.safetensors; there is no such folder"
         )
-    network = construct(
-        spec,
-        lambda: library.SentenceTransformer(
-            str(folder) if local else source,
-            device="cpu",
-            local_files_only=local,
-            trust_remote_code=False,
-            model_kwargs={"use_safetensors": True, **spec.model_kwargs},
-        ),
-    )
+    with _quiet(quiet=local):
+        network = construct(
+            spec,
+            lambda: library.SentenceTransformer(
+                str(folder) if local else source,
+                device="cpu",
+                local_files_only=local,
+                trust_remote_code=False,
+                model_kwargs={"use_safetensors": True, **spec.model_kwargs},
+            ),
+        )
     tokenize = getattr(network, "preprocess", None) or network.tokenize
     return Backbone(
         network=network,
@@ -79,6 +81,21 @@ def _build_trained(spec: BackboneSpec) -> Backbone:
         forward=_forward(spec, network),
         description=_describe(spec, network),
     )
+
+
+@contextmanager
+def _quiet(*, quiet: bool) -> Iterator[None]:
+    """Switch off the library's own bar for reading a local file."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    if quiet:
+        logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if quiet and shown:
+            logging.enable_progress_bar()
 
 
 def _check_folder(spec: BackboneSpec, folder: Path) -> None:

@@ -83,7 +83,8 @@ def _drop_classifier(spec: BackboneSpec, network: nn.Module) -> str:
     """Replace the last linear layer by nothing; return the name of its tensors."""
     for name in _HEADS:
         head = getattr(network, name, None)
-        if isinstance(head, nn.Linear) or name == "heads":
+        whole = name == "heads" and head is not None
+        if isinstance(head, nn.Linear) or whole:
             setattr(network, name, nn.Identity())
             return name
         if isinstance(head, nn.Sequential) and isinstance(head[-1], nn.Linear):
