@@ -10,12 +10,20 @@ _HOME = {
     "GERNEClassifier": "skdebias._gerne",
     "MissingAttributesWarning": "skdebias._attributes",
 }
-_SUBMODULES = ("datasets", "export", "methods", "metrics", "model_selection")
+_SUBMODULES = (
+    "attributes",
+    "datasets",
+    "export",
+    "methods",
+    "metrics",
+    "model_selection",
+)
 
 __all__ = [
     "ERMClassifier",
     "GERNEClassifier",
     "MissingAttributesWarning",
+    "attributes",
     "datasets",
     "export",
     "methods",

@@ -14,6 +14,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from skdebias._validation import (
     PRECISIONS,
+    TrainingData,
     as_array,
     encode_groups,
     encode_validation_set,
@@ -123,6 +124,36 @@ class BaseDebiasedClassifier(
         """Whether fitting without attributes deserves a warning."""
         return True
 
+    def _first_stage(self, data):
+        """Learn what the method needs before its own training.
+
+        Parameters
+        ----------
+        data : TrainingData
+            Validated X and y, and the rest as it was given to `fit`.
+
+        Returns
+        -------
+        array-like of shape (n_samples,) or None
+            The attributes to train with: those given, unless the estimator infers its
+            own. Fitted attributes may be set.
+        """
+        return data.attributes
+
+    def _further_attributes(self, fitted):
+        """Fitted attributes beyond those of the final head.
+
+        Parameters
+        ----------
+        fitted : skdebias._engine._sgd.Fitted
+            The stack holds all heads of the method, the final one last.
+
+        Returns
+        -------
+        dict
+        """
+        return {}
+
     @_fit_context(prefer_skip_nested_validation=True)
     def fit(
         self,
@@ -166,13 +197,15 @@ default=None
                 f"{type(self).__name__} needs at least 2 classes, but y holds 1 "
                 f"class, {self.classes_[0]}: pass rows of other classes too."
             )
+        seed = check_random_state(self.random_state).randint(np.iinfo(np.int32).max)
+        data = TrainingData(X, y, attributes, X_val, y_val, attributes_val, seed)
+        validation = self._encode_validation(X_val, y_val, attributes_val)
         groups, self.attribute_values_ = encode_groups(
-            attributes, y_codes, len(self.classes_), self._attribute_user()
+            self._first_stage(data), y_codes, len(self.classes_), self._attribute_user()
         )
         self.groups_ = groups.cells
         self.group_counts_ = groups.counts
-        validation = self._encode_validation(X_val, y_val, attributes_val)
-        self._train(X, y, attributes, y_codes, groups, validation)
+        self._train(data, y_codes, groups, validation)
         return self
 
     def _attribute_user(self):
@@ -210,25 +243,23 @@ default=None
             self.selection,
         )
 
-    def _train(self, X, y, attributes, y_codes, groups, validation):
+    def _train(self, data, y_codes, groups, validation):
         from skdebias import _fit
 
-        seed = check_random_state(self.random_state).randint(np.iinfo(np.int32).max)
+        method = self._make_method(groups)
         context = self._init_callback_context(max_subtasks=self.max_iter)
-        hooks = {
-            "estimator": self,
-            "X": X,
-            "y": y,
-            "metadata": None if attributes is None else {"attributes": attributes},
-        }
+        metadata = None
+        if data.attributes is not None:
+            metadata = {"attributes": data.attributes}
+        hooks = {"estimator": self, "X": data.X, "y": data.y, "metadata": metadata}
         context.call_on_fit_task_begin(**hooks)
         state = _fit.fit_head(
             self,
-            X,
+            data.X,
             y_codes,
-            self._make_method(groups),
+            method,
             groups,
-            seed=seed,
+            seed=data.seed,
             validation=validation,
             epoch_context=lambda: context.subcontext(task_name="epoch"),
             hooks=hooks,

@@ -85,7 +85,7 @@ def fit_head(
             y_codes.astype(np.int64),
             len(estimator.classes_),
             [problem],
-            _settings(estimator),
+            _settings(estimator, method.n_heads),
             validation=_validation(validation, device),
             stopping=Stopping(
                 estimator.early_stopping, estimator.tol, estimator.n_iter_no_change
@@ -95,20 +95,22 @@ def fit_head(
         )
     return {
         **head_attributes(fitted.stack),
-        "n_iter_": int(fitted.n_iter[0]),
-        "best_epoch_": int(fitted.best_epoch[0]),
+        **estimator._further_attributes(fitted),
+        "n_iter_": int(fitted.n_iter[-1]),
+        "best_epoch_": int(fitted.best_epoch[-1]),
         "history_": _history(fitted.history, validation),
-        "loss_curve_": [float(loss[0]) for loss in fitted.history["loss"]],
+        "loss_curve_": [float(loss[-1]) for loss in fitted.history["loss"]],
     }
 
 
-def head_attributes(stack, head=0):
+def head_attributes(stack, head=-1):
     """Fitted attributes of one head of a stack.
 
     Parameters
     ----------
     stack : HeadStack
-    head : int, default=0
+    head : int, default=-1
+        The last head is a method's result.
 
     Returns
     -------
@@ -125,15 +127,15 @@ def head_attributes(stack, head=0):
     }
 
 
-def _settings(estimator):
-    def one(value):
-        return np.array([value], dtype=float)
+def _settings(estimator, n_heads):
+    def per_head(value):
+        return np.full(n_heads, value, dtype=float)
 
     return Settings(
         estimator.solver,
-        one(estimator.learning_rate),
-        one(estimator.weight_decay),
-        one(estimator.momentum),
+        per_head(estimator.learning_rate),
+        per_head(estimator.weight_decay),
+        per_head(estimator.momentum),
         estimator.batch_size,
         estimator.max_iter,
         tuple(int(size) for size in estimator.hidden_layer_sizes),
@@ -168,10 +170,10 @@ def _warm_start(estimator):
 
 
 def _history(history, validation):
-    out = {"loss": [float(v[0]) for v in history["loss"]]}
+    out = {"loss": [float(v[-1]) for v in history["loss"]]}
     if validation is not None:
-        out["validation_score"] = [float(v[0]) for v in history["validation_score"]]
-        accuracy = [v[:, 0] for v in history["validation_group_accuracy"]]
+        out["validation_score"] = [float(v[-1]) for v in history["validation_score"]]
+        accuracy = [v[:, -1] for v in history["validation_group_accuracy"]]
         out["validation_group_accuracy"] = np.stack(accuracy)
         out["validation_groups"] = validation["labels"]
     return out
@@ -203,9 +205,9 @@ class _Observer:
         )
 
     def end(self, tracker):
-        shown = {"loss": tracker.history["loss"][-1][0]}
+        shown = {"loss": tracker.history["loss"][-1][-1]}
         if tracker.validation is not None:
-            score = tracker.history["validation_score"][-1][0]
+            score = tracker.history["validation_score"][-1][-1]
             shown[tracker.validation.selection] = score
         self._bar.set_postfix(shown, refresh=False)
         self._bar.update()

@@ -4,7 +4,8 @@ import warnings
 from numbers import Real
 
 import numpy as np
-from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.base import clone
+from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 
 from skdebias._base import BaseDebiasedClassifier
 from skdebias.methods import GERNE, extrapolated_distribution
@@ -31,13 +32,23 @@ class GERNEClassifier(BaseDebiasedClassifier):
     c : float, default=0.5
         How far the less biased batch moves towards group balance, in (0, 1]. With
         `beta=0`, `c=1` is group resampling.
+    t : float, default=0.1
+        Without attributes: fraction of every class, in (0, 1), that becomes the
+        pseudo-minority, the rows in which the reference model is least confident.
     coupling : {"independent", "shared"}, default="independent"
         Draw the two batches independently, as in the paper, or let both take prefixes
         of one draw per group: same expectation, less gradient noise.
     out_of_bounds : {"auto", "raise", "warn", "clip"}, default="auto"
         What to do with a beta beyond the bounds of the data, where a group gets a
         negative weight: raise, warn and go on, or clip beta to the bound. "auto"
-        raises for known attributes.
+        raises for known attributes and warns for inferred ones, where reaching a
+        balanced distribution can take a beta beyond the bound (proposition 1).
+    reference_estimator : classifier, default=None
+        Without attributes: the biased model, with `predict_proba`. None is a head of
+        the same architecture on class-balanced batches, with a tenth of the learning
+        rate and twice the weight decay (algorithm 2).
+    pseudo_attributes : estimator of `skdebias.attributes`, default=None
+        Without attributes: infers them instead of `t` and `reference_estimator`.
     hidden_layer_sizes : array-like of int, default=()
         Sizes of hidden ReLU layers. Empty is a linear head.
     solver : {"sgd", "adamw"}, default="sgd"
@@ -82,6 +93,8 @@ class GERNEClassifier(BaseDebiasedClassifier):
         Bounds (low, high) of beta for the fitted data and `c` (equation 9).
     extrapolated_distribution_ : ndarray of shape (n_classes, n_attribute_values)
         `p_ext(a|y)`; zero in absent cells.
+    pseudo_attributes_ : ndarray of shape (n_samples,)
+        Inferred attributes, if none were given.
     classes_ : ndarray of shape (n_classes,)
         Class labels.
     attribute_values_ : ndarray of shape (n_values,) or (n_values, n_attributes)
@@ -147,15 +160,21 @@ class GERNEClassifier(BaseDebiasedClassifier):
         "c": [Interval(Real, 0, 1, closed="right")],
         "coupling": [StrOptions({"independent", "shared"})],
         "out_of_bounds": [StrOptions({"auto", "raise", "warn", "clip"})],
+        "t": [Interval(Real, 0, 1, closed="neither")],
+        "reference_estimator": [HasMethods(["fit", "predict_proba"]), None],
+        "pseudo_attributes": [HasMethods(["fit_predict"]), None],
     }
 
     def __init__(
         self,
         beta=1.0,
         c=0.5,
+        t=0.1,
         *,
         coupling="independent",
         out_of_bounds="auto",
+        reference_estimator=None,
+        pseudo_attributes=None,
         hidden_layer_sizes=(),
         solver="sgd",
         learning_rate=1e-3,
@@ -191,8 +210,34 @@ class GERNEClassifier(BaseDebiasedClassifier):
         )
         self.beta = beta
         self.c = c
+        self.t = t
         self.coupling = coupling
         self.out_of_bounds = out_of_bounds
+        self.reference_estimator = reference_estimator
+        self.pseudo_attributes = pseudo_attributes
+
+    def _needs_attributes(self):
+        return False  # without them they are inferred
+
+    def _first_stage(self, data):
+        self.__dict__.pop("pseudo_attributes_", None)
+        if data.attributes is not None:
+            return data.attributes
+        inferrer = clone(self._inferrer(), safe=False)
+        self.pseudo_attributes_ = inferrer.fit_predict(
+            data.X, data.y, X_val=data.X_val, y_val=data.y_val
+        )
+        return self.pseudo_attributes_
+
+    def _inferrer(self):
+        """Return the estimator of pseudo-attributes of the unknown case."""
+        from skdebias.attributes import ConfidencePseudoAttributes
+        from skdebias.attributes._confidence import biased_reference
+
+        if self.pseudo_attributes is not None:
+            return self.pseudo_attributes
+        reference = self.reference_estimator or biased_reference(self)
+        return ConfidencePseudoAttributes(self.t, reference_estimator=reference)
 
     def _make_method(self, groups):
         self.beta_bounds_ = group_beta_bounds(groups, self.c)
@@ -217,7 +262,8 @@ class GERNEClassifier(BaseDebiasedClassifier):
             "weight and the loss no minimum. Choose beta within them, or "
             "out_of_bounds='clip'."
         )
-        if self.out_of_bounds == "warn":
+        known = not hasattr(self, "pseudo_attributes_")
+        if self.out_of_bounds == "warn" or (self.out_of_bounds == "auto" and not known):
             warnings.warn(message, UserWarning, stacklevel=5)
             return float(self.beta)
         raise ValueError(message)

@@ -1,6 +1,8 @@
 """Input conversion that scikit-learn's validation does not cover."""
 
 import warnings
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -13,6 +15,29 @@ from skdebias._attributes import (
 
 # float32 first: integers and other types become float32, these three stay as they are.
 PRECISIONS = [np.float32, np.float64, np.float16]
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """What `fit` was given: X and y validated, the rest untouched.
+
+    Parameters
+    ----------
+    X : ndarray or Tensor of shape (n_samples, n_features)
+    y : ndarray of shape (n_samples,)
+        Labels, not codes.
+    attributes, X_val, y_val, attributes_val : array-like or None
+    seed : int
+        Drawn from `random_state`, for every stage of the fit.
+    """
+
+    X: Any
+    y: np.ndarray
+    attributes: Any
+    X_val: Any
+    y_val: Any
+    attributes_val: Any
+    seed: int
 
 
 def is_device_tensor(X):

@@ -13,6 +13,7 @@ from skdebias.methods._gerne import (
 )
 from skdebias.methods._method import Method, Rule, Setting, Step
 from skdebias.methods._plan import Batch, SamplingPlan, SlotTable, slot_table
+from skdebias.methods._pseudo import least_confident
 
 __all__ = [
     "ERM",
@@ -27,5 +28,6 @@ __all__ = [
     "beta_bounds",
     "extrapolated_distribution",
     "extrapolation_strength",
+    "least_confident",
     "slot_table",
 ]

@@ -1,0 +1,93 @@
+"""Pseudo-attributes from the confidence of a biased reference model."""
+
+from numbers import Real
+
+import numpy as np
+from sklearn.utils._param_validation import HasMethods, Interval
+
+from skdebias._erm import ERMClassifier
+from skdebias.attributes._base import BasePseudoAttributes
+from skdebias.methods import least_confident
+
+
+class ConfidencePseudoAttributes(BasePseudoAttributes):
+    """Marks the least confident rows of every class under a biased model [1]_.
+
+    Parameters
+    ----------
+    t : float, default=0.1
+        Fraction of each class that becomes the pseudo-minority, in (0, 1).
+    reference_estimator : classifier, default=None
+        The biased model, with `predict_proba`. None trains a linear head on
+        class-balanced batches with a tenth of the default learning rate and twice the
+        default weight decay, as the paper does.
+
+    Attributes
+    ----------
+    pseudo_attributes_ : ndarray of shape (n_samples,)
+        1 for the pseudo-minority, 0 for the rest.
+    reference_estimator_ : classifier
+        The fitted biased model.
+
+    See Also
+    --------
+    ErrorSetPseudoAttributes : Marks the rows that the model gets wrong.
+
+    References
+    ----------
+    .. [1] Asaad, Shadaydeh and Denzler, "Gradient Extrapolation for Debiased
+       Representation Learning", ICCV 2025, algorithm 2.
+
+    Examples
+    --------
+    >>> from skdebias.attributes import ConfidencePseudoAttributes
+    >>> from skdebias.datasets import make_spurious_classification
+    >>> X, y, attributes = make_spurious_classification(400, random_state=0)
+    >>> pseudo = ConfidencePseudoAttributes(t=0.1).fit_predict(X, y)
+    >>> bool((pseudo.sum() == sum((y == k).sum() // 10 for k in (0, 1))).all())
+    True
+    """
+
+    _parameter_constraints: dict = {
+        "t": [Interval(Real, 0, 1, closed="neither")],
+        "reference_estimator": [HasMethods(["fit", "predict_proba"]), None],
+    }
+
+    def __init__(self, t=0.1, *, reference_estimator=None):
+        self.t = t
+        self.reference_estimator = reference_estimator
+
+    def _infer(self, X, y, validation):
+        default = biased_reference(ERMClassifier(random_state=0))
+        model = self._fit_reference(default, X, y, validation)
+        _, codes = np.unique(y, return_inverse=True)
+        confidence = model.predict_proba(X)[np.arange(len(codes)), codes]
+        return least_confident(confidence, codes, self.t)
+
+
+def biased_reference(estimator):
+    """Return the paper's biased model for a debiased one of the same architecture.
+
+    Parameters
+    ----------
+    estimator : estimator of skdebias
+        Its shared parameters are taken over.
+
+    Returns
+    -------
+    ERMClassifier
+        On class-balanced batches, learning rate divided by 10, weight decay doubled,
+        epoch selected by the mean recall of the classes.
+    """
+    shared = ERMClassifier().get_params()
+    own = estimator.get_params(deep=False)
+    params = {name: own[name] for name in shared if name in own}
+    params |= {
+        "balance": "class",
+        "reweight": None,
+        "learning_rate": estimator.learning_rate / 10,
+        "weight_decay": estimator.weight_decay * 2,
+        "selection": "group_balanced",
+        "warm_start": False,
+    }
+    return ERMClassifier(**params)
