@@ -80,6 +80,17 @@ def load(path):
     ------
     ValueError
         If the file is damaged or was not written by :func:`save`.
+
+    Examples
+    --------
+    >>> import numpy as np, tempfile, os
+    >>> from skdebias import ERMClassifier
+    >>> from skdebias.export import load, save
+    >>> clf = ERMClassifier(max_iter=2).fit(np.eye(6), ["cat", "dog"] * 3)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     save(clf, os.path.join(folder, "head.safetensors"))
+    ...     load(os.path.join(folder, "head.safetensors")).classes_
+    array(['cat', 'dog'], dtype='<U3')
     """
     from safetensors import SafetensorError, safe_open
 
@@ -117,6 +128,15 @@ def to_torch(estimator):
     torch.nn.Sequential
         Maps float32 (n, n_features) to logits (n, n_classes) whose softmax is
         `predict_proba`. With two classes the first logit is 0.
+
+    Examples
+    --------
+    >>> import numpy as np, torch
+    >>> from skdebias import ERMClassifier
+    >>> from skdebias.export import to_torch
+    >>> clf = ERMClassifier(max_iter=2).fit(np.eye(6), [0, 1] * 3)
+    >>> to_torch(clf)(torch.eye(6)).shape
+    torch.Size([6, 2])
     """
     import torch
 
