@@ -90,7 +90,7 @@ def run_python(code, site=None, cwd=None):
         [sys.executable, "-c", code],
         capture_output=True,
         text=True,
-        cwd=cwd,
+        cwd=cwd or ROOT,
         env=environment,
     )
     assert done.returncode == 0, done.stderr[-3000:]
