@@ -112,10 +112,10 @@ class EmbeddingExtractor(
     ...     cache_dir=tempfile.mkdtemp(),
     ...     preprocess={"size": 64},
     ...     progress=False,
-    ... )  # doctest: +SKIP
-    >>> extractor.transform(images).shape  # doctest: +SKIP
+    ... )
+    >>> extractor.transform(images).shape
     (3, 512)
-    >>> extractor.last_run_.n_computed  # doctest: +SKIP
+    >>> extractor.last_run_.n_computed
     2
     """
 

@@ -30,7 +30,7 @@ def check_parameters(parameters: dict[str, Any]) -> dict[str, Any]:
     ValueError, TypeError
         For a value that cannot be used.
     """
-    from embeddings_cache.backbones import default_modality
+    from embeddings_cache.backbones import resolve_modality
 
     checked = dict(parameters)
     for name, allowed in _CHOICES.items():
@@ -62,8 +62,7 @@ def check_parameters(parameters: dict[str, Any]) -> dict[str, Any]:
             f"model_kwargs={checked['model_kwargs']!r} must be a dict or None"
         )
     checked["model_kwargs"] = dict(checked["model_kwargs"] or {})
-    if checked["modality"] == "auto":
-        checked["modality"] = default_modality(checked["backbone"])
+    checked["modality"] = resolve_modality(checked["backbone"], checked["modality"])
     return checked
 
 

@@ -161,11 +161,9 @@ def _layer(text: str | None) -> int | str | None:
 
 def _items(options: argparse.Namespace) -> tuple[Any, str]:
     """Return what to embed (paths, or the lines of text files) and its modality."""
-    from embeddings_cache.backbones import default_modality
+    from embeddings_cache.backbones import resolve_modality
 
-    modality = options.modality
-    if modality == "auto":
-        modality = default_modality(options.backbone)
+    modality = resolve_modality(options.backbone, options.modality)
     if modality == "image":
         single = len(options.items) == 1
         return (options.items[0] if single else options.items), modality

@@ -6,7 +6,7 @@ Adding a library is one module with ``build(spec) -> Backbone`` and one row in
 
 import difflib
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from embeddings_cache._errors import UnknownBackboneError
 from embeddings_cache.backbones._base import Backbone, BackboneSpec
@@ -14,18 +14,26 @@ from embeddings_cache.backbones._base import Backbone, BackboneSpec
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["Backbone", "BackboneSpec", "build_backbone", "default_modality"]
+__all__ = ["Backbone", "BackboneSpec", "build_backbone", "resolve_modality"]
 
-# prefix -> (module, modality when none is asked for, an example for messages)
+
+class Family(NamedTuple):
+    """A library: its module here, what its networks take, an example for messages."""
+
+    module: str
+    modalities: tuple[str, ...]
+    example: str
+
+
 _FAMILIES = {
-    "timm": ("_timm", "image", "timm:resnet50"),
-    "open_clip": ("_open_clip", "image", "open_clip:ViT-H-14/laion2b_s32b_b79k"),
-    "sentence-transformers": (
-        "_sentence_transformers",
-        "text",
-        "sentence-transformers:all-MiniLM-L6-v2",
+    "timm": Family("_timm", ("image",), "timm:resnet50"),
+    "open_clip": Family(
+        "_open_clip", ("image", "text"), "open_clip:ViT-H-14/laion2b_s32b_b79k"
     ),
-    "torchvision": ("_torchvision", "image", "torchvision:resnet50"),
+    "sentence-transformers": Family(
+        "_sentence_transformers", ("text",), "sentence-transformers:all-MiniLM-L6-v2"
+    ),
+    "torchvision": Family("_torchvision", ("image",), "torchvision:resnet50"),
 }
 
 
@@ -35,7 +43,7 @@ def split_name(backbone: str) -> tuple[str, str]:
     if prefix in _FAMILIES and colon and name:
         return prefix, name
     near = difflib.get_close_matches(prefix.lower(), _FAMILIES, n=2, cutoff=0.4)
-    examples = [f"{_FAMILIES[other][2]!r}" for other in near or _FAMILIES]
+    examples = [f"{_FAMILIES[other].example!r}" for other in near or _FAMILIES]
     raise UnknownBackboneError(
         f"backbone={backbone!r} must be '<library>:<name>' with a library out of "
         f"{', '.join(_FAMILIES)}, or a torch.nn.Module. "
@@ -43,11 +51,23 @@ def split_name(backbone: str) -> tuple[str, str]:
     )
 
 
-def default_modality(backbone: "str | torch.nn.Module") -> str:
-    """Return what a backbone takes unless told otherwise: image or text."""
+def resolve_modality(backbone: "str | torch.nn.Module", modality: str) -> str:
+    """Return image or text: what is asked for, if the backbone can take it.
+
+    "auto" is text for sentence encoders, else image.
+    """
+    known: tuple[str, ...] = ("image", "text")
     if isinstance(backbone, str):
-        return _FAMILIES[split_name(backbone)[0]][1]
-    return "image"
+        known = _FAMILIES[split_name(backbone)[0]].modalities
+    if modality == "auto":
+        return known[0]
+    if modality not in known:
+        raise ValueError(
+            f"modality={modality!r}: {backbone} takes {known[0]}s only. Texts go to "
+            "'sentence-transformers:...', images to 'timm:...' or 'torchvision:...', "
+            "and 'open_clip:...' takes either"
+        )
+    return modality
 
 
 def build_backbone(backbone: "str | torch.nn.Module", **settings: Any) -> Backbone:
@@ -62,7 +82,7 @@ def build_backbone(backbone: "str | torch.nn.Module", **settings: Any) -> Backbo
     """
     if isinstance(backbone, str):
         prefix, name = split_name(backbone)
-        module = _FAMILIES[prefix][0]
+        module = _FAMILIES[prefix].module
         spec = BackboneSpec(prefix, name, **settings)
     else:
         module = "_module"

@@ -26,11 +26,6 @@ _FAMILY = "sentence-transformers"
 
 def build(spec: BackboneSpec) -> Backbone:
     """Build ``sentence-transformers:<name or folder>``."""
-    if spec.modality != "text":
-        raise ValueError(
-            f"modality={spec.modality!r}: {spec.label} takes texts only. For images "
-            "use 'timm:...', 'torchvision:...' or 'open_clip:...'"
-        )
     if spec.preprocess is not None:
         raise ValueError(
             f"preprocess={spec.preprocess!r}: a text backbone has its tokenizer only; "

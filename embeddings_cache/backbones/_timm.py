@@ -28,7 +28,6 @@ from embeddings_cache.backbones._weights import load_strictly, read_weights
 def build(spec: BackboneSpec) -> Backbone:
     """Build ``timm:<name>``: pooled features, or an inner block's."""
     timm = require("timm", "timm")
-    _check_modality(spec)
     _check_name(spec, timm)
     from_hub = spec.pretrained and spec.weights is None
     network = construct(
@@ -72,14 +71,6 @@ def build(spec: BackboneSpec) -> Backbone:
     )
 
 
-def _check_modality(spec: BackboneSpec) -> None:
-    if spec.modality != "image":
-        raise ValueError(
-            f"modality={spec.modality!r}: {spec.label} takes images only. For texts "
-            "use 'sentence-transformers:...' or the text tower of 'open_clip:...'"
-        )
-
-
 def _check_name(spec: BackboneSpec, timm: Any) -> None:
     if spec.name.startswith(("hf-hub:", "hf_hub:")):
         return
@@ -101,6 +92,8 @@ def _data_config(spec: BackboneSpec, network: nn.Module) -> dict[str, Any]:
     from timm.data import resolve_data_config
 
     args: dict[str, Any] = {}
+    if isinstance(spec.model_kwargs.get("img_size"), int):
+        args["img_size"] = spec.model_kwargs["img_size"]
     for name, value in overrides(spec).items():
         if name == "size":
             args["input_size"] = (3, *value)

@@ -22,7 +22,6 @@ from embeddings_cache.backbones._base import (
     unknown_name,
 )
 from embeddings_cache.backbones._preprocess import crop_fraction, overrides, square
-from embeddings_cache.backbones._timm import _check_modality
 from embeddings_cache.backbones._weights import load_strictly, read_weights
 
 _HEADS = ("fc", "head", "heads", "classifier")
@@ -31,24 +30,23 @@ _HEADS = ("fc", "head", "heads", "classifier")
 def build(spec: BackboneSpec) -> Backbone:
     """Build ``torchvision:<name>[/<weights tag>]`` without its classifier."""
     models = require("torchvision.models", "torchvision")
-    _check_modality(spec)
     name, _, tag = spec.name.partition("/")
     names = models.list_models(module=models)
     if name not in names:
         raise unknown_name(spec, names)
     published = _published(spec, models, name, tag)
-    from_hub = spec.pretrained and spec.weights is None
-    network = construct(
-        spec,
-        lambda: models.get_model(
-            name, weights=published if from_hub else None, **spec.model_kwargs
-        ),
-    )
+    kwargs = dict(spec.model_kwargs)
+    if spec.pretrained and spec.weights is None:
+        kwargs["weights"] = published
+    elif tag and name.startswith("vit_"):
+        # Published weights bring their image size; without them it must be said.
+        kwargs.setdefault("image_size", published.transforms().crop_size[0])
+    network = construct(spec, lambda: models.get_model(name, **kwargs))
     head = _drop_classifier(spec, network)
     if spec.weights is not None:
         state = read_weights(spec.weights)
         load_strictly(network, state, spec.weights, spec.label, head=[head])
-    transform = _transform(spec, published)
+    transform = _transform(spec, published, getattr(network, "image_size", None))
     weights = (
         random_weights()
         if spec.random
@@ -96,13 +94,19 @@ def _drop_classifier(spec: BackboneSpec, network: nn.Module) -> str:
     )
 
 
-def _transform(spec: BackboneSpec, published: Any) -> Any:
-    """Return the transforms of the weights, with the user's overrides."""
+def _transform(spec: BackboneSpec, published: Any, image_size: int | None) -> Any:
+    """Return the transforms of the weights, with the user's overrides.
+
+    A network that takes one size only (a ViT) says which, and it goes before that of
+    the published weights, which may have been tuned at another.
+    """
     from torchvision.transforms import InterpolationMode
     from torchvision.transforms._presets import ImageClassification
 
     reference = published.transforms()
     given = overrides(spec)
+    if image_size not in (None, reference.crop_size[0]):
+        given = {"size": (image_size, image_size), **given}
     if not given:
         return reference
     crop_size, resize_size = reference.crop_size[0], reference.resize_size[0]
