@@ -1,45 +1,24 @@
-"""Base class of the head estimators: validation, training, prediction."""
+"""Base class of the estimators whose head the engine trains."""
 
-from abc import ABCMeta, abstractmethod
+from abc import abstractmethod
 from numbers import Integral, Real
 
-import numpy as np
-from scipy.special import expit, softmax
-from sklearn.base import BaseEstimator, ClassifierMixin, _fit_context
 from sklearn.callback import CallbackSupportMixin
-from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
-from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import check_is_fitted, validate_data
 
-from skdebias._validation import (
-    PRECISIONS,
-    TrainingData,
-    as_array,
-    encode_groups,
-    encode_validation_set,
-    is_device_tensor,
-)
-
-# Rows per block of prediction: bounds the float32 copy of float16 and mapped input.
-_PREDICT_ROWS = 65536
+from skdebias._head import HeadClassifier
 
 
-class BaseDebiasedClassifier(
-    CallbackSupportMixin, ClassifierMixin, BaseEstimator, metaclass=ABCMeta
-):
+class BaseDebiasedClassifier(CallbackSupportMixin, HeadClassifier):
     """Classifier whose head is trained by a debiasing method.
 
     A subclass declares its parameters and says in :meth:`_make_method` which method
     they stand for. Everything else is here and in the engine.
     """
 
-    __metadata_request__fit = {
-        "attributes": True,
-        "X_val": True,
-        "y_val": True,
-        "attributes_val": True,
-    }
+    #: What precedes the fitted attributes of the heads that a method trains side by
+    #: side, in the order of the stack; the last one is the result.
+    _head_prefixes = ("",)
 
     _parameter_constraints: dict = {
         "hidden_layer_sizes": ["array-like"],
@@ -120,25 +99,19 @@ class BaseDebiasedClassifier(
         Method
         """
 
-    def _needs_attributes(self):
-        """Whether fitting without attributes deserves a warning."""
-        return True
+    def _weight_decays(self):
+        """Weight decay of all heads, or of each of them."""
+        return self.weight_decay
 
-    def _first_stage(self, data):
-        """Learn what the method needs before its own training.
-
-        Parameters
-        ----------
-        data : TrainingData
-            Validated X and y, and the rest as it was given to `fit`.
+    def _anchor(self):
+        """Head at which training starts and to which weight decay pulls.
 
         Returns
         -------
-        array-like of shape (n_samples,) or None
-            The attributes to train with: those given, unless the estimator infers its
-            own. Fitted attributes may be set.
+        list of (weights of shape (n_in, n_out), biases), or None
+            None is the usual start, and decay towards zero.
         """
-        return data.attributes
+        return None
 
     def _further_attributes(self, fitted):
         """Fitted attributes beyond those of the final head.
@@ -153,95 +126,6 @@ class BaseDebiasedClassifier(
         dict
         """
         return {}
-
-    @_fit_context(prefer_skip_nested_validation=True)
-    def fit(
-        self,
-        X,
-        y,
-        attributes=None,
-        *,
-        X_val=None,
-        y_val=None,
-        attributes_val=None,
-    ):
-        """Train the head.
-
-        Parameters
-        ----------
-        X : array-like of shape (n_samples, n_features)
-            Embeddings: float16, float32 or float64 array, memory map, torch tensor on
-            any device, or data frame. Trained in float32, never copied as a whole.
-        y : array-like of shape (n_samples,)
-            Class labels, two or more classes.
-        attributes : array-like of shape (n_samples,) or (n_samples, n_attributes), \
-default=None
-            Spurious attributes; several columns are crossed.
-        X_val, y_val, attributes_val : array-like, default=None
-            Validation set that selects the epoch, and nothing else; see `selection`.
-
-        Returns
-        -------
-        self : object
-            Fitted estimator.
-
-        Raises
-        ------
-        ValueError
-            If the input is malformed: wrong lengths, NaN, a single class.
-        """
-        X, y = self._validate_fit_input(X, y)
-        self.classes_, y_codes = np.unique(y, return_inverse=True)
-        if len(self.classes_) < 2:
-            raise ValueError(
-                f"{type(self).__name__} needs at least 2 classes, but y holds 1 "
-                f"class, {self.classes_[0]}: pass rows of other classes too."
-            )
-        seed = check_random_state(self.random_state).randint(np.iinfo(np.int32).max)
-        data = TrainingData(X, y, attributes, X_val, y_val, attributes_val, seed)
-        validation = self._encode_validation(X_val, y_val, attributes_val)
-        groups, self.attribute_values_ = encode_groups(
-            self._first_stage(data), y_codes, len(self.classes_), self._attribute_user()
-        )
-        self.groups_ = groups.cells
-        self.group_counts_ = groups.counts
-        self._train(data, y_codes, groups, validation)
-        return self
-
-    def _attribute_user(self):
-        """Name to warn in when attributes are missing, or None."""
-        return type(self).__name__ if self._needs_attributes() else None
-
-    def _validate_fit_input(self, X, y):
-        X = as_array(X)
-        if is_device_tensor(X):
-            y = validate_data(self, X="no_validation", y=y)
-            self.n_features_in_ = X.shape[1]
-            if len(y) != len(X):
-                raise ValueError(
-                    f"X has {len(X)} rows and y has {len(y)}: pass one label per row."
-                )
-        else:
-            X, y = validate_data(self, X, y, dtype=PRECISIONS)
-        check_classification_targets(y)
-        return X, y
-
-    def _encode_validation(self, X_val, y_val, attributes_val):
-        if X_val is None and y_val is None and attributes_val is None:
-            return None
-        if X_val is None or y_val is None:
-            missing = "X_val" if X_val is None else "y_val"
-            raise ValueError(
-                f"{missing}=None, but another part of the validation set was given: "
-                "pass X_val and y_val together."
-            )
-        return encode_validation_set(
-            self._validate_X(X_val),
-            y_val,
-            attributes_val,
-            self.classes_,
-            self.selection,
-        )
 
     def _train(self, data, y_codes, groups, validation):
         from skdebias import _fit
@@ -264,87 +148,9 @@ default=None
             epoch_context=lambda: context.subcontext(task_name="epoch"),
             hooks=hooks,
         )
-        for stale in ("coef_", "intercept_", "coefs_", "intercepts_"):
-            self.__dict__.pop(stale, None)
+        for prefix in self._head_prefixes:
+            for stale in ("coef_", "intercept_", "coefs_", "intercepts_"):
+                self.__dict__.pop(prefix + stale, None)
         for name, value in state.items():
             setattr(self, name, value)
         context.call_on_fit_task_end(**hooks, reconstruction_attributes={})
-
-    def _validate_X(self, X):
-        X = as_array(X)
-        if is_device_tensor(X):
-            if X.shape[1] != self.n_features_in_:
-                raise ValueError(
-                    f"X has {X.shape[1]} features, but {type(self).__name__} is "
-                    f"expecting {self.n_features_in_} features as input."
-                )
-            return X
-        return validate_data(self, X, dtype=PRECISIONS, reset=False)
-
-    def _layers(self):
-        """Pairs of (weights of shape (n_in, n_out), biases), input to output."""
-        if hasattr(self, "coef_"):
-            return [(self.coef_.T, self.intercept_)]
-        return list(zip(self.coefs_, self.intercepts_))
-
-    def decision_function(self, X):
-        """Logits of the classes.
-
-        Parameters
-        ----------
-        X : array-like of shape (n_samples, n_features)
-
-        Returns
-        -------
-        ndarray of shape (n_samples,) or (n_samples, n_classes)
-            With two classes, the logit of `classes_[1]`.
-        """
-        check_is_fitted(self)
-        X = self._validate_X(X)
-        if is_device_tensor(X):
-            X = X.cpu().numpy()
-        blocks = []
-        for start in range(0, len(X), _PREDICT_ROWS):
-            block = X[start : start + _PREDICT_ROWS]
-            out = block.astype(np.float32) if block.dtype == np.float16 else block
-            for i, (coef, intercept) in enumerate(self._layers()):
-                out = (out if i == 0 else np.maximum(out, 0)) @ coef + intercept
-            blocks.append(out)
-        scores = np.concatenate(blocks)
-        return scores.ravel() if len(self.classes_) == 2 else scores
-
-    def predict(self, X):
-        """Most likely class of every row.
-
-        Parameters
-        ----------
-        X : array-like of shape (n_samples, n_features)
-
-        Returns
-        -------
-        ndarray of shape (n_samples,)
-            Labels out of `classes_`.
-        """
-        scores = self.decision_function(X)
-        if scores.ndim == 1:
-            return self.classes_[(scores > 0).astype(np.intp)]
-        return self.classes_[scores.argmax(axis=1)]
-
-    def predict_proba(self, X):
-        """Probability of every class.
-
-        Parameters
-        ----------
-        X : array-like of shape (n_samples, n_features)
-
-        Returns
-        -------
-        ndarray of shape (n_samples, n_classes)
-            Columns follow `classes_`. A head trained on rebalanced batches is
-            calibrated for the rebalanced distribution, not for the data as they come.
-        """
-        scores = self.decision_function(X)
-        if scores.ndim == 1:
-            positive = expit(scores)
-            return np.column_stack([1.0 - positive, positive])
-        return softmax(scores, axis=1)

@@ -77,7 +77,9 @@ def fit_head(
         Fitted attributes of the estimator.
     """
     device = resolve_device(estimator.device)
-    problem = Problem([method], groups, seed, initial=_warm_start(estimator))
+    anchor = _anchor(estimator)
+    initial = _warm_start(estimator) or anchor
+    problem = Problem([method], groups, seed, initial=initial, anchor=anchor)
     observer = _Observer(estimator, epoch_context, hooks)
     with observer:
         fitted = train(
@@ -93,8 +95,11 @@ def fit_head(
             on_epoch_begin=observer.begin,
             on_epoch_end=observer.end,
         )
+    heads = {}
+    for position, prefix in enumerate(estimator._head_prefixes):
+        heads |= head_attributes(fitted.stack, position, prefix)
     return {
-        **head_attributes(fitted.stack),
+        **heads,
         **estimator._further_attributes(fitted),
         "n_iter_": int(fitted.n_iter[-1]),
         "best_epoch_": int(fitted.best_epoch[-1]),
@@ -103,7 +108,7 @@ def fit_head(
     }
 
 
-def head_attributes(stack, head=-1):
+def head_attributes(stack, head=-1, prefix=""):
     """Fitted attributes of one head of a stack.
 
     Parameters
@@ -111,6 +116,8 @@ def head_attributes(stack, head=-1):
     stack : HeadStack
     head : int, default=-1
         The last head is a method's result.
+    prefix : str, default=""
+        What precedes the names of the attributes.
 
     Returns
     -------
@@ -120,21 +127,21 @@ def head_attributes(stack, head=-1):
     """
     coefs, intercepts = stack.numpy(head)
     if len(coefs) == 1:
-        return {"coef_": coefs[0], "intercept_": intercepts[0]}
+        return {f"{prefix}coef_": coefs[0], f"{prefix}intercept_": intercepts[0]}
     return {
-        "coefs_": [np.ascontiguousarray(c.T) for c in coefs],
-        "intercepts_": intercepts,
+        f"{prefix}coefs_": [np.ascontiguousarray(c.T) for c in coefs],
+        f"{prefix}intercepts_": intercepts,
     }
 
 
 def _settings(estimator, n_heads):
     def per_head(value):
-        return np.full(n_heads, value, dtype=float)
+        return np.broadcast_to(np.asarray(value, dtype=float), n_heads)
 
     return Settings(
         estimator.solver,
         per_head(estimator.learning_rate),
-        per_head(estimator.weight_decay),
+        per_head(estimator._weight_decays()),
         per_head(estimator.momentum),
         estimator.batch_size,
         estimator.max_iter,
@@ -153,20 +160,32 @@ def _validation(encoded, device):
     )
 
 
+def _anchor(estimator):
+    """Parameters that weight decay pulls to, if not zero."""
+    layers = estimator._anchor()
+    return None if layers is None else [_parameters(layers)]
+
+
 def _warm_start(estimator):
     """Weights of the previous fit, if asked for and still of the right shape."""
     if not (estimator.warm_start and hasattr(estimator, "n_iter_")):
         return None
-    layers = estimator._layers()
+    heads = [estimator._layers(prefix) for prefix in estimator._head_prefixes]
     n_logits = len(estimator.classes_) if len(estimator.classes_) > 2 else 1
     sizes = (estimator.n_features_in_, *estimator.hidden_layer_sizes, n_logits)
-    if tuple(c.shape for c, _ in layers) != tuple(pairwise(sizes)):
+    shapes = [coef.shape for coef, _ in heads[-1]]
+    if tuple(shapes) != tuple(pairwise(sizes)):
         raise ValueError(
-            f"warm_start=True, but the fitted head has layers of shape "
-            f"{[c.shape for c, _ in layers]} and the data and hidden_layer_sizes ask "
-            f"for sizes {sizes}: fit a clone instead."
+            f"warm_start=True, but the fitted head has layers of shape {shapes} and "
+            f"the data and hidden_layer_sizes ask for sizes {sizes}: fit a clone "
+            "instead."
         )
-    return [([np.ascontiguousarray(c.T) for c, _ in layers], [b for _, b in layers])]
+    return [_parameters(layers) for layers in heads]
+
+
+def _parameters(layers):
+    """Layers of an estimator as the engine keeps them."""
+    return [np.ascontiguousarray(coef.T) for coef, _ in layers], [b for _, b in layers]
 
 
 def _history(history, validation):

@@ -29,6 +29,7 @@ def make_optimiser(
     learning_rate: PerHead,
     weight_decay: PerHead,
     momentum: PerHead,
+    anchor: HeadStack | None = None,
 ) -> Optimiser:
     """Return the optimiser of a stack.
 
@@ -39,26 +40,31 @@ def make_optimiser(
         Updated in place.
     learning_rate, weight_decay, momentum : ndarray of shape (n_total_heads,)
         Per head. Momentum is AdamW's first-moment decay.
+    anchor : HeadStack, default=None
+        Heads that weight decay pulls to, biases included. None is zero, biases left
+        alone.
 
     Returns
     -------
     Optimiser
     """
     if name == "sgd":
-        return SGD(stack, learning_rate, weight_decay, momentum)
-    return AdamW(stack, learning_rate, weight_decay, momentum)
+        return SGD(stack, learning_rate, weight_decay, momentum, anchor)
+    return AdamW(stack, learning_rate, weight_decay, momentum, anchor)
 
 
 class SGD:
     """Stochastic gradient descent with heavy-ball momentum and L2 weight decay.
 
     `v <- momentum v + (grad + weight_decay w)`, `w <- w - learning_rate v`, as in
-    `torch.optim.SGD`. Weight decay acts once, on the weights and not on the biases.
+    `torch.optim.SGD`. Weight decay acts once, on the weights and not on the biases;
+    with an anchor `w0` it is `weight_decay (w - w0)`, on the biases too.
 
     Parameters
     ----------
     stack : HeadStack
     learning_rate, weight_decay, momentum : ndarray of shape (n_total_heads,)
+    anchor : HeadStack, default=None
     """
 
     def __init__(
@@ -67,11 +73,12 @@ class SGD:
         learning_rate: PerHead,
         weight_decay: PerHead,
         momentum: PerHead,
+        anchor: HeadStack | None = None,
     ) -> None:
         self._parameters = [*stack.coefs, *stack.intercepts]
-        self._n_coefs = len(stack.coefs)
+        self._anchors = _anchors(stack, anchor)
         self._rate = _per_head(learning_rate, self._parameters)
-        self._decay = _per_head(weight_decay, stack.coefs)
+        self._decay = _per_head(weight_decay, self._parameters)
         self._momentum = _per_head(momentum, self._parameters)
         self._velocity = [torch.zeros_like(p) for p in self._parameters]
 
@@ -82,8 +89,9 @@ class SGD:
         grads = [*coef_grads, *intercept_grads]
         for i, (parameter, grad) in enumerate(zip(self._parameters, grads)):
             velocity = self._velocity[i].mul_(self._momentum[i]).add_(grad)
-            if i < self._n_coefs:
-                velocity.addcmul_(parameter, self._decay[i])
+            if i < len(self._anchors):
+                pulled = _displacement(parameter, self._anchors[i])
+                velocity.addcmul_(pulled, self._decay[i])
             parameter.addcmul_(velocity, self._rate[i], value=-1.0)
 
 
@@ -95,6 +103,8 @@ class AdamW:
     stack : HeadStack
     learning_rate, weight_decay, momentum : ndarray of shape (n_total_heads,)
         `momentum` is the decay of the first moment; the second moment's is 0.999.
+    anchor : HeadStack, default=None
+        Decay pulls to it, biases included, instead of pulling the weights to zero.
     """
 
     _beta2 = 0.999
@@ -106,11 +116,12 @@ class AdamW:
         learning_rate: PerHead,
         weight_decay: PerHead,
         momentum: PerHead,
+        anchor: HeadStack | None = None,
     ) -> None:
         self._parameters = [*stack.coefs, *stack.intercepts]
-        self._n_coefs = len(stack.coefs)
+        self._anchors = _anchors(stack, anchor)
         self._rate = _per_head(learning_rate, self._parameters)
-        self._shrink = _per_head(1.0 - learning_rate * weight_decay, stack.coefs)
+        self._decay = _per_head(learning_rate * weight_decay, self._parameters)
         self._beta1 = _per_head(momentum, self._parameters)
         self._first = [torch.zeros_like(p) for p in self._parameters]
         self._second = [torch.zeros_like(p) for p in self._parameters]
@@ -124,8 +135,9 @@ class AdamW:
         correction = (1.0 - self._beta2**self._n_steps) ** 0.5
         grads = [*coef_grads, *intercept_grads]
         for i, (parameter, grad) in enumerate(zip(self._parameters, grads)):
-            if i < self._n_coefs:
-                parameter.mul_(self._shrink[i])
+            if i < len(self._anchors):
+                pulled = _displacement(parameter, self._anchors[i])
+                parameter.addcmul_(pulled, self._decay[i], value=-1.0)
             beta1 = self._beta1[i]
             first = self._first[i].mul_(beta1).add_(grad * (1.0 - beta1))
             second = self._second[i].mul_(self._beta2)
@@ -133,6 +145,17 @@ class AdamW:
             scale = self._rate[i] / (1.0 - beta1**self._n_steps)
             denominator = second.sqrt().div_(correction).add_(self._epsilon)
             parameter.sub_(first / denominator * scale)
+
+
+def _anchors(stack: HeadStack, anchor: HeadStack | None) -> list[Tensor | None]:
+    """Where decay pulls the first of the parameters (None: to zero), and only those."""
+    if anchor is None:
+        return [None] * len(stack.coefs)
+    return [*anchor.coefs, *anchor.intercepts]
+
+
+def _displacement(parameter: Tensor, anchor: Tensor | None) -> Tensor:
+    return parameter if anchor is None else parameter - anchor
 
 
 def _per_head(values: PerHead, parameters: Sequence[Tensor]) -> list[Tensor]:

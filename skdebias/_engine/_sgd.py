@@ -17,7 +17,7 @@ from skdebias._engine._optimisers import make_optimiser
 from skdebias._engine._sampler import IndexSampler
 from skdebias._engine._selection import Stopping, Tracker, Validation
 from skdebias._engine._threads import fit_threads
-from skdebias.methods import Method, SamplingPlan, Setting, Step
+from skdebias.methods import Method, Rule, SamplingPlan, Setting, Step
 
 Parameters = tuple[Sequence[NDArray], Sequence[NDArray]]
 
@@ -38,6 +38,9 @@ class Problem:
         Global row number of every local row; None for all rows in order.
     initial : sequence of (coefs, intercepts), default=None
         Starting weights of the heads (warm start), the heads of a method side by side.
+    anchor : sequence of (coefs, intercepts), default=None
+        Where weight decay pulls the heads, biases included. None pulls the weights to
+        zero. All problems of a stack have one, or none.
     """
 
     methods: Sequence[Method]
@@ -45,6 +48,7 @@ class Problem:
     seed: int
     rows: NDArray[np.int64] | None = None
     initial: Sequence[Parameters] | None = None
+    anchor: Sequence[Parameters] | None = None
 
 
 @dataclass(frozen=True)
@@ -85,12 +89,15 @@ class Fitted:
         Per epoch: `loss` (n_total_heads,), and with a validation set
         `validation_score` (n_total_heads,) and `validation_group_accuracy`
         (n_groups, n_total_heads).
+    rule : Rule or None
+        The weighting rule in its final state.
     """
 
     stack: HeadStack
     n_iter: NDArray[np.int64]
     best_epoch: NDArray[np.int64]
     history: dict[str, list[NDArray[np.float64]]]
+    rule: Rule | None = None
 
 
 def train(
@@ -150,7 +157,13 @@ def train(
                 break
             if done:
                 break
-    return Fitted(tracker.result(), tracker.n_iter, tracker.best_epoch, tracker.history)
+    return Fitted(
+        tracker.result(),
+        tracker.n_iter,
+        tracker.best_epoch,
+        tracker.history,
+        loop.rule,
+    )
 
 
 class _Loop:
@@ -174,6 +187,7 @@ class _Loop:
             settings.learning_rate,
             settings.weight_decay,
             settings.momentum,
+            _anchor_stack(problems, device),
         )
         plans = [[m.plan(p.groups) for m in p.methods] for p in problems]
         samplers = [
@@ -184,10 +198,11 @@ class _Loop:
         self.n_heads = methods[0].n_heads
         weights = np.stack([s.weights for s in samplers]).repeat(self.n_heads, axis=2)
         self._weights = torch.from_numpy(weights).to(device, torch.float32)
-        self._strata = torch.from_numpy(np.stack([s.strata for s in samplers]))
+        strata = np.stack([s.strata for s in samplers])
+        self._strata = torch.from_numpy(strata).to(device)
         self._row_weights = _row_weights(problems, plans, len(y), self.n_heads)
-        setting = Setting(tuple(p.groups for p in problems), len(y), device)
-        self._rule = type(methods[0]).rule(methods, setting)
+        setting = Setting(tuple(p.groups for p in problems), self._y, device)
+        self.rule = type(methods[0]).rule(methods, setting)
         n_rows = len(problems[0].groups.ids)
         self._steps_per_epoch = -(-n_rows // settings.batch_size)
         n_steps = self._steps_per_epoch * settings.max_iter
@@ -212,8 +227,8 @@ class _Loop:
             streams = torch.arange(len(index))[:, None]
             factors = self._row_weights[streams, index]
             weights = weights * factors.to(weights.device)
-        if self._rule is not None:
-            weights = self._rule(Step(weights, losses, self._strata, index, y))
+        if self.rule is not None:
+            weights = self.rule(Step(weights, losses, self._strata, index, y))
         # Signed weights make one backward pass of both GERNE batches: the gradient is
         # (1 + beta) grad L_lb - beta grad L_b, handed to the optimiser once.
         grads = self.stack.backward(activations, residual * weights[..., None])
@@ -237,6 +252,15 @@ def _initial_stack(
             for head in range(method.n_heads):
                 parameters.append(initial_parameters(sizes, problem.seed, head))
     return stack_parameters(parameters, len(problems), features.device)
+
+
+def _anchor_stack(
+    problems: Sequence[Problem], device: torch.device
+) -> HeadStack | None:
+    if problems[0].anchor is None:
+        return None
+    parameters = [head for problem in problems for head in problem.anchor or ()]
+    return stack_parameters(parameters, len(problems), device)
 
 
 def _row_weights(

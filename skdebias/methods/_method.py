@@ -22,14 +22,14 @@ class Setting:
     ----------
     groups : tuple of Groups, one per stream
         Groups of the training rows.
-    n_rows : int
-        Rows of the whole data set, over all streams.
+    y : Tensor of shape (n_rows,)
+        Class codes of the whole data set, over all streams; on the CPU.
     device : torch.device
         Where losses and weights live.
     """
 
     groups: tuple[Groups, ...]
-    n_rows: int
+    y: Tensor
     device: torch.device
 
 
@@ -49,7 +49,7 @@ class Step:
     strata : Tensor of shape (S, R)
         Stratum of the plan that the slot was drawn from.
     rows : Tensor of shape (S, R)
-        Row numbers in the whole data set.
+        Row numbers in the whole data set; on the CPU, unlike all else.
     y : Tensor of shape (S, R)
         Class codes.
     """
