@@ -95,7 +95,7 @@ def _add_demo(commands) -> None:
     digits.add_argument(
         "--correlation",
         type=float,
-        default=0.98,
+        default=0.97,
         help="share of the training rows whose colour agrees with the class "
         "(default: %(default)s)",
     )

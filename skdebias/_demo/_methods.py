@@ -17,6 +17,9 @@ from skdebias.metrics import worst_group_accuracy_scorer
 from skdebias.model_selection import AttributeStratifiedKFold
 
 MIXES = (0.25, 0.5, 1.0)
+# Steps from resampling to the bound. Not up to it: there the largest group has no
+# weight at all.
+STEPS = (0, 0.125, 0.25, 0.375, 0.5, 0.75)
 TUNED = "GERNE, tuned on folds of train"
 TUNED_VAL = "GERNE, tuned on the val rows"
 
@@ -95,7 +98,7 @@ def n_folds(train: Rows) -> int:
 
 
 def beta_grid(train: Rows, parts, c: float) -> list[float]:
-    """Return values of beta from less than resampling to the bound at `c`.
+    """Return values of beta from less than resampling towards the bound at `c`.
 
     They are spaced in the extrapolation strength ``s = c (1 + beta)``, which is 1 for
     group resampling whatever `c` is.
@@ -117,7 +120,7 @@ def beta_grid(train: Rows, parts, c: float) -> list[float]:
     bounds = [beta_bounds(train.y[rows], train.attributes[rows], c) for rows in parts]
     # Groups that are nearly balanced allow any strength: 3 is more than enough.
     strongest = min(3.0, *(c * (1 + high) for _, high in bounds))
-    strengths = [0.5, *(1 + part * (strongest - 1) for part in (0, 0.25, 0.5, 0.75, 1))]
+    strengths = [0.5, *(1 + part * (strongest - 1) for part in STEPS)]
     # Rounded downwards, so that rounding never steps over the bound.
     return [float(np.floor((s / c - 1) * 1000) / 1000) for s in strengths]
 

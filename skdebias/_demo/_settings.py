@@ -24,7 +24,7 @@ class DemoSettings:
         Determines the data, the folds and the training.
     quiet : bool, default=False
         Print the results only.
-    correlation : float, default=0.98
+    correlation : float, default=0.97
         Share of training digits whose colour agrees with the class.
     task : {"low_high", "parity"}, default="low_high"
         What the class of a digit is.
@@ -44,7 +44,7 @@ class DemoSettings:
     cache_dir: Path | None = None
     seed: int = 0
     quiet: bool = False
-    correlation: float = 0.98
+    correlation: float = 0.97
     task: str = "low_high"
     images: Path | None = None
     metadata: Path | None = None

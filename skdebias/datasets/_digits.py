@@ -31,7 +31,7 @@ _PALETTE = {
 def load_coloured_digits(
     *,
     task="low_high",
-    correlation=0.98,
+    correlation=0.97,
     val_size=0.25,
     test_size=0.25,
     image_size=32,
@@ -54,7 +54,7 @@ def load_coloured_digits(
         itself. A sequence gives the class 0, ..., K-1 of each digit. With ten
         classes there are 100 groups of about four test rows each, too few to
         measure a worst group: prefer a task with two to four classes.
-    correlation : float, default=0.98
+    correlation : float, default=0.97
         Share of the training rows of each class that have the colour of their
         class; from 1 / K up to, but not including, 1. The number of other rows is
         rounded, and is at least one per class.
@@ -96,12 +96,12 @@ def load_coloured_digits(
     --------
     >>> import numpy as np
     >>> from skdebias.datasets import load_coloured_digits
-    >>> data = load_coloured_digits(correlation=0.98, random_state=0)
+    >>> data = load_coloured_digits(correlation=0.97, random_state=0)
     >>> data.images.shape
     (1797, 32, 32, 3)
     >>> train = data.split == "train"
     >>> float(np.mean(data.target[train] == data.attributes[train]).round(2))
-    0.98
+    0.97
     """
     digit_class, target_names = _resolve_task(task)
     n_classes = len(target_names)

@@ -286,7 +286,7 @@ def test_search_tried_the_grid_and_took_its_best(two_runs):
         scores = [trial["worst_group_accuracy"] for trial in search["candidates"]]
         assert search["best_score"] == max(scores)
         assert len({trial["head__c"] for trial in search["candidates"]}) == len(MIXES)
-    assert results["searches"][TUNED]["n_splits"] == 3
+    assert results["searches"][TUNED]["n_splits"] == 4
 
 
 # The user's own images.
