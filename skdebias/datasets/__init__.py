@@ -3,8 +3,11 @@
 from skdebias.datasets._digits import load_coloured_digits
 from skdebias.datasets._generated import make_spurious_classification
 from skdebias.datasets._metadata import load_metadata
+from skdebias.datasets._mnist import colour_digits, fetch_mnist
 
 __all__ = [
+    "colour_digits",
+    "fetch_mnist",
     "load_coloured_digits",
     "load_metadata",
     "make_spurious_classification",
