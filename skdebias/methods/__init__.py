@@ -4,6 +4,7 @@ A method is a small frozen dataclass that knows nothing of what is trained. The 
 engine and the network trainer both read its sampling plan.
 """
 
+from skdebias.methods._afr import AFR
 from skdebias.methods._erm import ERM
 from skdebias.methods._gerne import (
     GERNE,
@@ -11,14 +12,21 @@ from skdebias.methods._gerne import (
     extrapolated_distribution,
     extrapolation_strength,
 )
+from skdebias.methods._group_dro import GroupDRO
+from skdebias.methods._jtt import JTT
+from skdebias.methods._lff import LfF
 from skdebias.methods._method import Method, Rule, Setting, Step
 from skdebias.methods._plan import Batch, SamplingPlan, SlotTable, slot_table
 from skdebias.methods._pseudo import least_confident
 
 __all__ = [
+    "AFR",
     "ERM",
     "GERNE",
+    "JTT",
     "Batch",
+    "GroupDRO",
+    "LfF",
     "Method",
     "Rule",
     "SamplingPlan",

@@ -1,0 +1,153 @@
+"""AFR: retrain the head on held-out rows that it is unsure of."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from skdebias._attributes import Groups
+from skdebias.methods._method import Method
+from skdebias.methods._plan import Batch, SamplingPlan
+
+
+@dataclass(frozen=True, eq=False)
+class AFR(Method):
+    """Second stage of automatic feature reweighting.
+
+    Walks through the held-out rows only, each weighted by :func:`afr_weights`.
+
+    Parameters
+    ----------
+    confidence : ndarray of shape (n_samples,)
+        Probability that the first head gives to the true class of a held-out row; NaN
+        for the rows that it was trained on.
+    gamma : float, default=4.0
+        How steeply the weight falls with the confidence. 0 weights classes alike.
+
+    References
+    ----------
+    Qiu, Potapczynski, Izmailov and Wilson, "Simple and Fast Group Robustness by
+    Automatic Feature Reweighting", ICML 2023, equations 2 and 3.
+    """
+
+    confidence: NDArray[np.floating]
+    gamma: float = 4.0
+
+    def plan(self, groups: Groups) -> SamplingPlan:
+        """Return the one-batch plan over the held-out rows.
+
+        Parameters
+        ----------
+        groups : Groups
+            Groups of the training rows.
+
+        Returns
+        -------
+        SamplingPlan
+        """
+        strata = np.isnan(self.confidence).astype(np.int64)  # 0: held out
+        held = np.flatnonzero(strata == 0)
+        classes = groups.cells[groups.ids[held], 0]
+        weights = afr_weights(self.confidence[held], classes, self.gamma)
+        row_weights = np.zeros(len(strata))
+        row_weights[held] = weights * len(held)
+        share = np.eye(int(strata.max()) + 1)[0]
+        return SamplingPlan(
+            strata,
+            (Batch("held out", share),),
+            replacement=False,
+            row_weights=row_weights,
+        )
+
+
+def afr_weights(
+    confidence: NDArray[np.floating], y: NDArray[np.integer], gamma: float
+) -> NDArray[np.float64]:
+    """Weights of the held-out rows, `exp(-gamma p_y) / n_y`, normalised.
+
+    Parameters
+    ----------
+    confidence : ndarray of shape (n_samples,)
+        Probability of the true class under the first head.
+    y : ndarray of shape (n_samples,)
+        Class codes.
+    gamma : float
+
+    Returns
+    -------
+    ndarray of shape (n_samples,)
+        Sums to one.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> afr_weights(np.array([0.9, 0.1, 0.5]), np.array([0, 0, 1]), gamma=0.0)
+    array([0.25, 0.25, 0.5 ])
+    """
+    # Shifting by the minimum changes nothing once normalised, and cannot underflow.
+    weights = np.exp(-gamma * (confidence - confidence.min())) / np.bincount(y)[y]
+    return np.asarray(weights / weights.sum(), dtype=np.float64)
+
+
+def effective_sample_size(weights: NDArray[np.floating]) -> float:
+    """Return `(sum w)^2 / sum w^2`: how many equal rows the weighted ones are worth.
+
+    Parameters
+    ----------
+    weights : ndarray of shape (n_samples,)
+
+    Returns
+    -------
+    float
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> effective_sample_size(np.array([0.5, 0.5, 0.0]))
+    2.0
+    """
+    return float(weights.sum() ** 2 / (weights**2).sum())
+
+
+def holdout_mask(
+    y: NDArray[np.integer], fraction: float, seed: int
+) -> NDArray[np.bool_]:
+    """Draw the held-out rows, the same fraction of every class.
+
+    Parameters
+    ----------
+    y : ndarray of shape (n_samples,)
+        Labels.
+    fraction : float
+        In (0, 1). Of a class of two rows or more, at least one is held out and at least
+        one is not; a class of a single row is never held out.
+    seed : int
+
+    Returns
+    -------
+    ndarray of shape (n_samples,)
+        True for the held-out rows.
+
+    Raises
+    ------
+    ValueError
+        If every class has a single row.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> y = np.repeat([0, 1], [10, 5])
+    >>> np.bincount(y[holdout_mask(y, 0.2, seed=0)])
+    array([2, 1])
+    """
+    rng = np.random.default_rng(seed)
+    mask = np.zeros(len(y), dtype=bool)
+    for label in np.unique(y):
+        rows = np.flatnonzero(y == label)
+        count = min(max(round(fraction * len(rows)), 1), len(rows) - 1)
+        mask[rng.permutation(rows)[:count]] = True
+    if not mask.any():
+        raise ValueError(
+            "no class has two rows, so that nothing can be held out: pass more rows."
+        )
+    return mask

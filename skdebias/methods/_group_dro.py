@@ -1,0 +1,124 @@
+"""GroupDRO: the worst group counts most."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from skdebias._attributes import Groups
+from skdebias.methods._erm import ERM
+from skdebias.methods._method import Method, Setting, Step
+from skdebias.methods._plan import SamplingPlan
+
+
+@dataclass(frozen=True)
+class GroupDRO(Method):
+    """Distributionally robust optimisation over groups, online.
+
+    Groups are sampled uniformly, so that every batch holds all of them. Each step
+    multiplies the group weights by `exp(step_size (L_g + adjustment / sqrt(n_g)))`,
+    normalises them, and descends `sum_g q_g L_g`, `L_g` being the group's mean loss in
+    the batch.
+
+    Parameters
+    ----------
+    step_size : float, default=0.01
+        Step size of the group weights. 0 is group-balanced training.
+    adjustment : float, default=0.0
+        Generalisation adjustment: raises the weight of small groups.
+
+    References
+    ----------
+    Sagawa, Koh, Hashimoto and Liang, "Distributionally Robust Neural Networks for Group
+    Shifts", ICLR 2020, algorithm 1 and equation 5.
+    """
+
+    step_size: float = 0.01
+    adjustment: float = 0.0
+
+    def plan(self, groups: Groups) -> SamplingPlan:
+        """Return the one-batch plan, uniform over groups.
+
+        Parameters
+        ----------
+        groups : Groups
+            Groups of the training rows.
+
+        Returns
+        -------
+        SamplingPlan
+        """
+        return ERM(balance="group").plan(groups)
+
+    @classmethod
+    def rule(cls, methods: Sequence[Self], setting: Setting) -> "GroupWeights":
+        """Return the rule that reweights the groups.
+
+        Parameters
+        ----------
+        methods : sequence of GroupDRO
+            As for :meth:`Method.rule`.
+        setting : Setting
+
+        Returns
+        -------
+        GroupWeights
+        """
+        return GroupWeights(methods, setting)
+
+
+class GroupWeights:
+    """The exponentiated-gradient weights of the groups.
+
+    Parameters
+    ----------
+    methods : sequence of GroupDRO
+    setting : Setting
+    """
+
+    def __init__(self, methods: Sequence[GroupDRO], setting: Setting) -> None:
+        n_streams, device = len(setting.groups), setting.device
+        n_groups = max(len(groups.counts) for groups in setting.groups)
+        # Streams with fewer groups are padded; a group of log weight -inf stays out.
+        counts = torch.ones(n_streams, n_groups, 1, device=device)
+        self._log_q = torch.full((n_streams, n_groups, 1), -torch.inf, device=device)
+        for s, groups in enumerate(setting.groups):
+            counts[s, : len(groups.counts), 0] = torch.as_tensor(groups.counts)
+            self._log_q[s, : len(groups.counts)] = 0.0
+        step_size, adjustment = (
+            torch.tensor([[m.step_size, m.adjustment] for m in methods], device=device)
+            .view(n_streams, 1, -1, 2)
+            .unbind(-1)
+        )
+        self._step_size = step_size
+        self._margin = adjustment / counts.sqrt()
+        self._log_q = torch.log_softmax(self._log_q.expand_as(self._margin), dim=1)
+        self._numbers = torch.arange(n_groups, device=device)
+
+    @property
+    def q(self) -> Tensor:
+        """Weights of the groups, (S, n_groups, M); they sum to one."""
+        return self._log_q.exp()
+
+    def __call__(self, step: Step) -> Tensor:
+        """Update the group weights, then weight the rows by them.
+
+        Parameters
+        ----------
+        step : Step
+
+        Returns
+        -------
+        Tensor of shape (S, R, M)
+        """
+        member = step.strata[:, None, :] == self._numbers[:, None]  # (S, n_groups, R)
+        member = member.to(step.losses.dtype)
+        mass = torch.bmm(member, step.weights)
+        mass = torch.where(mass > 0, mass, 1.0)
+        group_losses = torch.bmm(member, step.weights * step.losses) / mass
+        log_q = self._log_q + self._step_size * (group_losses + self._margin)
+        self._log_q = torch.log_softmax(log_q, dim=1)
+        # Each row belongs to one group: the product looks its factor up.
+        return step.weights * torch.bmm(member.transpose(1, 2), self.q / mass)

@@ -1,0 +1,50 @@
+"""JTT: train again, with the errors of a first model upsampled."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from skdebias._attributes import Groups
+from skdebias.methods._method import Method
+from skdebias.methods._plan import Batch, SamplingPlan
+
+
+@dataclass(frozen=True)
+class JTT(Method):
+    """Second stage of "just train twice".
+
+    The attribute of a row says whether the first model got it wrong: the rows of the
+    largest attribute code are the error set.
+
+    Parameters
+    ----------
+    upweight : float, default=20
+        How many times as often as another row a row of the error set is drawn. 1 is
+        empirical risk minimisation.
+
+    References
+    ----------
+    Liu et al., "Just Train Twice: Improving Group Robustness without Training Group
+    Information", ICML 2021, equation 4.
+    """
+
+    upweight: float = 20
+
+    def plan(self, groups: Groups) -> SamplingPlan:
+        """Return the one-batch plan over correct rows and errors.
+
+        Parameters
+        ----------
+        groups : Groups
+            Groups of the training rows, with attribute 0 for correct rows and 1 for
+            errors. With one attribute value no row is upsampled.
+
+        Returns
+        -------
+        SamplingPlan
+        """
+        strata = groups.cells[groups.ids, 1]
+        share = np.bincount(strata).astype(np.float64)
+        if len(share) > 1:
+            share[1] *= self.upweight
+        return SamplingPlan(strata, (Batch("all", share / share.sum()),))

@@ -1,0 +1,131 @@
+"""LfF: a biased head shows the debiased one which rows are hard for it alone."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Self
+
+import torch
+from torch import Tensor
+
+from skdebias._attributes import Groups
+from skdebias.methods._erm import ERM
+from skdebias.methods._method import Method, Setting, Step
+from skdebias.methods._plan import SamplingPlan
+
+
+@dataclass(frozen=True)
+class LfF(Method):
+    """Learning from failure: two heads side by side, the debiased one last.
+
+    The biased head descends the generalised cross-entropy `(1 - p_y^q) / q`, whose
+    gradient is that of the cross-entropy times `p_y^q`: what is easy counts most. The
+    debiased head descends the cross-entropy weighted by the relative difficulty
+    `W = L_b / (L_b + L_d)`, where both losses are moving averages per row, divided by
+    their maximum over the row's class.
+
+    Parameters
+    ----------
+    q : float, default=0.7
+        Exponent of the generalised cross-entropy; 0 is the cross-entropy.
+    alpha : float, default=0.7
+        Decay of the moving averages. A row's first loss starts its average.
+
+    References
+    ----------
+    Nam, Cha, Ahn, Lee and Shin, "Learning from Failure: De-biasing Classifier from
+    Biased Classifier", NeurIPS 2020, algorithm 1; class maximum and moving average as
+    in the authors' code.
+    """
+
+    n_heads: ClassVar[int] = 2
+
+    q: float = 0.7
+    alpha: float = 0.7
+
+    def plan(self, groups: Groups) -> SamplingPlan:
+        """Return the plan of empirical risk minimisation.
+
+        Parameters
+        ----------
+        groups : Groups
+            Groups of the training rows.
+
+        Returns
+        -------
+        SamplingPlan
+        """
+        return ERM().plan(groups)
+
+    @classmethod
+    def rule(cls, methods: Sequence[Self], setting: Setting) -> "RelativeDifficulty":
+        """Return the rule that weights the rows of both heads.
+
+        Parameters
+        ----------
+        methods : sequence of LfF
+            As for :meth:`Method.rule`.
+        setting : Setting
+
+        Returns
+        -------
+        RelativeDifficulty
+        """
+        return RelativeDifficulty(methods, setting)
+
+
+class RelativeDifficulty:
+    """Moving averages of the losses of both heads, and the weights they give.
+
+    Parameters
+    ----------
+    methods : sequence of LfF
+    setting : Setting
+    """
+
+    def __init__(self, methods: Sequence[LfF], setting: Setting) -> None:
+        n_streams, device = len(setting.groups), setting.device
+        self._q, self._alpha = (
+            torch.tensor([[m.q, m.alpha] for m in methods], device=device)
+            .view(n_streams, 1, -1, 2)
+            .unbind(-1)
+        )
+        # Rows are kept sorted by class, so that a class maximum is one over a slice.
+        order = torch.argsort(setting.y, stable=True)
+        self._place = torch.empty_like(order)
+        self._place[order] = torch.arange(len(order))
+        self._sizes = torch.bincount(setting.y).tolist()
+        n_rows, n_methods = len(order), self._q.shape[2]
+        self._average = torch.zeros(n_streams, n_rows, n_methods, 2, device=device)
+        self._seen = torch.zeros(n_streams, n_rows, dtype=torch.bool, device=device)
+        self._stream = torch.arange(n_streams, device=device)[:, None]
+
+    def __call__(self, step: Step) -> Tensor:
+        """Update the averages, then weight the rows.
+
+        Parameters
+        ----------
+        step : Step
+
+        Returns
+        -------
+        Tensor of shape (S, R, M)
+        """
+        losses = step.losses.unflatten(2, (-1, 2))  # (S, R, n_methods, 2)
+        average = self._update(self._place[step.rows].to(losses.device), losses)
+        by_class = self._average.split(self._sizes, dim=1)
+        largest = torch.stack([part.amax(1) for part in by_class], dim=1)
+        tiny = torch.finfo(losses.dtype).tiny
+        scaled = average / largest[self._stream, step.y].clamp_min(tiny)
+        biased, debiased = scaled.unbind(-1)
+        relative = biased / (biased + debiased).clamp_min(tiny)
+        easy = torch.exp(-self._q * losses[..., 0])  # p_y ** q
+        return step.weights * torch.stack([easy, relative], dim=-1).flatten(2)
+
+    def _update(self, place: Tensor, losses: Tensor) -> Tensor:
+        """Advance the averages of the rows in `place`; return them."""
+        seen = self._seen[self._stream, place][..., None]
+        alpha = torch.where(seen, self._alpha, 0.0)[..., None]
+        average = alpha * self._average[self._stream, place] + (1.0 - alpha) * losses
+        self._average[self._stream, place] = average
+        self._seen[self._stream, place] = True
+        return average
