@@ -159,3 +159,23 @@ class ERMClassifier(BaseDebiasedClassifier):
 
     def _needs_attributes(self):
         return "group" in (self.balance, self.reweight)
+
+
+def erm_like(estimator, **changes):
+    """Return an unfitted ERM head with the shared parameters of another estimator.
+
+    Parameters
+    ----------
+    estimator : BaseDebiasedClassifier
+        The first stage of its fit is wanted.
+    **changes : dict
+        Parameters to set instead. Of themselves nothing is balanced, nothing warm.
+
+    Returns
+    -------
+    ERMClassifier
+    """
+    shared = BaseDebiasedClassifier.__init__.__kwdefaults__
+    own = estimator.get_params(deep=False)
+    kept = {name: own[name] for name in shared} | {"warm_start": False}
+    return ERMClassifier(**(kept | changes))

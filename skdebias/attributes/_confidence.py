@@ -5,7 +5,7 @@ from numbers import Real
 import numpy as np
 from sklearn.utils._param_validation import HasMethods, Interval
 
-from skdebias._erm import ERMClassifier
+from skdebias._erm import ERMClassifier, erm_like
 from skdebias.attributes._base import BasePseudoAttributes
 from skdebias.methods import least_confident
 
@@ -79,15 +79,10 @@ def biased_reference(estimator):
         On class-balanced batches, learning rate divided by 10, weight decay doubled,
         epoch selected by the mean recall of the classes.
     """
-    shared = ERMClassifier().get_params()
-    own = estimator.get_params(deep=False)
-    params = {name: own[name] for name in shared if name in own}
-    params |= {
-        "balance": "class",
-        "reweight": None,
-        "learning_rate": estimator.learning_rate / 10,
-        "weight_decay": estimator.weight_decay * 2,
-        "selection": "group_balanced",
-        "warm_start": False,
-    }
-    return ERMClassifier(**params)
+    return erm_like(
+        estimator,
+        balance="class",
+        learning_rate=estimator.learning_rate / 10,
+        weight_decay=estimator.weight_decay * 2,
+        selection="group_balanced",
+    )

@@ -7,6 +7,10 @@ from skdebias._erm import ERMClassifier
 from skdebias.attributes._base import BasePseudoAttributes
 
 
+class EmptyErrorSetError(ValueError):
+    """The first-stage model makes no mistake on its training rows."""
+
+
 class ErrorSetPseudoAttributes(BasePseudoAttributes):
     """Marks the rows that a briefly trained model gets wrong (JTT's set) [1]_.
 
@@ -61,7 +65,7 @@ class ErrorSetPseudoAttributes(BasePseudoAttributes):
         model = self._fit_reference(default, X, y, validation)
         errors = (model.predict(X) != np.asarray(y)).astype(np.int64)
         if not errors.any():
-            raise ValueError(
+            raise EmptyErrorSetError(
                 "reference_estimator makes no mistake on the training rows, so that "
                 "its error set is empty: train it for fewer epochs (max_iter) or with "
                 "more weight_decay."
