@@ -1,12 +1,13 @@
 """From an estimator's parameters to the engine and back."""
 
 from itertools import pairwise
+from numbers import Integral
 
 import numpy as np
 import torch
 from tqdm import tqdm
 
-from skdebias._engine._features import Features
+from skdebias._engine._features import Features, JoinedFeatures
 from skdebias._engine._selection import Stopping, Validation
 from skdebias._engine._sgd import Problem, Settings, train
 
@@ -52,6 +53,7 @@ def fit_head(
     validation,
     epoch_context,
     hooks,
+    X_student=None,
 ):
     """Train one head as a stack of one.
 
@@ -70,6 +72,8 @@ def fit_head(
         Makes the callback context of an epoch.
     hooks : dict
         Arguments of the callback hooks.
+    X_student : ndarray or Tensor of shape (n_samples, n_student_features), default=None
+        What the first head of a method of two reads instead of X.
 
     Returns
     -------
@@ -83,12 +87,12 @@ def fit_head(
     observer = _Observer(estimator, epoch_context, hooks)
     with observer:
         fitted = train(
-            Features(X, device),
+            _features(X, X_student, device),
             y_codes.astype(np.int64),
             len(estimator.classes_),
             [problem],
             _settings(estimator, method.n_heads),
-            validation=_validation(validation, device),
+            validation=_validation(validation, device, X_student),
             stopping=Stopping(
                 estimator.early_stopping, estimator.tol, estimator.n_iter_no_change
             ),
@@ -134,6 +138,16 @@ def head_attributes(stack, head=-1, prefix=""):
     }
 
 
+def _hidden_layer_sizes(estimator):
+    sizes = tuple(estimator.hidden_layer_sizes)
+    if not all(isinstance(size, Integral) and size > 0 for size in sizes):
+        raise ValueError(
+            f"hidden_layer_sizes={sizes} must hold whole numbers of at least 1, such "
+            "as (64,); () is a linear head."
+        )
+    return tuple(int(size) for size in sizes)
+
+
 def _settings(estimator, n_heads):
     def per_head(value):
         return np.broadcast_to(np.asarray(value, dtype=float), n_heads)
@@ -145,15 +159,27 @@ def _settings(estimator, n_heads):
         per_head(estimator.momentum),
         estimator.batch_size,
         estimator.max_iter,
-        tuple(int(size) for size in estimator.hidden_layer_sizes),
+        _hidden_layer_sizes(estimator),
+        None if estimator._epochs() is None else per_head(estimator._epochs()),
     )
 
 
-def _validation(encoded, device):
+def _features(X, X_student, device):
+    own = Features(X, device)
+    if X_student is None:
+        return own
+    return JoinedFeatures([Features(X_student, device), own])
+
+
+def _validation(encoded, device, X_student=None):
     if encoded is None:
         return None
+    features = Features(encoded["X"], device)
+    if X_student is not None:
+        # Only the last head is judged; the student sees nothing.
+        features = JoinedFeatures([X_student.shape[1], features])
     return Validation(
-        Features(encoded["X"], device),
+        features,
         encoded["y"],
         encoded["groups"],
         encoded["selection"],

@@ -8,8 +8,6 @@ from sklearn.base import clone
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 
 from skdebias._base import BaseDebiasedClassifier
-from skdebias.methods import GERNE, extrapolated_distribution
-from skdebias.methods._gerne import group_beta_bounds
 
 # Slack for a beta that was itself computed from the bound.
 _TOLERANCE = 1e-9
@@ -240,6 +238,10 @@ class GERNEClassifier(BaseDebiasedClassifier):
         return ConfidencePseudoAttributes(self.t, reference_estimator=reference)
 
     def _make_method(self, groups):
+        # These bring torch, which predicting does not need.
+        from skdebias.methods import GERNE, extrapolated_distribution
+        from skdebias.methods._gerne import group_beta_bounds
+
         self.beta_bounds_ = group_beta_bounds(groups, self.c)
         self.beta_ = self._beta_within(*self.beta_bounds_)
         self.extrapolated_distribution_ = np.zeros(
@@ -264,6 +266,6 @@ class GERNEClassifier(BaseDebiasedClassifier):
         )
         known = not hasattr(self, "pseudo_attributes_")
         if self.out_of_bounds == "warn" or (self.out_of_bounds == "auto" and not known):
-            warnings.warn(message, UserWarning, stacklevel=5)
+            warnings.warn(message, UserWarning, stacklevel=6)
             return float(self.beta)
         raise ValueError(message)

@@ -13,13 +13,17 @@ from skdebias._validation import (
     PRECISIONS,
     TrainingData,
     as_array,
+    check_large_array,
     encode_groups,
     encode_validation_set,
     is_device_tensor,
 )
 
-# Rows per block of prediction: bounds the float32 copy of float16 and mapped input.
-_PREDICT_ROWS = 65536
+# Values per block of prediction: bounds the float32 copy of float16 input.
+_PREDICT_VALUES = 1 << 23
+
+# Fitted attributes of a head: linear, or with hidden layers.
+HEAD_ATTRIBUTES = ("coef_", "intercept_", "coefs_", "intercepts_")
 
 
 class HeadClassifier(ClassifierMixin, BaseEstimator, metaclass=ABCMeta):
@@ -107,6 +111,10 @@ default=None
         ValueError
             If the input is malformed: wrong lengths, NaN, a single class.
         """
+        return self._fit(X, y, attributes, X_val, y_val, attributes_val)
+
+    def _fit(self, X, y, attributes, X_val, y_val, attributes_val, *, X_student=None):
+        """Validate the input and train, for a `fit` with these arguments or more."""
         X, y = self._validate_fit_input(X, y)
         self.classes_, y_codes = np.unique(y, return_inverse=True)
         if len(self.classes_) < 2:
@@ -115,7 +123,9 @@ default=None
                 f"class, {self.classes_[0]}: pass rows of other classes too."
             )
         seed = check_random_state(self.random_state).randint(np.iinfo(np.int32).max)
-        data = TrainingData(X, y, attributes, X_val, y_val, attributes_val, seed)
+        data = TrainingData(
+            X, y, attributes, X_val, y_val, attributes_val, seed, X_student
+        )
         validation = self._encode_validation(X_val, y_val, attributes_val)
         groups, self.attribute_values_ = encode_groups(
             self._first_stage(data), y_codes, len(self.classes_), self._attribute_user()
@@ -139,7 +149,10 @@ default=None
                     f"X has {len(X)} rows and y has {len(y)}: pass one label per row."
                 )
         else:
-            X, y = validate_data(self, X, y, dtype=PRECISIONS)
+            checked = check_large_array(X, self)
+            X, y = validate_data(
+                self, X, y, dtype=PRECISIONS, ensure_all_finite=not checked
+            )
         check_classification_targets(y)
         return X, y
 
@@ -169,7 +182,10 @@ default=None
                     f"expecting {self.n_features_in_} features as input."
                 )
             return X
-        return validate_data(self, X, dtype=PRECISIONS, reset=False)
+        checked = check_large_array(X, self)
+        return validate_data(
+            self, X, dtype=PRECISIONS, ensure_all_finite=not checked, reset=False
+        )
 
     def _layers(self, prefix=""):
         """Pairs of (weights of shape (n_in, n_out), biases), input to output."""
@@ -195,8 +211,9 @@ default=None
         if is_device_tensor(X):
             X = X.cpu().numpy()
         blocks = []
-        for start in range(0, len(X), _PREDICT_ROWS):
-            block = X[start : start + _PREDICT_ROWS]
+        rows = max(1, _PREDICT_VALUES // X.shape[1])
+        for start in range(0, len(X), rows):
+            block = X[start : start + rows]
             out = block.astype(np.float32) if block.dtype == np.float16 else block
             for i, (coef, intercept) in enumerate(self._layers()):
                 out = (out if i == 0 else np.maximum(out, 0)) @ coef + intercept

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from sklearn.utils import assert_all_finite
 
 from skdebias._attributes import (
     Groups,
@@ -15,6 +16,7 @@ from skdebias._attributes import (
 
 # float32 first: integers and other types become float32, these three stay as they are.
 PRECISIONS = [np.float32, np.float64, np.float16]
+_BLOCK_VALUES = 1 << 22
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,8 @@ class TrainingData:
     attributes, X_val, y_val, attributes_val : array-like or None
     seed : int
         Drawn from `random_state`, for every stage of the fit.
+    X_student : ndarray or Tensor of shape (n_samples, n_student_features), default=None
+        Validated like X, where a method trains a student on other embeddings.
     """
 
     X: Any
@@ -38,6 +42,7 @@ class TrainingData:
     y_val: Any
     attributes_val: Any
     seed: int
+    X_student: Any = None
 
 
 def is_device_tensor(X):
@@ -74,6 +79,41 @@ def as_array(X):
     if not bool(X.isfinite().all()):
         raise ValueError("Input X contains NaN or infinity: drop or impute these rows.")
     return X
+
+
+def check_large_array(X, estimator):
+    """Refuse NaN and infinity in a float16 array, block by block.
+
+    scikit-learn's own test makes a boolean array of the size of X when the sum of X
+    overflows, which that of float16 embeddings behind a ReLU does.
+
+    Parameters
+    ----------
+    X : object
+        Anything a user may pass as X.
+    estimator : estimator
+        Named in the message.
+
+    Returns
+    -------
+    bool
+        Whether X was tested; everything but 2-D float16 arrays is left alone.
+
+    Raises
+    ------
+    ValueError
+        If X holds NaN or infinity; with scikit-learn's message.
+    """
+    if not (isinstance(X, np.ndarray) and X.dtype == np.float16 and X.ndim == 2):
+        return False
+    rows = max(1, _BLOCK_VALUES // max(X.shape[1], 1))
+    for start in range(0, len(X), rows):
+        assert_all_finite(
+            X[start : start + rows],
+            estimator_name=type(estimator).__name__,
+            input_name="X",
+        )
+    return True
 
 
 def encode_groups(attributes, y_codes, n_classes, user=None):
@@ -147,6 +187,11 @@ def encode_validation_set(X, y, attributes, classes, selection):
     groups, values = encode_groups(attributes, own_codes, len(own_classes))
     position = np.minimum(np.searchsorted(classes, own_classes), len(classes) - 1)
     known = np.where(classes[position] == own_classes, position, -1)
+    if (known < 0).all():
+        raise ValueError(
+            f"y_val holds none of the classes of y: y_val has {_some(own_classes)}, y "
+            f"has {_some(classes)}. Code both in the same way."
+        )
     labels = [(own_classes[c], values[a]) for c, a in groups.cells]
     return {
         "X": X,
@@ -155,3 +200,9 @@ def encode_validation_set(X, y, attributes, classes, selection):
         "selection": selection,
         "labels": labels,
     }
+
+
+def _some(values):
+    """Name the first values of an array."""
+    more = ", ..." if len(values) > 5 else ""
+    return f"[{', '.join(map(repr, values[:5].tolist()))}{more}]"
