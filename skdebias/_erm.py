@@ -3,7 +3,6 @@
 from sklearn.utils._param_validation import StrOptions
 
 from skdebias._base import BaseDebiasedClassifier
-from skdebias.methods import ERM
 
 
 class ERMClassifier(BaseDebiasedClassifier):
@@ -155,6 +154,8 @@ class ERMClassifier(BaseDebiasedClassifier):
         self.reweight = reweight
 
     def _make_method(self, groups):
+        from skdebias.methods import ERM  # brings torch, which predicting does not need
+
         return ERM(balance=self.balance, reweight=self.reweight)
 
     def _needs_attributes(self):
