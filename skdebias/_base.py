@@ -6,7 +6,7 @@ from numbers import Integral, Real
 from sklearn.callback import CallbackSupportMixin
 from sklearn.utils._param_validation import Interval, StrOptions
 
-from skdebias._head import HeadClassifier
+from skdebias._head import HEAD_ATTRIBUTES, HeadClassifier
 
 
 class BaseDebiasedClassifier(CallbackSupportMixin, HeadClassifier):
@@ -103,6 +103,14 @@ class BaseDebiasedClassifier(CallbackSupportMixin, HeadClassifier):
         """Weight decay of all heads, or of each of them."""
         return self.weight_decay
 
+    def _student_rows(self):
+        """Validated embeddings that the first of two heads reads, or None for X."""
+        return None
+
+    def _epochs(self):
+        """Epochs after which each head is frozen, or None if none ever is."""
+        return None
+
     def _anchor(self):
         """Head at which training starts and to which weight decay pulls.
 
@@ -147,9 +155,10 @@ class BaseDebiasedClassifier(CallbackSupportMixin, HeadClassifier):
             validation=validation,
             epoch_context=lambda: context.subcontext(task_name="epoch"),
             hooks=hooks,
+            X_student=self._student_rows(),
         )
         for prefix in self._head_prefixes:
-            for stale in ("coef_", "intercept_", "coefs_", "intercepts_"):
+            for stale in HEAD_ATTRIBUTES:
                 self.__dict__.pop(prefix + stale, None)
         for name, value in state.items():
             setattr(self, name, value)

@@ -150,7 +150,7 @@ def _hidden_layer_sizes(estimator):
 
 def _settings(estimator, n_heads):
     def per_head(value):
-        return np.broadcast_to(np.asarray(value, dtype=float), n_heads)
+        return np.broadcast_to(np.asarray(value, dtype=float), n_heads).copy()
 
     return Settings(
         estimator.solver,

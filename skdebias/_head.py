@@ -111,10 +111,6 @@ default=None
         ValueError
             If the input is malformed: wrong lengths, NaN, a single class.
         """
-        return self._fit(X, y, attributes, X_val, y_val, attributes_val)
-
-    def _fit(self, X, y, attributes, X_val, y_val, attributes_val, *, X_student=None):
-        """Validate the input and train, for a `fit` with these arguments or more."""
         X, y = self._validate_fit_input(X, y)
         self.classes_, y_codes = np.unique(y, return_inverse=True)
         if len(self.classes_) < 2:
@@ -123,9 +119,7 @@ default=None
                 f"class, {self.classes_[0]}: pass rows of other classes too."
             )
         seed = check_random_state(self.random_state).randint(np.iinfo(np.int32).max)
-        data = TrainingData(
-            X, y, attributes, X_val, y_val, attributes_val, seed, X_student
-        )
+        data = TrainingData(X, y, attributes, X_val, y_val, attributes_val, seed)
         validation = self._encode_validation(X_val, y_val, attributes_val)
         groups, self.attribute_values_ = encode_groups(
             self._first_stage(data), y_codes, len(self.classes_), self._attribute_user()

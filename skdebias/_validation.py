@@ -31,8 +31,6 @@ class TrainingData:
     attributes, X_val, y_val, attributes_val : array-like or None
     seed : int
         Drawn from `random_state`, for every stage of the fit.
-    X_student : ndarray or Tensor of shape (n_samples, n_student_features), default=None
-        Validated like X, where a method trains a student on other embeddings.
     """
 
     X: Any
@@ -42,7 +40,6 @@ class TrainingData:
     y_val: Any
     attributes_val: Any
     seed: int
-    X_student: Any = None
 
 
 def is_device_tensor(X):

@@ -1,7 +1,8 @@
 """Row access to the embeddings, whatever holds them."""
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -67,6 +68,43 @@ class Features:
             where = slice(start, min(start + _CHUNK_ROWS, self.n_rows))
             block = self._tensor[where]
             yield where, block.to(device=self.device, dtype=torch.float32)
+
+
+class JoinedFeatures:
+    """Several embeddings of the same rows, side by side; only gathered rows are joined.
+
+    Parameters
+    ----------
+    parts : sequence of Features or int
+        Sources with the same number of rows on the same device. A number stands for
+        that many columns of zeros.
+    """
+
+    def __init__(self, parts: Sequence[Features | int]) -> None:
+        self._parts = list(parts)
+        sources = [part for part in parts if isinstance(part, Features)]
+        self.device, self.n_rows = sources[0].device, sources[0].n_rows
+        widths = [p if isinstance(p, int) else p.n_features for p in parts]
+        ends = np.cumsum([0, *widths]).tolist()
+        self.n_features = ends[-1]
+        #: Columns of each part.
+        self.columns = [slice(a, b) for a, b in pairwise(ends)]
+
+    def rows(self, index: torch.Tensor) -> torch.Tensor:
+        """Gather rows, as :meth:`Features.rows`."""
+        pieces = [
+            torch.zeros(*index.shape, part, device=self.device)
+            if isinstance(part, int)
+            else part.rows(index)
+            for part in self._parts
+        ]
+        return torch.cat(pieces, dim=-1)
+
+    def chunks(self) -> Iterator[tuple[slice, torch.Tensor]]:
+        """Yield all rows in order, as :meth:`Features.chunks`."""
+        for start in range(0, self.n_rows, _CHUNK_ROWS):
+            index = torch.arange(start, min(start + _CHUNK_ROWS, self.n_rows))
+            yield slice(start, start + len(index)), self.rows(index)
 
 
 def _as_tensor(X: NDArray) -> torch.Tensor:

@@ -23,14 +23,27 @@ class HeadStack:
         Biases of the layers.
     n_streams : int
         Number of streams; divides the number of heads.
+    inputs : sequence of slice, default=None
+        The features that each head reads; its weights on all others are zero and stay
+        so. None is all features.
     """
 
     def __init__(
-        self, coefs: Sequence[Tensor], intercepts: Sequence[Tensor], n_streams: int = 1
+        self,
+        coefs: Sequence[Tensor],
+        intercepts: Sequence[Tensor],
+        n_streams: int = 1,
+        inputs: Sequence[slice] | None = None,
     ) -> None:
         self.coefs = list(coefs)
         self.intercepts = list(intercepts)
         self.n_streams = n_streams
+        self.inputs = None if inputs is None else list(inputs)
+        self._reads: Tensor | None = None
+        if self.inputs is not None:
+            self._reads = torch.zeros_like(self.coefs[0][:, :1])
+            for reads, columns in zip(self._reads, self.inputs):
+                reads[:, columns] = 1.0
 
     @property
     def n_heads(self) -> int:
@@ -95,7 +108,8 @@ class HeadStack:
             delta = delta.unflatten(0, (self.n_streams, self.n_heads)).transpose(1, 2)
         flat = delta.flatten(2)  # (S, n_rows, M * width)
         grad = _outer(flat, activations[0])
-        coef_grads.append(grad.view_as(self.coefs[0]))
+        grad = grad.view_as(self.coefs[0])
+        coef_grads.append(grad if self._reads is None else grad * self._reads)
         intercept_grads.append(flat.sum(1).view_as(self.intercepts[0]))
         return coef_grads[::-1], intercept_grads[::-1]
 
@@ -110,9 +124,12 @@ class HeadStack:
         Returns
         -------
         coefs : list of ndarray of shape (n_out, n_in)
+            The first over the features that the head reads.
         intercepts : list of ndarray of shape (n_out,)
         """
         coefs = [c[head].cpu().numpy().copy() for c in self.coefs]
+        if self.inputs is not None:
+            coefs[0] = coefs[0][:, self.inputs[head]].copy()
         return coefs, [b[head].cpu().numpy().copy() for b in self.intercepts]
 
     def copy_heads(self, source: "HeadStack", heads: Tensor) -> None:
@@ -128,17 +145,18 @@ class HeadStack:
             [c.clone() for c in self.coefs],
             [b.clone() for b in self.intercepts],
             self.n_streams,
+            self.inputs,
         )
 
 
 def initial_parameters(
-    sizes: Sequence[int], seed: int, head: int = 0
+    sizes: Sequence[int], seed: int, head: int = 0, linear_start: float = 0.0
 ) -> tuple[list[NDArray], list[NDArray]]:
     """Starting weights of one head.
 
-    A linear head starts at zero: its objective is convex and the start is then the same
-    for every seed. Hidden layers start uniformly in `+-1/sqrt(n_in)`, as
-    `torch.nn.Linear` does.
+    A linear head starts at zero, unless its method asks otherwise: its objective is
+    convex and the start is then the same for every seed. Hidden layers start uniformly
+    in `+-1/sqrt(n_in)`, as `torch.nn.Linear` does.
 
     Parameters
     ----------
@@ -148,6 +166,8 @@ def initial_parameters(
         Seed in [0, 2**64).
     head : int, default=0
         Which head of a method that trains several.
+    linear_start : float, default=0.0
+        Size of the weights of a linear head, in units of `1/sqrt(n_in)`.
 
     Returns
     -------
@@ -155,10 +175,15 @@ def initial_parameters(
     intercepts : list of ndarray of shape (n_out,)
     """
     shapes = list(zip(sizes[1:], sizes[:-1]))
-    if len(shapes) == 1:
+    if len(shapes) == 1 and linear_start == 0:
         (n_out, n_in) = shapes[0]
         return [np.zeros((n_out, n_in), np.float32)], [np.zeros(n_out, np.float32)]
     generator = np.random.Generator(np.random.Philox(key=[seed, 2 + head]))
+    if len(shapes) == 1:
+        (n_out, n_in) = shapes[0]
+        bound = linear_start * n_in**-0.5
+        start = generator.uniform(-bound, bound, (n_out, n_in)).astype(np.float32)
+        return [start], [np.zeros(n_out, np.float32)]
     coefs, intercepts = [], []
     for n_out, n_in in shapes:
         bound = n_in**-0.5
@@ -172,6 +197,7 @@ def stack_parameters(
     parameters: Sequence[tuple[Sequence[NDArray], Sequence[NDArray]]],
     n_streams: int,
     device: torch.device,
+    inputs: Sequence[slice] | None = None,
 ) -> HeadStack:
     """Stack the weights of single heads.
 
@@ -181,6 +207,8 @@ def stack_parameters(
         One pair per head, streams in order.
     n_streams : int
     device : torch.device
+    inputs : sequence of slice, default=None
+        Features that each head reads.
 
     Returns
     -------
@@ -194,7 +222,7 @@ def stack_parameters(
         torch.from_numpy(np.stack(layer)).to(device)
         for layer in zip(*(p[1] for p in parameters))
     ]
-    return HeadStack(coefs, intercepts, n_streams)
+    return HeadStack(coefs, intercepts, n_streams, inputs)
 
 
 def _affine(X: Tensor, weight: Tensor, bias: Tensor) -> Tensor:

@@ -22,6 +22,10 @@ class Optimiser(Protocol):
         """Update the stack in place."""
         ...
 
+    def freeze(self, heads: NDArray[np.bool_]) -> None:
+        """Leave these heads as they are from now on."""
+        ...
+
 
 def make_optimiser(
     name: Literal["sgd", "adamw"],
@@ -94,6 +98,11 @@ class SGD:
                 velocity.addcmul_(pulled, self._decay[i])
             parameter.addcmul_(velocity, self._rate[i], value=-1.0)
 
+    def freeze(self, heads: NDArray[np.bool_]) -> None:
+        """Leave these heads as they are from now on."""
+        for rate in self._rate:
+            rate[torch.from_numpy(heads).to(rate.device)] = 0.0
+
 
 class AdamW:
     """Adam with decoupled weight decay, as in `torch.optim.AdamW`.
@@ -145,6 +154,11 @@ class AdamW:
             scale = self._rate[i] / (1.0 - beta1**self._n_steps)
             denominator = second.sqrt().div_(correction).add_(self._epsilon)
             parameter.sub_(first / denominator * scale)
+
+    def freeze(self, heads: NDArray[np.bool_]) -> None:
+        """Leave these heads as they are from now on."""
+        for values in (*self._rate, *self._decay):
+            values[torch.from_numpy(heads).to(values.device)] = 0.0
 
 
 def _anchors(stack: HeadStack, anchor: HeadStack | None) -> list[Tensor | None]:

@@ -1,5 +1,6 @@
 """Validation scores per epoch, the best epoch of every head, and early stopping."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -7,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 
 from skdebias._attributes import Groups
-from skdebias._engine._features import Features
+from skdebias._engine._features import Features, JoinedFeatures
 from skdebias._engine._heads import HeadStack
 from skdebias._engine._loss import predicted_class
 
@@ -20,7 +21,7 @@ class Validation:
 
     Parameters
     ----------
-    features : Features
+    features : Features or JoinedFeatures
         Validation rows.
     y : ndarray of shape (n_samples,)
         Class codes of the training encoding; -1 for a class unseen in training, which
@@ -31,7 +32,7 @@ class Validation:
         The score that selects the epoch.
     """
 
-    features: Features
+    features: Features | JoinedFeatures
     y: NDArray[np.int64]
     groups: Groups
     selection: str
@@ -127,6 +128,7 @@ class Tracker:
         self.n_iter = np.zeros(total, dtype=int)
         self.best_epoch = np.zeros(total, dtype=int)
         self._kept: HeadStack | None = None
+        self._guarded = False
         self._best = np.full(total, -np.inf)
         self._reference = np.full(total, -np.inf)
         self._stale = np.zeros(total, dtype=int)
@@ -136,7 +138,12 @@ class Tracker:
         """Whether a validation score chooses the epoch."""
         return self.validation is not None and self.validation.selection != "last"
 
-    def update(self, epoch: int, losses: NDArray[np.float64]) -> bool:
+    def update(
+        self,
+        epoch: int,
+        losses: NDArray[np.float64],
+        observed: Mapping[str, NDArray] | None = None,
+    ) -> bool:
         """Record an epoch.
 
         Parameters
@@ -145,6 +152,9 @@ class Tracker:
             Counted from 1.
         losses : ndarray of shape (n_total_heads,)
             Mean training objective of the epoch.
+        observed : mapping of str to ndarray of shape (n_total_heads,), default=None
+            What else the epoch showed, for the history. Where a boolean entry `sound`
+            is False and no validation score chooses, an earlier epoch stays kept.
 
         Returns
         -------
@@ -165,8 +175,13 @@ class Tracker:
         progress = progress.repeat(self.heads_per_method)
         better = self.active & (progress > self._best)
         self._best[better] = progress[better]
-        # Without selection the last epoch counts, up to a head's own early stop.
-        self._keep(better if self.selects else self.active.copy(), epoch)
+        self._guarded = "sound" in (observed or {})
+        for name, values in (observed or {}).items():
+            self._record(name, values)
+        # Without selection the last sound epoch counts, up to a head's early stop.
+        sound = (observed or {}).get("sound", np.ones_like(self.active))
+        last = self.active & (sound | (self.best_epoch == 0))
+        self._keep(better if self.selects else last, epoch)
         if self.stopping.early_stopping:
             advanced = progress > self._reference + self.stopping.tol
             self._reference[advanced] = progress[advanced]
@@ -179,7 +194,7 @@ class Tracker:
 
     def _keep(self, heads: NDArray[np.bool_], epoch: int) -> None:
         self.best_epoch[heads] = epoch
-        if not (self.selects or self.stopping.early_stopping):
+        if not (self.selects or self.stopping.early_stopping or self._guarded):
             return
         if self._kept is None:
             self._kept = self.stack.clone()

@@ -10,14 +10,21 @@ import torch
 from numpy.typing import NDArray
 
 from skdebias._attributes import Groups
-from skdebias._engine._features import Features
+from skdebias._engine._features import Features, JoinedFeatures
 from skdebias._engine._heads import HeadStack, initial_parameters, stack_parameters
 from skdebias._engine._loss import cross_entropy, n_logits
 from skdebias._engine._optimisers import make_optimiser
 from skdebias._engine._sampler import IndexSampler
 from skdebias._engine._selection import Stopping, Tracker, Validation
 from skdebias._engine._threads import fit_threads
-from skdebias.methods import Method, Rule, SamplingPlan, Setting, Step
+from skdebias.methods import (
+    ForwardPass,
+    Method,
+    Rule,
+    SamplingPlan,
+    Setting,
+    Step,
+)
 
 Parameters = tuple[Sequence[NDArray], Sequence[NDArray]]
 
@@ -64,6 +71,8 @@ class Settings:
     max_iter : int
         Epochs of ceil(n_rows / batch_size) steps.
     hidden_layer_sizes : tuple of int
+    epochs : ndarray of shape (n_total_heads,), default=None
+        Epochs after which a head is frozen while others go on.
     """
 
     optimiser: Literal["sgd", "adamw"]
@@ -73,6 +82,7 @@ class Settings:
     batch_size: int
     max_iter: int
     hidden_layer_sizes: tuple[int, ...] = ()
+    epochs: NDArray[np.float64] | None = None
 
 
 @dataclass(frozen=True)
@@ -101,7 +111,7 @@ class Fitted:
 
 
 def train(
-    features: Features,
+    features: Features | JoinedFeatures,
     y: NDArray[np.int64],
     n_classes: int,
     problems: Sequence[Problem],
@@ -116,8 +126,8 @@ def train(
 
     Parameters
     ----------
-    features : Features
-        All rows.
+    features : Features or JoinedFeatures
+        All rows. Of joined ones, the heads of a method read one part each.
     y : ndarray of shape (n_samples,)
         Class codes of all rows.
     n_classes : int
@@ -145,14 +155,14 @@ def train(
         for epoch in range(1, settings.max_iter + 1):
             if on_epoch_begin is not None:
                 on_epoch_begin(loop.stack)
-            losses = loop.run_epoch()
+            losses = loop.run_epoch(epoch)
             if not np.isfinite(losses).all():
                 raise FloatingPointError(
                     f"The training objective is {losses[~np.isfinite(losses)][0]} in "
                     f"epoch {epoch}: lower learning_rate (now "
                     f"{settings.learning_rate.max():g}) or standardise X."
                 )
-            done = tracker.update(epoch, losses)
+            done = tracker.update(epoch, losses, loop.observed())
             if on_epoch_end is not None and on_epoch_end(tracker):
                 break
             if done:
@@ -171,7 +181,7 @@ class _Loop:
 
     def __init__(
         self,
-        features: Features,
+        features: Features | JoinedFeatures,
         y: NDArray[np.int64],
         n_classes: int,
         problems: Sequence[Problem],
@@ -203,14 +213,18 @@ class _Loop:
         self._row_weights = _row_weights(problems, plans, len(y), self.n_heads)
         setting = Setting(tuple(p.groups for p in problems), self._y, device)
         self.rule = type(methods[0]).rule(methods, setting)
+        self._penalty = type(methods[0]).penalty(methods, setting)
+        self._epochs = settings.epochs
         n_rows = len(problems[0].groups.ids)
         self._steps_per_epoch = -(-n_rows // settings.batch_size)
         n_steps = self._steps_per_epoch * settings.max_iter
         self._steps = zip(*(s.steps(0, n_steps) for s in samplers))
         self.work = weights.size * features.n_features * self.stack.coefs[0].shape[1]
 
-    def run_epoch(self) -> NDArray[np.float64]:
-        """Run the next epoch; return the mean objective of every head."""
+    def run_epoch(self, epoch: int) -> NDArray[np.float64]:
+        """Run the next epoch, number `epoch`; return the mean objective per head."""
+        if self._epochs is not None:
+            self._optimiser.freeze(self._epochs < epoch)
         objective = torch.zeros(self._weights.shape[0], self._weights.shape[2])
         objective = objective.to(self._weights.device)
         for rows in islice(self._steps, self._steps_per_epoch):
@@ -227,31 +241,64 @@ class _Loop:
             streams = torch.arange(len(index))[:, None]
             factors = self._row_weights[streams, index]
             weights = weights * factors.to(weights.device)
+        step = Step(weights, losses, self._strata, index, y)
         if self.rule is not None:
-            weights = self.rule(Step(weights, losses, self._strata, index, y))
+            weights = self.rule(step)
         # Signed weights make one backward pass of both GERNE batches: the gradient is
         # (1 + beta) grad L_lb - beta grad L_b, handed to the optimiser once.
-        grads = self.stack.backward(activations, residual * weights[..., None])
-        self._optimiser.step(*grads)
-        return (losses * weights).sum(1)
+        objective, delta = (losses * weights).sum(1), residual * weights[..., None]
+        if self._penalty is None:
+            self._optimiser.step(*self.stack.backward(activations, delta))
+            return objective
+        seen = ForwardPass(logits, residual, activations, self.stack.coefs)
+        term = self._penalty(step, seen)
+        grads, biases = self.stack.backward(activations, delta + term.logits)
+        if term.coefs is not None:
+            grads = [grad + extra for grad, extra in zip(grads, term.coefs)]
+        self._optimiser.step(grads, biases)
+        return objective + term.values
+
+    def observed(self) -> dict[str, NDArray]:
+        """What the penalty saw in the last epoch, (n_total_heads,) arrays."""
+        if self._penalty is None:
+            return {}
+        seen = self._penalty.end_epoch(self.stack.coefs)
+        return {name: values.cpu().numpy() for name, values in seen.items()}
 
 
 def _initial_stack(
-    features: Features,
+    features: Features | JoinedFeatures,
     n_classes: int,
     problems: Sequence[Problem],
     settings: Settings,
 ) -> HeadStack:
-    sizes = (features.n_features, *settings.hidden_layer_sizes, n_logits(n_classes))
+    columns = [slice(0, features.n_features)] * problems[0].methods[0].n_heads
+    if isinstance(features, JoinedFeatures):
+        columns = features.columns
+    further = (*settings.hidden_layer_sizes, n_logits(n_classes))
     parameters: list[Parameters] = []
     for problem in problems:
         if problem.initial is not None:
             parameters.extend(problem.initial)
             continue
         for method in problem.methods:
-            for head in range(method.n_heads):
-                parameters.append(initial_parameters(sizes, problem.seed, head))
-    return stack_parameters(parameters, len(problems), features.device)
+            for head, own in enumerate(columns):
+                sizes = (own.stop - own.start, *further)
+                start = method.linear_start
+                parameters.append(initial_parameters(sizes, problem.seed, head, start))
+    if not isinstance(features, JoinedFeatures):
+        return stack_parameters(parameters, len(problems), features.device)
+    inputs = columns * (len(parameters) // len(columns))
+    widened = [_widened(p, c, features.n_features) for p, c in zip(parameters, inputs)]
+    return stack_parameters(widened, len(problems), features.device, inputs)
+
+
+def _widened(parameters: Parameters, columns: slice, n_features: int) -> Parameters:
+    """Put first-layer weights into their columns among all features."""
+    (first, *further), intercepts = parameters
+    wide = np.zeros((len(first), n_features), np.float32)
+    wide[:, columns] = first
+    return [wide, *further], intercepts
 
 
 def _anchor_stack(

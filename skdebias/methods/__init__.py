@@ -15,19 +15,32 @@ from skdebias.methods._gerne import (
 from skdebias.methods._group_dro import GroupDRO
 from skdebias.methods._jtt import JTT
 from skdebias.methods._lff import LfF
-from skdebias.methods._method import Method, Rule, Setting, Step
+from skdebias.methods._method import (
+    ForwardPass,
+    Method,
+    Penalty,
+    PenaltyTerm,
+    Rule,
+    Setting,
+    Step,
+)
 from skdebias.methods._plan import Batch, SamplingPlan, SlotTable, slot_table
 from skdebias.methods._pseudo import least_confident
+from skdebias.methods._ule import ULE
 
 __all__ = [
     "AFR",
     "ERM",
     "GERNE",
     "JTT",
+    "ULE",
     "Batch",
+    "ForwardPass",
     "GroupDRO",
     "LfF",
     "Method",
+    "Penalty",
+    "PenaltyTerm",
     "Rule",
     "SamplingPlan",
     "Setting",

@@ -69,15 +69,77 @@ class Rule(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class ForwardPass:
+    """What a penalty may know of one optimiser step beyond :class:`Step`.
+
+    Parameters
+    ----------
+    logits : Tensor of shape (S, R, M, n_logits)
+        One logit for two classes.
+    residual : Tensor of shape (S, R, M, n_logits)
+        `softmax - onehot`, the derivative of every row's cross-entropy, unweighted.
+    activations : sequence of Tensor
+        Inputs of the layers: the rows, (S, R, n_features), then the outputs of the
+        hidden ReLU layers, (S * M, R, width).
+    coefs : sequence of Tensor of shape (S * M, n_out, n_in)
+        Weights of the layers, input to output. Not to be written to.
+    """
+
+    logits: Tensor
+    residual: Tensor
+    activations: Sequence[Tensor]
+    coefs: Sequence[Tensor]
+
+
+@dataclass(frozen=True)
+class PenaltyTerm:
+    """A penalty on one step, and its derivatives.
+
+    Parameters
+    ----------
+    values : Tensor of shape (S, M)
+        Added to the objective of every head.
+    logits : Tensor of shape (S, R, M, n_logits)
+        Derivative through the logits; the engine carries it on to all parameters.
+    coefs : sequence of Tensor or None
+        Derivative in the weights themselves, at fixed logits, in the shapes of
+        `ForwardPass.coefs`.
+    """
+
+    values: Tensor
+    logits: Tensor
+    coefs: Sequence[Tensor] | None = None
+
+
+class Penalty(Protocol):
+    """A penalty with state, for all methods of a stack at once."""
+
+    def __call__(self, step: Step, forward: ForwardPass) -> PenaltyTerm:
+        """Return the step's penalty and advance the state."""
+        ...
+
+    def end_epoch(self, coefs: Sequence[Tensor]) -> dict[str, Tensor]:
+        """Return what the epoch showed, one (S * M,) value per head and name.
+
+        A boolean entry `sound` marks heads whose epoch may be kept where no validation
+        score chooses.
+        """
+        ...
+
+
 class Method(ABC):
     """Base class of the methods: frozen dataclasses of a method's hyper-parameters.
 
     A subclass answers which rows a step sees (:meth:`plan`), and where needed how much
-    each of them counts given the current losses (:meth:`rule`).
+    each of them counts given the current losses (:meth:`rule`), and what else is asked
+    of the heads (:meth:`penalty`).
     """
 
     #: Heads that a method trains side by side; the last one is the result.
     n_heads: ClassVar[int] = 1
+    #: Size of the random start of a linear head, in units of `1 / sqrt(n_features)`.
+    linear_start: ClassVar[float] = 0.0
 
     @abstractmethod
     def plan(self, groups: Groups) -> SamplingPlan:
@@ -107,5 +169,21 @@ class Method(ABC):
         Returns
         -------
         Rule or None
+        """
+        return None
+
+    @classmethod
+    def penalty(cls, methods: Sequence[Self], setting: Setting) -> Penalty | None:
+        """Return the penalty of a stack, or None.
+
+        Parameters
+        ----------
+        methods : sequence of Method
+            As for :meth:`rule`.
+        setting : Setting
+
+        Returns
+        -------
+        Penalty or None
         """
         return None
