@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 _RUNTIME = ("_backbone", "_built_from")
 _BATCH_SIZES = {"cpu": 32, "mps": 64, "cuda": 256}
+# Larger activations than these make a CPU's memory allocator slower than its cores.
+_CPU_IMAGES = 8
 
 
 class EmbeddingExtractor(
@@ -290,6 +292,8 @@ class EmbeddingExtractor(
         size, workers = self.batch_size, self.num_workers
         if size == "auto":
             size = _BATCH_SIZES.get(device.type, 32)
+            if device.type == "cpu" and backbone.modality == "image":
+                size = _CPU_IMAGES
         if workers == "auto":
             workers = auto_workers(n_items)
         return Settings(device, dtype, self.storage_dtype, int(size), int(workers))

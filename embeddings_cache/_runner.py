@@ -250,10 +250,26 @@ class Runner:
             self._flush()
 
     def _forward(self, prepared: list[Any]) -> np.ndarray:
-        """Embed a batch; one that does not fit in memory is halved, for good."""
-        device = self.settings.device
+        """Embed prepared items; a batch that does not fit is halved, for good."""
+        parts = []
+        start = 0
+        while start < len(prepared):
+            part = prepared[start : start + self.settings.batch_size]
+            rows = self._try(part)
+            if rows is None:
+                # The failed batch's tensors are free by now.
+                if self.settings.device.type == "cuda":
+                    torch.cuda.empty_cache()
+                self.settings.batch_size = (len(part) + 1) // 2
+                continue
+            parts.append(rows)
+            start += len(part)
+        return np.concatenate(parts)
+
+    def _try(self, prepared: list[Any]) -> np.ndarray | None:
+        """Embed one batch; None if there is not enough memory for it."""
         try:
-            batch = to_device(self.backbone.collate(prepared), device)
+            batch = to_device(self.backbone.collate(prepared), self.settings.device)
             output = self.backbone.forward(batch)
             if output.ndim != 2 or len(output) != len(prepared):
                 raise ValueError(
@@ -261,19 +277,12 @@ class Runner:
                     f"{len(prepared)} items; an embedding is one vector per item: "
                     "choose layer and pooling, or return (n, n_features)"
                 )
-            result: np.ndarray = output.float().cpu().numpy()
-            return result
+            rows: np.ndarray = output.float().cpu().numpy()
         except RuntimeError as error:
             if not is_out_of_memory(error) or len(prepared) == 1:
                 raise
-        # Outside the handler, so that the failed batch's tensors are free.
-        if device.type == "cuda":
-            torch.cuda.empty_cache()
-        half = (len(prepared) + 1) // 2
-        self.settings.batch_size = min(self.settings.batch_size, half)
-        return np.concatenate(
-            [self._forward(prepared[:half]), self._forward(prepared[half:])]
-        )
+            return None
+        return rows
 
     def _flush(self) -> None:
         """Commit the waiting rows as one shard."""

@@ -235,7 +235,10 @@ class EmbeddingStore:
         """
         damage: list[Damage] = []
         for key in self._keys():
-            if self._description(key) is None:
+            # A description is written before the first commit, so a folder that is
+            # being made has neither.
+            commits = _io.list_folder(self.root / _LAYOUT / key / "commits")
+            if commits and self._description(key) is None:
                 reason = "extractor.json is absent or does not match the folder's name"
                 damage.append(Damage(key, "", reason))
             damage += verify(self.folder(key), level, quarantine=quarantine)

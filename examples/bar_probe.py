@@ -25,7 +25,7 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import StratifiedShuffleSplit, cross_val_score
+from sklearn.model_selection import train_test_split
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
@@ -96,9 +96,11 @@ def probe(X, y, X_test, y_test, strength: float) -> tuple[np.ndarray, float]:
     model = make_pipeline(
         StandardScaler(), LogisticRegression(C=strength, max_iter=2000)
     )
-    splits = StratifiedShuffleSplit(n_splits=5, test_size=0.2, random_state=0)
-    held_out = cross_val_score(model, X, y, cv=splits)
-    return held_out, model.fit(X, y).score(X_test, y_test)
+    held_out = []
+    for seed in range(5):
+        parts = train_test_split(X, y, test_size=0.2, stratify=y, random_state=seed)
+        held_out.append(model.fit(parts[0], parts[2]).score(parts[1], parts[3]))
+    return np.array(held_out), model.fit(X, y).score(X_test, y_test)
 
 
 def run(data: Path, work: Path, recipes=tuple(RECIPES), **settings) -> dict:

@@ -25,13 +25,11 @@ def test_linear_probe_of_real_photos(example, data_dir, mobilenet_file, tmp_path
     if not (data_dir / "bar" / "bar.tar.xz").is_file():
         pytest.skip("real data: no bar/bar.tar.xz in SKDEBIAS_DATA")
     settings = {"cache_dir": tmp_path / "cache", "progress": False, "device": "cpu"}
-    found = example.run(data_dir, tmp_path / "work", **settings)
-    for held_out, unbiased, _ in found.values():
-        assert 0.95 <= held_out <= 0.97
-        assert 0.62 <= unbiased <= 0.69
-    # The crop is part of the number: each has its own reference.
-    assert found["square"][1] == pytest.approx(0.627, abs=0.015)
-    assert found["256/224"][1] == pytest.approx(0.684, abs=0.015)
+    # One of the two crops: the other takes as long again. Both are in the example.
+    found = example.run(data_dir, tmp_path / "work", ["square"], **settings)
+    held_out, unbiased, _ = found["square"]
+    assert 0.95 <= held_out <= 0.97
+    assert unbiased == pytest.approx(0.627, abs=0.015)
     extractor = example.make_extractor(data_dir, 1.0, **settings)
     train, _ = example.photos(tmp_path / "work", "train")
     first = extractor.transform(train[::-1])

@@ -156,7 +156,7 @@ def test_batch_size_is_halved_when_memory_runs_out(make_extractor, net, images):
 
     net.forward = limited
     rows = make_extractor(batch_size=16).transform(images)
-    assert sizes == [16, 8, 4, 4, 8, 4, 4, 4]
+    assert sizes == [16, 8, 4, 4, 4, 4, 4]
     np.testing.assert_allclose(rows, expected(net, images), rtol=2e-3, atol=2e-3)
 
 

@@ -182,6 +182,7 @@ def test_a_damaged_record_is_set_aside(folder):
 
 
 def test_wrong_description_is_replaced_and_reported(store, folder):
+    put(folder, 1)
     path = folder.path / "extractor.json"
     text = path.read_bytes()
     path.write_bytes(text[:-2])
