@@ -8,6 +8,11 @@ from typing import Any
 _HOME = {
     "ERMClassifier": "skdebias._erm",
     "GERNEClassifier": "skdebias._gerne",
+    "GroupDROClassifier": "skdebias._group_dro",
+    "DFRClassifier": "skdebias._dfr",
+    "JTTClassifier": "skdebias._jtt",
+    "AFRClassifier": "skdebias._afr",
+    "LfFClassifier": "skdebias._lff",
     "MissingAttributesWarning": "skdebias._attributes",
 }
 _SUBMODULES = (
@@ -20,8 +25,13 @@ _SUBMODULES = (
 )
 
 __all__ = [
+    "AFRClassifier",
+    "DFRClassifier",
     "ERMClassifier",
     "GERNEClassifier",
+    "GroupDROClassifier",
+    "JTTClassifier",
+    "LfFClassifier",
     "MissingAttributesWarning",
     "attributes",
     "datasets",

@@ -1,0 +1,225 @@
+"""AFR: automatic feature reweighting."""
+
+from numbers import Real
+
+import numpy as np
+from sklearn.utils._param_validation import Interval
+
+from skdebias._base import BaseDebiasedClassifier
+from skdebias._head import HEAD_ATTRIBUTES
+
+
+class AFRClassifier(BaseDebiasedClassifier):
+    """Head retrained on held-out rows that it was unsure of (AFR) [1]_.
+
+    A part of the rows is held out. A head is trained on the others by empirical risk
+    minimisation; then it is retrained on the held-out rows with weights proportional
+    to `exp(-gamma p_y) / n_y` (equations 2 and 3), `p_y` being the probability that it
+    gave to the true class and `n_y` the size of the class, under a penalty
+    `regularization * ||w - w_ERM||^2` that keeps it near where it started. No
+    attributes are used in training.
+
+    Parameters
+    ----------
+    gamma : float, default=4.0
+        How steeply the weight falls with the confidence. 0 retrains on balanced
+        classes. The larger, the fewer rows count: see `effective_sample_size_`.
+    regularization : float, default=0.1
+        Strength of the pull towards the first head, biases included. The step must stay
+        stable: `learning_rate * regularization` well below 1.
+    holdout : float, default=0.2
+        Fraction of the rows, in (0, 1), that is held out of the first head, the same in
+        every class.
+    hidden_layer_sizes : array-like of int, default=()
+        Sizes of hidden ReLU layers. Empty is a linear head.
+    solver : {"sgd", "adamw"}, default="sgd"
+        SGD with heavy-ball momentum, or AdamW.
+    learning_rate : float, default=1e-3
+        Constant step size; the default suits standardised embeddings.
+    momentum : float, default=0.9
+        Momentum of SGD, or the first-moment decay of AdamW.
+    weight_decay : float, default=1e-2
+        L2 penalty on the weights (not the biases) of the first head; decoupled for
+        AdamW.
+    batch_size : int, default=256
+        Rows per step over all batches of the method. Every group of a balanced batch
+        gets at least one row, even if that takes more.
+    max_iter : int, default=50
+        Epochs, each of `ceil(n_samples / batch_size)` steps.
+    tol : float, default=1e-4
+        Least progress that counts for `early_stopping`.
+    n_iter_no_change : int, default=10
+        Epochs without progress after which `early_stopping` stops.
+    early_stopping : bool, default=False
+        Stop when the validation score, or the training loss if no validation set is
+        given, has stopped improving. Otherwise all `max_iter` epochs are run.
+    selection : {"auto", "worst_group", "group_balanced", "worst_class", "accuracy", \
+"last"}, default="auto"
+        Score on the validation set given to `fit` that selects the epoch. "auto" is
+        worst-group accuracy with `attributes_val`, worst-class accuracy without.
+    warm_start : bool, default=False
+        Start from the weights of the previous fit.
+    device : str, default="auto"
+        Torch device; "auto" takes CUDA where there is one.
+    random_state : int, RandomState instance or None, default=None
+        Seed of the row draws and of hidden layers. The same seed gives the same draws
+        on every device.
+    verbose : int, default=0
+        Above 0, a progress bar over epochs.
+
+    Attributes
+    ----------
+    effective_sample_size_ : float
+        `1 / sum w^2` of the normalised weights: how many equally weighted held-out rows
+        the retraining is worth.
+    confidence_ : ndarray of shape (n_samples,)
+        Probability that the first head gives to the true class of a held-out row; NaN
+        for the rows that it was trained on.
+    first_coef_, first_intercept_ : ndarray
+        The first head, if linear.
+    first_coefs_, first_intercepts_ : list of ndarray
+        The first head, if it has hidden layers.
+    classes_ : ndarray of shape (n_classes,)
+        Class labels.
+    attribute_values_ : ndarray of shape (n_values,) or (n_values, n_attributes)
+        Attribute values (crossed, for several columns) seen in `fit`.
+    groups_ : ndarray of shape (n_groups, 2)
+        Non-empty groups as indices into `classes_` and `attribute_values_`.
+    group_counts_ : ndarray of shape (n_groups,)
+        Training rows of each group.
+    coef_ : ndarray of shape (1, n_features) or (n_classes, n_features)
+        Weights of a linear head.
+    intercept_ : ndarray of shape (1,) or (n_classes,)
+        Biases of a linear head.
+    coefs_, intercepts_ : list of ndarray
+        Layers of a head with hidden layers, weights of shape (n_in, n_out).
+    n_iter_ : int
+        Epochs run.
+    best_epoch_ : int
+        Epoch whose weights were kept, from 1.
+    loss_curve_ : list of float
+        Mean training objective of every epoch.
+    history_ : dict
+        Per epoch `loss`, and with a validation set `validation_score` and
+        `validation_group_accuracy` of shape (n_epochs, n_groups), whose columns are
+        the (label, attribute) pairs `validation_groups`.
+    n_features_in_ : int
+        Number of features seen in `fit`.
+    feature_names_in_ : ndarray of shape (n_features_in_,)
+        Names of the features, if X has string column names.
+
+    See Also
+    --------
+    JTTClassifier : Upsamples errors instead of weighting by confidence.
+    DFRClassifier : Retrains on group-balanced rows, where attributes are known.
+
+    Notes
+    -----
+    Attributes given to `fit` are not used. `weight_decay` is that of the first head;
+    an epoch has `ceil(n_samples / batch_size)` steps in the second stage. With hidden
+    layers all of them are retrained. The rows that the first head is trained on are
+    copied in memory. The method finds minority rows only as far as the first head is
+    unsure of them.
+
+    References
+    ----------
+    .. [1] Qiu, Potapczynski, Izmailov and Wilson, "Simple and Fast Group Robustness by
+       Automatic Feature Reweighting", ICML 2023.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skdebias import AFRClassifier
+    >>> from skdebias.datasets import make_spurious_classification
+    >>> X, y, attributes = make_spurious_classification(2000, random_state=0)
+    >>> clf = AFRClassifier(gamma=4.0, random_state=0).fit(X, y)
+    >>> bool(np.isfinite(clf.confidence_).sum() == 400)
+    True
+    >>> bool(clf.effective_sample_size_ < 400)
+    True
+    """
+
+    _parameter_constraints: dict = {
+        **BaseDebiasedClassifier._parameter_constraints,
+        "gamma": [Interval(Real, 0, None, closed="left")],
+        "regularization": [Interval(Real, 0, None, closed="left")],
+        "holdout": [Interval(Real, 0, 1, closed="neither")],
+    }
+
+    def __init__(
+        self,
+        gamma=4.0,
+        *,
+        regularization=0.1,
+        holdout=0.2,
+        hidden_layer_sizes=(),
+        solver="sgd",
+        learning_rate=1e-3,
+        momentum=0.9,
+        weight_decay=1e-2,
+        batch_size=256,
+        max_iter=50,
+        tol=1e-4,
+        n_iter_no_change=10,
+        early_stopping=False,
+        selection="auto",
+        warm_start=False,
+        device="auto",
+        random_state=None,
+        verbose=0,
+    ):
+        super().__init__(
+            hidden_layer_sizes=hidden_layer_sizes,
+            solver=solver,
+            learning_rate=learning_rate,
+            momentum=momentum,
+            weight_decay=weight_decay,
+            batch_size=batch_size,
+            max_iter=max_iter,
+            tol=tol,
+            n_iter_no_change=n_iter_no_change,
+            early_stopping=early_stopping,
+            selection=selection,
+            warm_start=warm_start,
+            device=device,
+            random_state=random_state,
+            verbose=verbose,
+        )
+        self.gamma = gamma
+        self.regularization = regularization
+        self.holdout = holdout
+
+    def _needs_attributes(self):
+        return False
+
+    def _first_stage(self, data):
+        from skdebias._erm import erm_like
+        from skdebias.methods._afr import holdout_mask
+
+        held = holdout_mask(data.y, self.holdout, data.seed)
+        first = erm_like(self, random_state=data.seed, verbose=0)
+        first.fit(data.X[~held], data.y[~held])
+        own = np.searchsorted(first.classes_, data.y)
+        confidence = first.predict_proba(data.X)[np.arange(len(own)), own]
+        self.confidence_ = np.where(held, confidence, np.nan)
+        for name in HEAD_ATTRIBUTES:
+            self.__dict__.pop(f"first_{name}", None)
+            if hasattr(first, name):
+                setattr(self, f"first_{name}", getattr(first, name))
+        return data.attributes
+
+    def _make_method(self, groups):
+        from skdebias.methods import AFR
+        from skdebias.methods._afr import effective_sample_size
+
+        method = AFR(self.confidence_, self.gamma)
+        weights = method.plan(groups).row_weights
+        self.effective_sample_size_ = effective_sample_size(weights)
+        return method
+
+    def _anchor(self):
+        return self._layers("first_")
+
+    def _weight_decays(self):
+        # The optimisers descend weight_decay / 2 ||w - w_ERM||^2.
+        return 2.0 * self.regularization

@@ -1,0 +1,266 @@
+"""DFR: deep feature reweighting."""
+
+import warnings
+from numbers import Integral, Real
+
+import numpy as np
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression
+from sklearn.utils._param_validation import Interval, StrOptions
+
+from skdebias._attributes import Groups
+from skdebias._base import BaseDebiasedClassifier
+from skdebias._head import HeadClassifier
+
+
+class DFRClassifier(HeadClassifier):
+    """Average of sparse heads fitted on group-balanced draws of the rows (DFR) [1]_.
+
+    As many rows of every group as the smallest group has are drawn, a logistic
+    regression is fitted on them, and the coefficients of `n_draws` such fits are
+    averaged. The strength of the penalty is chosen on rows that were not fitted.
+
+    Parameters
+    ----------
+    Cs : array-like of float, default=(1.0, 0.7, 0.3, 0.1, 0.07, 0.03, 0.01)
+        Inverse strengths of the penalty to choose from. With a single value there is
+        no choice, and no row is set aside for it.
+    l1_ratio : float, default=1.0
+        1 is the L1 penalty, 0 the L2 penalty, values between mix them.
+    n_draws : int, default=10
+        Group-balanced draws whose coefficients are averaged.
+    max_iter : int, default=1000
+        Most passes of the solver over a draw.
+    tol : float, default=1e-3
+        Tolerance of the solver.
+    selection : {"auto", "worst_group", "group_balanced", "worst_class", "accuracy"}, \
+default="auto"
+        Score by which C is chosen. "auto" is worst-group accuracy, or worst-class
+        accuracy on a validation set without `attributes_val`.
+    random_state : int, RandomState instance or None, default=None
+        Seed of the draws and of the solver.
+
+    Attributes
+    ----------
+    C_ : float
+        The chosen C; among equal scores the one with the strongest penalty.
+    C_scores_ : ndarray of shape (n_Cs,)
+        Selection score of every value of `Cs`; NaN if there was no choice to make.
+    classes_ : ndarray of shape (n_classes,)
+        Class labels.
+    attribute_values_ : ndarray of shape (n_values,) or (n_values, n_attributes)
+        Attribute values (crossed, for several columns) seen in `fit`.
+    groups_ : ndarray of shape (n_groups, 2)
+        Non-empty groups as indices into `classes_` and `attribute_values_`.
+    group_counts_ : ndarray of shape (n_groups,)
+        Training rows of each group.
+    coef_ : ndarray of shape (1, n_features) or (n_classes, n_features)
+        Averaged weights.
+    intercept_ : ndarray of shape (1,) or (n_classes,)
+        Averaged biases, which no penalty acts on.
+    n_iter_ : int
+        Most passes that a fit on a draw took.
+    n_features_in_ : int
+        Number of features seen in `fit`.
+    feature_names_in_ : ndarray of shape (n_features_in_,)
+        Names of the features, if X has string column names.
+
+    See Also
+    --------
+    ERMClassifier : With `balance="group"`, balances groups by sampling all rows.
+    AFRClassifier : Retrains on held-out rows where no attributes are known.
+
+    Notes
+    -----
+    Give `fit` rows that the network behind the embeddings was not trained on, as the
+    paper does with its validation set: the features of its own training rows separate
+    the classes too well to be reweighted. The validation set of `fit` chooses C and
+    nothing else. Without one, every group is split in half, C is chosen on the second
+    half by heads of the first, and all rows are fitted again.
+
+    Features are standardised over all rows before fitting, and the scale is folded
+    into `coef_`.
+
+    References
+    ----------
+    .. [1] Kirichenko, Izmailov and Wilson, "Last Layer Re-Training is Sufficient for
+       Robustness to Spurious Correlations", ICLR 2023.
+
+    Examples
+    --------
+    >>> from skdebias import DFRClassifier
+    >>> from skdebias.datasets import make_spurious_classification
+    >>> X, y, attributes = make_spurious_classification(2000, random_state=0)
+    >>> clf = DFRClassifier(n_draws=3, random_state=0)
+    >>> clf.fit(X, y, attributes=attributes).coef_.shape
+    (1, 20)
+    """
+
+    _parameter_constraints: dict = {
+        "Cs": ["array-like"],
+        "l1_ratio": [Interval(Real, 0, 1, closed="both")],
+        "n_draws": [Interval(Integral, 1, None, closed="left")],
+        "max_iter": [Interval(Integral, 1, None, closed="left")],
+        "tol": [Interval(Real, 0, None, closed="neither")],
+        "selection": [
+            StrOptions(
+                {"auto", "worst_group", "group_balanced", "worst_class", "accuracy"}
+            )
+        ],
+        "random_state": BaseDebiasedClassifier._parameter_constraints["random_state"],
+    }
+
+    def __init__(
+        self,
+        Cs=(1.0, 0.7, 0.3, 0.1, 0.07, 0.03, 0.01),
+        *,
+        l1_ratio=1.0,
+        n_draws=10,
+        max_iter=1000,
+        tol=1e-3,
+        selection="auto",
+        random_state=None,
+    ):
+        self.Cs = Cs
+        self.l1_ratio = l1_ratio
+        self.n_draws = n_draws
+        self.max_iter = max_iter
+        self.tol = tol
+        self.selection = selection
+        self.random_state = random_state
+
+    def _train(self, data, y_codes, groups, validation):
+        import torch
+
+        from skdebias._engine._features import Features
+
+        Cs = self._checked_Cs()
+        features = Features(data.X, torch.device("cpu"))
+        scaling = _moments(features)
+        rng = np.random.default_rng(data.seed)
+        self.C_scores_ = np.full(len(Cs), np.nan)
+        if len(Cs) > 1:
+            self.C_scores_ = self._scores(
+                features, y_codes, groups, validation, scaling, Cs, rng
+            )
+        best = np.nan_to_num(self.C_scores_)
+        self.C_ = float(Cs[best == best.max()].min())
+        rows = np.arange(len(y_codes))
+        ((self.coef_, self.intercept_),), self.n_iter_ = self._heads(
+            features, rows, groups, scaling, [self.C_], rng
+        )
+        if self.n_iter_ >= self.max_iter:
+            warnings.warn(
+                f"DFRClassifier: a fit on a draw stopped at max_iter={self.max_iter} "
+                "before it reached tol: raise max_iter or tol, or lower Cs.",
+                ConvergenceWarning,
+                stacklevel=4,
+            )
+
+    def _checked_Cs(self):
+        Cs = np.asarray(self.Cs, dtype=float)
+        if Cs.ndim != 1 or not len(Cs) or not (Cs > 0).all():
+            raise ValueError(
+                f"Cs={self.Cs!r} must hold one or more positive numbers, such as "
+                "(1.0, 0.1)."
+            )
+        return Cs
+
+    def _scores(self, features, y, groups, validation, scaling, Cs, rng):
+        """Score of every C on the validation set, or on half of the rows."""
+        import torch
+
+        from skdebias._engine._features import Features
+        from skdebias._engine._heads import stack_parameters
+        from skdebias._engine._selection import Validation
+        from skdebias.methods._dfr import halves
+
+        cpu = torch.device("cpu")
+        if validation is None:
+            rows, held = halves(groups, rng)
+            if not len(held):  # every group has one row
+                return np.full(len(Cs), np.nan)
+            selection = "worst_group" if self.selection == "auto" else self.selection
+            held_out = Validation(
+                Features(features.rows(torch.from_numpy(held)), cpu),
+                y[held],
+                _restricted(groups, held),
+                selection,
+            )
+        else:
+            rows = np.arange(len(y))
+            held_out = Validation(
+                Features(validation["X"], cpu),
+                validation["y"],
+                validation["groups"],
+                validation["selection"],
+            )
+        own = _restricted(groups, rows)
+        heads, _ = self._heads(features, rows, own, scaling, Cs, rng)
+        stack = stack_parameters([([c], [b]) for c, b in heads], 1, cpu)
+        return held_out.score(held_out.group_accuracies(stack))
+
+    def _heads(self, features, rows, groups, scaling, Cs, rng):
+        """Averaged (coef, intercept) for every C, and the most passes of a fit.
+
+        `groups` are those of `rows`, all of which the draws may take.
+        """
+        import torch
+
+        from skdebias.methods._dfr import balanced_subset
+
+        mean, scale = scaling
+        classes = groups.cells[:, 0]
+        totals, n_iter = [0.0] * len(Cs), 0
+        for _ in range(self.n_draws):
+            drawn = balanced_subset(groups, rng)
+            X = features.rows(torch.from_numpy(rows[drawn])).double().numpy()
+            y = classes[groups.ids[drawn]]
+            seed = int(rng.integers(2**31))
+            for i, model in self._path((X - mean) / scale, y, Cs, seed):
+                totals[i] += np.column_stack([model.coef_, model.intercept_])
+                n_iter = max(n_iter, int(model.n_iter_.max()))
+        heads = []
+        for total in totals:
+            coef = total[:, :-1] / self.n_draws / scale
+            intercept = total[:, -1] / self.n_draws - coef @ mean
+            heads.append((coef.astype(np.float32), intercept.astype(np.float32)))
+        return heads, n_iter
+
+    def _path(self, X, y, Cs, seed):
+        """Yield (position in Cs, fitted model), each fit starting from the last."""
+        model = LogisticRegression(
+            l1_ratio=self.l1_ratio,
+            solver="saga",
+            max_iter=self.max_iter,
+            tol=self.tol,
+            warm_start=True,
+            random_state=seed,
+        )
+        for i in np.argsort(Cs, kind="stable"):
+            model.C = Cs[i]
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", ConvergenceWarning)
+                yield i, model.fit(X, y)
+
+
+def _moments(features):
+    """Mean and standard deviation of the columns, in one pass over blocks."""
+    total, squares, shift = 0.0, 0.0, None
+    for _, block in features.chunks():
+        block = block.double().numpy()
+        if shift is None:
+            shift = block.mean(0)  # keeps the squares small
+        block = block - shift
+        total = total + block.sum(0)
+        squares = squares + (block**2).sum(0)
+    mean = total / features.n_rows
+    variance = np.maximum(squares / features.n_rows - mean**2, 0.0)
+    constant = variance <= 1e-12 * np.maximum(1.0, (shift + mean) ** 2)
+    return shift + mean, np.where(constant, 1.0, np.sqrt(variance))
+
+
+def _restricted(groups, rows):
+    """Return the groups of some rows."""
+    cells = groups.cells[groups.ids[rows]]
+    return Groups.from_labels(*cells.T, groups.n_classes, groups.n_attributes)

@@ -1,0 +1,213 @@
+"""JTT: just train twice."""
+
+import warnings
+from numbers import Integral, Real
+
+import numpy as np
+from sklearn.utils._param_validation import HasMethods, Interval
+
+from skdebias._base import BaseDebiasedClassifier
+
+
+class JTTClassifier(BaseDebiasedClassifier):
+    """Head trained twice, the second time with the errors of the first upsampled [1]_.
+
+    A first head is trained for a few epochs only, so that it relies on what is easiest
+    to learn. The rows it gets wrong are then drawn `upweight` times as often as the
+    others (equation 4). No attributes are used in training.
+
+    Parameters
+    ----------
+    upweight : float, default=20
+        How many times as often as another row a row of the error set is drawn, at least
+        1. 1 is empirical risk minimisation.
+    warmup_epochs : int, default=1
+        Epochs of the first head, which is otherwise of the same architecture and
+        settings. On frozen embeddings a few steps are enough: what is strongest in them
+        is learnt first.
+    reference_estimator : classifier, default=None
+        The first model, with `fit` and `predict`, instead of that head.
+    hidden_layer_sizes : array-like of int, default=()
+        Sizes of hidden ReLU layers. Empty is a linear head.
+    solver : {"sgd", "adamw"}, default="sgd"
+        SGD with heavy-ball momentum, or AdamW.
+    learning_rate : float, default=1e-3
+        Constant step size; the default suits standardised embeddings.
+    momentum : float, default=0.9
+        Momentum of SGD, or the first-moment decay of AdamW.
+    weight_decay : float, default=1e-2
+        L2 penalty on the weights (not the biases); decoupled for AdamW.
+    batch_size : int, default=256
+        Rows per step over all batches of the method. Every group of a balanced batch
+        gets at least one row, even if that takes more.
+    max_iter : int, default=50
+        Epochs, each of `ceil(n_samples / batch_size)` steps.
+    tol : float, default=1e-4
+        Least progress that counts for `early_stopping`.
+    n_iter_no_change : int, default=10
+        Epochs without progress after which `early_stopping` stops.
+    early_stopping : bool, default=False
+        Stop when the validation score, or the training loss if no validation set is
+        given, has stopped improving. Otherwise all `max_iter` epochs are run.
+    selection : {"auto", "worst_group", "group_balanced", "worst_class", "accuracy", \
+"last"}, default="auto"
+        Score on the validation set given to `fit` that selects the epoch. "auto" is
+        worst-group accuracy with `attributes_val`, worst-class accuracy without.
+    warm_start : bool, default=False
+        Start from the weights of the previous fit.
+    device : str, default="auto"
+        Torch device; "auto" takes CUDA where there is one.
+    random_state : int, RandomState instance or None, default=None
+        Seed of the row draws and of hidden layers. The same seed gives the same draws
+        on every device.
+    verbose : int, default=0
+        Above 0, a progress bar over epochs.
+
+    Attributes
+    ----------
+    pseudo_attributes_ : ndarray of shape (n_samples,)
+        1 for the error set, 0 for the rest. They take the place of attributes in the
+        attributes below.
+    classes_ : ndarray of shape (n_classes,)
+        Class labels.
+    attribute_values_ : ndarray of shape (n_values,) or (n_values, n_attributes)
+        The pseudo-attributes that occur: [0, 1], or [0] without any error.
+    groups_ : ndarray of shape (n_groups, 2)
+        Non-empty groups as indices into `classes_` and `attribute_values_`.
+    group_counts_ : ndarray of shape (n_groups,)
+        Training rows of each group.
+    coef_ : ndarray of shape (1, n_features) or (n_classes, n_features)
+        Weights of a linear head.
+    intercept_ : ndarray of shape (1,) or (n_classes,)
+        Biases of a linear head.
+    coefs_, intercepts_ : list of ndarray
+        Layers of a head with hidden layers, weights of shape (n_in, n_out).
+    n_iter_ : int
+        Epochs run.
+    best_epoch_ : int
+        Epoch whose weights were kept, from 1.
+    loss_curve_ : list of float
+        Mean training objective of every epoch.
+    history_ : dict
+        Per epoch `loss`, and with a validation set `validation_score` and
+        `validation_group_accuracy` of shape (n_epochs, n_groups), whose columns are
+        the (label, attribute) pairs `validation_groups`.
+    n_features_in_ : int
+        Number of features seen in `fit`.
+    feature_names_in_ : ndarray of shape (n_features_in_,)
+        Names of the features, if X has string column names.
+
+    See Also
+    --------
+    skdebias.attributes.ErrorSetPseudoAttributes : The error set alone, for any method
+        that takes attributes.
+    AFRClassifier : Weights held-out rows by confidence instead of by errors.
+
+    Notes
+    -----
+    Attributes given to `fit` are not used. Where the first model makes no mistake there
+    is nothing to upsample: a warning says so, and the second head is trained by
+    empirical risk minimisation, so that a search over `warmup_epochs` goes on.
+
+    References
+    ----------
+    .. [1] Liu et al., "Just Train Twice: Improving Group Robustness without Training
+       Group Information", ICML 2021.
+
+    Examples
+    --------
+    >>> from skdebias import JTTClassifier
+    >>> from skdebias.datasets import make_spurious_classification
+    >>> X, y, attributes = make_spurious_classification(2000, random_state=0)
+    >>> clf = JTTClassifier(random_state=0).fit(X, y)
+    >>> errors = clf.pseudo_attributes_ == 1
+    >>> bool((attributes != y)[errors].mean() > 0.8)
+    True
+    """
+
+    _parameter_constraints: dict = {
+        **BaseDebiasedClassifier._parameter_constraints,
+        "upweight": [Interval(Real, 1, None, closed="left")],
+        "warmup_epochs": [Interval(Integral, 1, None, closed="left")],
+        "reference_estimator": [HasMethods(["fit", "predict"]), None],
+    }
+
+    def __init__(
+        self,
+        upweight=20,
+        warmup_epochs=1,
+        *,
+        reference_estimator=None,
+        hidden_layer_sizes=(),
+        solver="sgd",
+        learning_rate=1e-3,
+        momentum=0.9,
+        weight_decay=1e-2,
+        batch_size=256,
+        max_iter=50,
+        tol=1e-4,
+        n_iter_no_change=10,
+        early_stopping=False,
+        selection="auto",
+        warm_start=False,
+        device="auto",
+        random_state=None,
+        verbose=0,
+    ):
+        super().__init__(
+            hidden_layer_sizes=hidden_layer_sizes,
+            solver=solver,
+            learning_rate=learning_rate,
+            momentum=momentum,
+            weight_decay=weight_decay,
+            batch_size=batch_size,
+            max_iter=max_iter,
+            tol=tol,
+            n_iter_no_change=n_iter_no_change,
+            early_stopping=early_stopping,
+            selection=selection,
+            warm_start=warm_start,
+            device=device,
+            random_state=random_state,
+            verbose=verbose,
+        )
+        self.upweight = upweight
+        self.warmup_epochs = warmup_epochs
+        self.reference_estimator = reference_estimator
+
+    def _needs_attributes(self):
+        return False
+
+    def _first_stage(self, data):
+        from skdebias._erm import erm_like
+        from skdebias.attributes import ErrorSetPseudoAttributes
+        from skdebias.attributes._error_set import EmptyErrorSetError
+
+        reference = self.reference_estimator
+        if reference is None:
+            reference = erm_like(
+                self,
+                max_iter=self.warmup_epochs,
+                early_stopping=False,
+                random_state=data.seed,
+                verbose=0,
+            )
+        inferrer = ErrorSetPseudoAttributes(reference_estimator=reference)
+        try:
+            self.pseudo_attributes_ = inferrer.fit_predict(data.X, data.y)
+        except EmptyErrorSetError:
+            warnings.warn(
+                "JTTClassifier: the first model makes no mistake on the training rows. "
+                "No row is upsampled, and the fit is one by empirical risk "
+                f"minimisation: lower warmup_epochs={self.warmup_epochs} or "
+                "learning_rate, or pass a weaker reference_estimator.",
+                UserWarning,
+                stacklevel=4,
+            )
+            self.pseudo_attributes_ = np.zeros(len(data.y), dtype=np.int64)
+        return self.pseudo_attributes_
+
+    def _make_method(self, groups):
+        from skdebias.methods import JTT
+
+        return JTT(self.upweight)
