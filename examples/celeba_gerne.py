@@ -43,7 +43,11 @@ from skdebias.model_selection import AttributeStratifiedShuffleSplit
 SCALE = 0.0235285
 SCORES = ["worst group", "group-balanced", "average"]
 
-OPTIMISER = {"learning_rate": [1e-3, 3e-3], "weight_decay": [1e-1, 3e-1, 1.0]}
+# Around the defaults of the estimators.
+OPTIMISER = {
+    "learning_rate": [3e-4, 1e-3, 3e-3],
+    "weight_decay": [1e-2, 1e-1, 3e-1],
+}
 # With c fixed, beta says it all: s = c (1 + beta) is 0.8, 1, 1.2, 1.5 and 1.8.
 EXTRAPOLATION = {"c": [0.5], "beta": [0.6, 1.0, 1.4, 2.0, 2.6]}
 
