@@ -1,0 +1,1 @@
+"""Files that come with skdebias; `README.md` says what they are."""
