@@ -224,7 +224,7 @@ default="auto"
         for total in totals:
             coef = total[:, :-1] / self.n_draws / scale
             intercept = total[:, -1] / self.n_draws - coef @ mean
-            heads.append((coef.astype(np.float32), intercept.astype(np.float32)))
+            heads.append((coef.astype(np.float32, order="C"), intercept.astype("f4")))
         return heads, n_iter
 
     def _path(self, X, y, Cs, seed):

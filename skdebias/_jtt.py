@@ -21,10 +21,10 @@ class JTTClassifier(BaseDebiasedClassifier):
     upweight : float, default=20
         How many times as often as another row a row of the error set is drawn, at least
         1. 1 is empirical risk minimisation.
-    warmup_epochs : int, default=1
+    warmup_epochs : int, default=5
         Epochs of the first head, which is otherwise of the same architecture and
-        settings. On frozen embeddings a few steps are enough: what is strongest in them
-        is learnt first.
+        settings. What is strongest in frozen embeddings is learnt in a few steps, so
+        that the value matters little as long as there are some.
     reference_estimator : classifier, default=None
         The first model, with `fit` and `predict`, instead of that head.
     hidden_layer_sizes : array-like of int, default=()
@@ -135,7 +135,7 @@ class JTTClassifier(BaseDebiasedClassifier):
     def __init__(
         self,
         upweight=20,
-        warmup_epochs=1,
+        warmup_epochs=5,
         *,
         reference_estimator=None,
         hidden_layer_sizes=(),

@@ -3,7 +3,15 @@
 import pytest
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from skdebias import ERMClassifier, GERNEClassifier
+from skdebias import (
+    AFRClassifier,
+    DFRClassifier,
+    ERMClassifier,
+    GERNEClassifier,
+    GroupDROClassifier,
+    JTTClassifier,
+    LfFClassifier,
+)
 
 ESTIMATORS = [
     ERMClassifier(max_iter=20),
@@ -12,6 +20,16 @@ ESTIMATORS = [
     ERMClassifier(reweight="group", hidden_layer_sizes=(16,), learning_rate=0.05),
     GERNEClassifier(max_iter=20),
     GERNEClassifier(coupling="shared", hidden_layer_sizes=(16,), learning_rate=0.05),
+    GroupDROClassifier(max_iter=20),
+    GroupDROClassifier(hidden_layer_sizes=(16,), learning_rate=0.05),
+    JTTClassifier(),
+    JTTClassifier(upweight=5, hidden_layer_sizes=(16,), learning_rate=0.05),
+    AFRClassifier(max_iter=20),
+    AFRClassifier(hidden_layer_sizes=(16,), learning_rate=0.05),
+    LfFClassifier(max_iter=20),
+    LfFClassifier(hidden_layer_sizes=(16,), learning_rate=0.05),
+    DFRClassifier(n_draws=2),
+    DFRClassifier(Cs=[1.0], l1_ratio=0.0, n_draws=1),
 ]
 
 # One table of expected failures: estimator name -> check -> reason. Empty, and strict:
