@@ -8,11 +8,14 @@ from typing import Any
 _HOME = {
     "ERMClassifier": "skdebias._erm",
     "GERNEClassifier": "skdebias._gerne",
+    "UGCClassifier": "skdebias._ugc",
+    "ULEClassifier": "skdebias._ule",
     "GroupDROClassifier": "skdebias._group_dro",
     "DFRClassifier": "skdebias._dfr",
     "JTTClassifier": "skdebias._jtt",
     "AFRClassifier": "skdebias._afr",
     "LfFClassifier": "skdebias._lff",
+    "AntiClassifierWarning": "skdebias._ule",
     "MissingAttributesWarning": "skdebias._attributes",
 }
 _SUBMODULES = (
@@ -26,6 +29,7 @@ _SUBMODULES = (
 
 __all__ = [
     "AFRClassifier",
+    "AntiClassifierWarning",
     "DFRClassifier",
     "ERMClassifier",
     "GERNEClassifier",
@@ -33,6 +37,8 @@ __all__ = [
     "JTTClassifier",
     "LfFClassifier",
     "MissingAttributesWarning",
+    "UGCClassifier",
+    "ULEClassifier",
     "attributes",
     "datasets",
     "export",

@@ -11,6 +11,7 @@ from skdebias import (
     GroupDROClassifier,
     JTTClassifier,
     LfFClassifier,
+    UGCClassifier,
 )
 
 ESTIMATORS = [
@@ -30,6 +31,15 @@ ESTIMATORS = [
     LfFClassifier(hidden_layer_sizes=(16,), learning_rate=0.05),
     DFRClassifier(n_draws=2),
     DFRClassifier(Cs=[1.0], l1_ratio=0.0, n_draws=1),
+    UGCClassifier(max_iter=20),
+    UGCClassifier(
+        warmup="epochs",
+        per_class=False,
+        pool=False,
+        robust="group_dro",
+        hidden_layer_sizes=(16,),
+        learning_rate=0.05,
+    ),
 ]
 
 # One table of expected failures: estimator name -> check -> reason. Empty, and strict:
@@ -42,6 +52,7 @@ def _expected_failures(estimator):
 
 
 @pytest.mark.filterwarnings("ignore::skdebias.MissingAttributesWarning")
+@pytest.mark.filterwarnings("ignore::skdebias.attributes.WeakClustersWarning")
 @parametrize_with_checks(ESTIMATORS, expected_failed_checks=_expected_failures)
 def test_scikit_learn_check(estimator, check):
     check(estimator)

@@ -1,0 +1,294 @@
+"""Pseudo-attributes from clusters of last-layer gradients (UGC)."""
+
+import warnings
+from numbers import Integral, Real
+
+import numpy as np
+import torch
+from sklearn.cluster import KMeans
+from sklearn.metrics import silhouette_samples
+from sklearn.utils import check_random_state
+from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
+
+from skdebias._engine._features import Features
+from skdebias._erm import ERMClassifier
+from skdebias._fit import resolve_device
+from skdebias._validation import as_array
+from skdebias.attributes._base import BasePseudoAttributes
+from skdebias.methods import _ugc
+
+# Rows of a clustering that the silhouette is computed on: its cost is quadratic.
+_SILHOUETTE_ROWS = 2000
+# Spread of the scores, relative to the largest gradient, that rounding can cause.
+_ROUNDING = 1e-5
+# What the best cut through normally distributed margins reaches, wherever it is made.
+_WEAK_SILHOUETTE = 0.58
+
+
+class WeakClustersWarning(UserWarning):
+    """Warning that gradient clusters carry no signal.
+
+    K-means always returns clusters; a low silhouette says that they are no further
+    apart than the two sides of a cut through a single cloud, as they are when no row
+    conflicts with the spurious attribute. Turn it into an error
+    with ``warnings.simplefilter("error", WeakClustersWarning)``.
+    """
+
+
+class GradientClusterPseudoAttributes(BasePseudoAttributes):
+    """Clusters rows by the gradients of a barely trained last layer (UGC) [1]_.
+
+    The gradient of a row's loss in the weights of the last layer is
+    `g_i = (softmax(z_i) - onehot(y_i)) x_i^T`. Rows that conflict with a shortcut have
+    large residuals in a direction of their own. The gradients are reduced by PCA, in
+    factored form, and clustered by k-means.
+
+    Parameters
+    ----------
+    n_clusters : int, default=2
+        Clusters of k-means, per class or in all.
+    warmup : {"mean_difference", "epochs", "logistic"}, default="mean_difference"
+        The classifier whose gradients are taken. "mean_difference" is the linear head
+        along the differences of the class means, its scale fitted by a line search: no
+        hyper-parameter, no seed. "epochs" trains `reference_estimator` briefly, as in
+        the paper. "logistic" fits an L2-regularised logistic regression.
+    warmup_epochs : int, default=1
+        Epochs of the default reference estimator.
+    per_class : bool, default=True
+        Cluster every class by itself. The paper clusters all rows at once, which tends
+        to return the classes.
+    pool : bool, default=True
+        Make the largest cluster the majority (0) and all others together the minority
+        (1). Otherwise the clusters are numbered by size, the largest 0.
+    signature : {"gradient", "gradient_norm"}, default="gradient"
+        Cluster the gradients, or only their norms; the norm was better with many
+        classes.
+    n_components : int, default=10
+        Principal components of the gradients, found for each clustering by itself.
+    C : float, default=1e-3
+        Inverse strength of the penalty for `warmup="logistic"`, as in scikit-learn.
+    reference_estimator : classifier, default=None
+        The network of `warmup="epochs"`, a head estimator of skdebias. Its hidden
+        activations, if any, are the features of the last layer, also for "logistic",
+        which refits its last layer; "mean_difference" always works on X. None is a
+        linear head trained for `warmup_epochs`.
+    device : str, default="auto"
+        Torch device; "auto" takes CUDA where there is one.
+    random_state : int, RandomState instance or None, default=None
+        Seed of the warm-up, the PCA, k-means and the silhouette's rows.
+
+    Attributes
+    ----------
+    pseudo_attributes_ : ndarray of shape (n_samples,)
+        Cluster of every row; with `pool`, 0 for the majority and 1 for the rest.
+    cluster_sizes_ : ndarray of shape (n_classes, n_clusters)
+        Rows of every class in every cluster, before pooling. Clusters are sorted by
+        size, per class or in all.
+    silhouette_ : float
+        Mean silhouette, within the classes, of the margins of (a sample of) the rows:
+        own logit minus the largest other. Margins rather than gradients, because the
+        exponential tail of the residuals makes any split of the gradients look clean.
+    reference_estimator_ : classifier
+        The fitted network, where one was trained.
+
+    See Also
+    --------
+    ConfidencePseudoAttributes : Marks a fixed fraction of every class.
+    ErrorSetPseudoAttributes : Marks the rows that a model gets wrong.
+
+    Notes
+    -----
+    Features are centred at their mean, not scaled: standardise X if its columns have
+    different units. Gradients are not normalised: in the binary case a gradient of
+    unit length is the feature itself, up to sign, and says nothing about the loss.
+    Bias gradients are left out.
+
+    References
+    ----------
+    .. [1] "Unsupervised Gradient Clustering for robustness to spurious correlations",
+       2025. Per-class clustering, pooling and the mean-difference warm-up are ours.
+
+    Examples
+    --------
+    >>> from skdebias.attributes import GradientClusterPseudoAttributes
+    >>> from skdebias.datasets import make_spurious_classification
+    >>> X, y, attributes = make_spurious_classification(1000, random_state=0)
+    >>> clusters = GradientClusterPseudoAttributes(random_state=0).fit(X, y)
+    >>> conflicting = attributes != y
+    >>> minority = clusters.pseudo_attributes_ == 1
+    >>> bool(conflicting[minority].mean() > 2 * conflicting.mean())
+    True
+    """
+
+    _parameter_constraints: dict = {
+        "n_clusters": [Interval(Integral, 1, None, closed="left")],
+        "warmup": [StrOptions({"mean_difference", "epochs", "logistic"})],
+        "warmup_epochs": [Interval(Integral, 1, None, closed="left")],
+        "per_class": ["boolean"],
+        "pool": ["boolean"],
+        "signature": [StrOptions({"gradient", "gradient_norm"})],
+        "n_components": [Interval(Integral, 1, None, closed="left")],
+        "C": [Interval(Real, 0, None, closed="neither")],
+        "reference_estimator": [HasMethods(["fit", "predict_proba"]), None],
+        "device": [str],
+        "random_state": ["random_state"],
+    }
+
+    def __init__(
+        self,
+        n_clusters=2,
+        *,
+        warmup="mean_difference",
+        warmup_epochs=1,
+        per_class=True,
+        pool=True,
+        signature="gradient",
+        n_components=10,
+        C=1e-3,
+        reference_estimator=None,
+        device="auto",
+        random_state=None,
+    ):
+        self.n_clusters = n_clusters
+        self.warmup = warmup
+        self.warmup_epochs = warmup_epochs
+        self.per_class = per_class
+        self.pool = pool
+        self.signature = signature
+        self.n_components = n_components
+        self.C = C
+        self.reference_estimator = reference_estimator
+        self.device = device
+        self.random_state = random_state
+
+    def _infer(self, X, y, validation):
+        rng = check_random_state(self.random_state)
+        seed = int(rng.randint(np.iinfo(np.int32).max))
+        classes, codes = np.unique(y, return_inverse=True)
+        codes = codes.astype(np.int64)
+        features = Features(_two_dimensional(X), resolve_device(self.device))
+        with torch.no_grad():
+            features, layer = self._warm_up(features, X, y, codes, validation, seed)
+            z = _ugc.logits(features, layer)
+            residual = _ugc.residuals(z, codes)
+            clusters = self._cluster(features, codes, residual, layer.center, seed)
+        self.cluster_sizes_ = np.zeros((len(classes), self.n_clusters), dtype=np.int64)
+        np.add.at(self.cluster_sizes_, (codes, clusters), 1)
+        inferred = np.minimum(clusters, 1) if self.pool else clusters
+        self.silhouette_ = _silhouette(_ugc.margins(z, codes), codes, inferred, seed)
+        self._warn_of_weak_clusters()
+        return inferred
+
+    def _warm_up(self, features, X, y, codes, validation, seed):
+        """Return the features of the last layer, and that layer."""
+        n_classes = int(codes.max()) + 1
+        if self.warmup == "mean_difference":
+            return features, _ugc.mean_difference(features, codes, n_classes)
+        if self.warmup == "logistic" and self.reference_estimator is None:
+            return features, _ugc.logistic(features, codes, n_classes, self.C)
+        default = ERMClassifier(max_iter=self.warmup_epochs, random_state=seed)
+        model = self._fit_reference(default, X, y, validation)
+        features = _Activations(features, model._layers()[:-1])
+        if self.warmup == "logistic":
+            return features, _ugc.logistic(features, codes, n_classes, self.C)
+        return features, _last_layer(features, model._layers()[-1])
+
+    def _cluster(self, features, codes, residual, center, seed):
+        """Return the k-means cluster of every row."""
+        units = [np.arange(len(codes))]
+        if self.per_class:
+            units = [np.flatnonzero(codes == c) for c in range(codes.max() + 1)]
+        clusters = np.zeros(len(codes), dtype=np.int64)
+        for rows in units:
+            if len(rows) < 2:
+                continue  # a single row is a cluster of its own
+            gradients = _ugc.FactoredGradients(
+                features, rows, residual[torch.from_numpy(rows)], center
+            )
+            norms = gradients.norms()[:, None].cpu().numpy()
+            points = norms
+            if self.signature == "gradient":
+                points = _ugc.principal_scores(gradients, self.n_components, seed)
+            if np.ptp(points, axis=0).max() <= _ROUNDING * norms.max():
+                continue  # equal rows: k-means would cluster their rounding errors
+            clusters[rows] = _k_means(points, self.n_clusters, seed)
+        return clusters
+
+    def _warn_of_weak_clusters(self):
+        if self.silhouette_ > _WEAK_SILHOUETTE:
+            return
+        warnings.warn(
+            f"The silhouette of the pseudo-attributes is {self.silhouette_:.2f}; a cut "
+            f"through a single cloud reaches {_WEAK_SILHOUETTE}. The clusters may be "
+            "the tail of the classes rather than the rows that conflict with a "
+            "spurious attribute: compare with ERMClassifier(balance='class') on a "
+            "validation set, or try another warmup or signature.",
+            WeakClustersWarning,
+            stacklevel=5,
+        )
+
+
+class _Activations:
+    """Rows of the last hidden layer of a network, computed as they are gathered."""
+
+    def __init__(self, features, layers):
+        self._features = features
+        self.device = features.device
+        self.n_rows = features.n_rows
+        self._layers = [
+            (torch.from_numpy(w).to(self.device), torch.from_numpy(b).to(self.device))
+            for w, b in layers
+        ]
+        hidden = [weight.shape[1] for weight, _ in self._layers]
+        self.n_features = hidden[-1] if hidden else features.n_features
+
+    def rows(self, index):
+        """Gather rows of activations, in float32."""
+        out = self._features.rows(index)
+        for weight, bias in self._layers:
+            out = (out @ weight + bias).relu()
+        return out
+
+
+def _last_layer(features, layer):
+    """Return a fitted last layer on centred features; two logits for two classes."""
+    weight, bias = (torch.from_numpy(part).to(features.device) for part in layer)
+    weight = weight.T
+    if len(weight) == 1:
+        weight = torch.cat([-weight, weight]) / 2
+        bias = torch.cat([-bias, bias]) / 2
+    center = _ugc.feature_mean(features, np.arange(features.n_rows))
+    return _ugc.LastLayer(weight, bias + weight @ center, center)
+
+
+def _two_dimensional(X):
+    X = as_array(X)
+    return X if hasattr(X, "dtype") and X.ndim == 2 else np.asarray(X, dtype=np.float32)
+
+
+def _k_means(points, n_clusters, seed):
+    """Clusters by k-means, numbered by size, the same in any order of the rows."""
+    order = np.lexsort(points.T[::-1])
+    distinct = len(np.unique(points, axis=0))
+    model = KMeans(min(n_clusters, distinct), n_init=10, random_state=seed)
+    found = np.empty(len(points), dtype=np.int64)
+    found[order] = model.fit_predict(points[order])
+    rank = np.empty(found.max() + 1, dtype=np.int64)
+    rank[np.argsort(-np.bincount(found), kind="stable")] = np.arange(len(rank))
+    return rank[found]
+
+
+def _silhouette(margins, codes, inferred, seed):
+    """Mean silhouette of (a sample of) the margins, split in every class."""
+    rng = np.random.default_rng(seed)
+    values, sizes = [], []
+    for c in range(codes.max() + 1):
+        rows = np.flatnonzero(codes == c)
+        sizes.append(len(rows))
+        if len(rows) > _SILHOUETTE_ROWS:
+            rows = rng.choice(rows, _SILHOUETTE_ROWS, replace=False)
+        labels = inferred[rows]
+        defined = 2 <= len(np.unique(labels)) < len(rows)
+        points = margins[rows, None]
+        values.append(silhouette_samples(points, labels).mean() if defined else 0.0)
+    return float(np.average(values, weights=sizes))
