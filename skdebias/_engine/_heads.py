@@ -182,8 +182,10 @@ def initial_parameters(
     if len(shapes) == 1:
         (n_out, n_in) = shapes[0]
         bound = linear_start * n_in**-0.5
-        start = generator.uniform(-bound, bound, (n_out, n_in)).astype(np.float32)
-        return [start], [np.zeros(n_out, np.float32)]
+        start = generator.uniform(-bound, bound, (n_out, n_in))
+        if n_out > 1:
+            start -= start.mean(0)  # what all logits share says nothing, and stays zero
+        return [start.astype(np.float32)], [np.zeros(n_out, np.float32)]
     coefs, intercepts = [], []
     for n_out, n_in in shapes:
         bound = n_in**-0.5
