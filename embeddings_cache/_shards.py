@@ -243,16 +243,28 @@ def write_shard(
             made=made,
         )
         _check_record(record)
-        shards = folder / "shards"
-        temporary.publish(temporary.write([key_bytes]), shards / f"{shard}.keys")
-        temporary.publish(payload, shards / f"{shard}.safetensors")
-        _io.sync_folder(shards)
-        # The record comes last: before it nothing of the shard exists for a reader.
-        commits = folder / "commits"
-        name = f"{keys_sha256[:32]}-{uuid.uuid4().hex}.json"
-        temporary.publish(temporary.write([record.to_json()]), commits / name)
-        _io.sync_folder(commits)
+        _publish(folder, temporary, record, payload, key_bytes)
     return record
+
+
+def _publish(
+    folder: Path,
+    temporary: "_TemporaryFiles",
+    record: ShardRecord,
+    payload: Path,
+    key_bytes: bytes,
+) -> None:
+    """Give a written shard its names: keys, rows, and last the commit record.
+
+    Before the record is there, nothing of the shard exists for a reader.
+    """
+    shards, commits = folder / "shards", folder / "commits"
+    temporary.publish(temporary.write([key_bytes]), shards / f"{record.shard}.keys")
+    temporary.publish(payload, shards / f"{record.shard}.safetensors")
+    _io.sync_folder(shards)
+    name = f"{record.keys_sha256[:32]}-{uuid.uuid4().hex}.json"
+    temporary.publish(temporary.write([record.to_json()]), commits / name)
+    _io.sync_folder(commits)
 
 
 class _TemporaryFiles:

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from embeddings_cache._errors import MissingExtraError, UnknownBackboneError
-from embeddings_cache._fingerprint import jsonable, versions
+from embeddings_cache._fingerprint import jsonable, tensors_digest, versions
 
 SEED = 0
 POOLINGS = ("default", "cls", "mean")
@@ -143,6 +143,13 @@ def seeded() -> Iterator[None]:
 def random_weights() -> dict[str, Any]:
     """Describe weights that come from the seed alone."""
     return {"random_seed": SEED, **library_versions("torch")}
+
+
+def describe_weights(spec: BackboneSpec, network: nn.Module) -> dict[str, Any]:
+    """Describe a network's weights: the seed, or the digest of all its tensors."""
+    if spec.random:
+        return random_weights()
+    return {"tensors": tensors_digest(network.state_dict().items())}
 
 
 def library_versions(*names: str) -> dict[str, str]:

@@ -8,18 +8,17 @@ import torch
 from torch import nn
 
 from embeddings_cache._errors import UnknownBackboneError
-from embeddings_cache._fingerprint import tensors_digest
 from embeddings_cache._images import decoder_description
 from embeddings_cache.backbones._base import (
     Backbone,
     BackboneSpec,
     check_pooling,
     construct,
+    describe_weights,
     layer_output,
     library_versions,
     pool,
     random_note,
-    random_weights,
     require,
     unknown_name,
 )
@@ -39,14 +38,9 @@ def build(spec: BackboneSpec) -> Backbone:
         if spec.weights is not None:
             state = _tower_state(spec, read_weights(spec.weights))
             load_strictly(network, state, spec.weights, spec.label)
-    weights = (
-        random_weights()
-        if spec.random
-        else {"tensors": tensors_digest(network.state_dict().items())}
-    )
     common = {
         "libraries": library_versions("open_clip_torch", "torchvision", "torch"),
-        "weights": weights,
+        "weights": describe_weights(spec, network),
     }
     if spec.modality == "text":
         return _text(spec, open_clip, network, architecture, common)

@@ -2,6 +2,7 @@
 
 import hashlib
 import string
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -61,25 +62,13 @@ def build_random(spec: BackboneSpec) -> Backbone:
     )
     network = construct(spec, lambda: getattr(transformers, f"{family}Model")(config))
     tokenizer = _character_tokenizer(config.max_position_embeddings, config.vocab_size)
-    pad = getattr(config, "pad_token_id", None) or 0
-    with_types = family == "Bert"
-
-    def collate(texts: list[str]) -> dict[str, torch.Tensor]:
-        encoded = tokenizer.encode_batch(texts)
-        ids = torch.tensor([entry.ids for entry in encoded])
-        mask = torch.tensor([entry.attention_mask for entry in encoded])
-        tokens = {"input_ids": ids.masked_fill(mask == 0, pad), "attention_mask": mask}
-        if with_types:
-            tokens["token_type_ids"] = torch.zeros_like(ids)
-        return tokens
-
     text = tokenizer.to_str()
     note = random_note(spec)
     return Backbone(
         network=network,
         modality="text",
         prepare=str,
-        collate=collate,
+        collate=_collate(tokenizer, config, with_types=family == "Bert"),
         forward=lambda tokens: pooled_tokens(spec, network, tokens),
         description=spec.describe(
             libraries=library_versions("transformers", "tokenizers", "torch"),
@@ -91,6 +80,24 @@ def build_random(spec: BackboneSpec) -> Backbone:
         ),
         note=f"{note}; texts are split into characters, not into its own word pieces",
     )
+
+
+def _collate(
+    tokenizer: Any, config: Any, *, with_types: bool
+) -> Callable[[list[str]], dict[str, torch.Tensor]]:
+    """Return the function from texts to the model's padded inputs."""
+    pad = getattr(config, "pad_token_id", None) or 0
+
+    def collate(texts: list[str]) -> dict[str, torch.Tensor]:
+        encoded = tokenizer.encode_batch(texts)
+        ids = torch.tensor([entry.ids for entry in encoded])
+        mask = torch.tensor([entry.attention_mask for entry in encoded])
+        tokens = {"input_ids": ids.masked_fill(mask == 0, pad), "attention_mask": mask}
+        if with_types:
+            tokens["token_type_ids"] = torch.zeros_like(ids)
+        return tokens
+
+    return collate
 
 
 def _character_tokenizer(positions: int, vocab_size: int) -> Any:

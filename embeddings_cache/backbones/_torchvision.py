@@ -6,18 +6,17 @@ from typing import Any
 import torch
 from torch import nn
 
-from embeddings_cache._fingerprint import tensors_digest
 from embeddings_cache._images import decoder_description
 from embeddings_cache.backbones._base import (
     Backbone,
     BackboneSpec,
     check_pooling,
     construct,
+    describe_weights,
     layer_output,
     library_versions,
     pool,
     random_note,
-    random_weights,
     require,
     unknown_name,
 )
@@ -47,11 +46,6 @@ def build(spec: BackboneSpec) -> Backbone:
         state = read_weights(spec.weights)
         load_strictly(network, state, spec.weights, spec.label, head=[head])
     transform = _transform(spec, published, getattr(network, "image_size", None))
-    weights = (
-        random_weights()
-        if spec.random
-        else {"tensors": tensors_digest(network.state_dict().items())}
-    )
     return Backbone(
         network=network,
         modality="image",
@@ -60,7 +54,7 @@ def build(spec: BackboneSpec) -> Backbone:
         forward=_forward(spec, network),
         description=spec.describe(
             libraries=library_versions("torchvision", "torch"),
-            weights=weights,
+            weights=describe_weights(spec, network),
             preprocess={"image": decoder_description(), "transform": repr(transform)},
         ),
         note=random_note(spec),

@@ -526,3 +526,110 @@ def test_no_unsafe_loader_in_the_package():
                 assert node.func.id not in calls, path
             if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
                 assert (node.value.id, node.attr) != ("torch", "load"), path
+
+
+def test_published_clip_weights_go_through_open_clip(
+    make_extractor, images, monkeypatch
+):
+    open_clip = pytest.importorskip("open_clip")
+    real, calls = open_clip.create_model_and_transforms, []
+
+    def record(name, pretrained=None, **kwargs):
+        calls.append((name, pretrained))
+        return real(name, pretrained=None, **kwargs)
+
+    monkeypatch.setattr(open_clip, "create_model_and_transforms", record)
+    extractor = make_extractor("open_clip:RN50/yfcc15m", batch_size=1)
+    assert extractor.transform(images[:1]).shape == (1, 1024)
+    assert calls == [("RN50", "yfcc15m")]
+    assert "tensors" in extractor.describe()["weights"]
+    reference = real("RN50")[2]
+    assert extractor.describe()["preprocess"]["transform"] == repr(reference)
+
+
+def test_published_torchvision_weights_bring_their_transforms(
+    make_extractor, images, monkeypatch
+):
+    models = pytest.importorskip("torchvision.models")
+    real, calls = models.get_model, []
+
+    def record(name, weights=None, **kwargs):
+        calls.append((name, weights))
+        return real(name, **kwargs)
+
+    monkeypatch.setattr(models, "get_model", record)
+    extractor = make_extractor("torchvision:resnet18/IMAGENET1K_V1")
+    entry = models.ResNet18_Weights.IMAGENET1K_V1
+    assert extractor.describe()["preprocess"]["transform"] == repr(entry.transforms())
+    assert calls == [("resnet18", entry)]
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"size": 64}, "resize_size=[73]"),  # the reference keeps 224 of 256
+        ({"size": 64, "crop": 1.0}, "resize_size=[64]"),
+        ({"mean": (0.5, 0.5, 0.5)}, "mean=[0.5, 0.5, 0.5]"),
+        ({"interpolation": "bicubic"}, "InterpolationMode.BICUBIC"),
+    ],
+)
+def test_torchvision_overrides(make_extractor, changes, text):
+    pytest.importorskip("torchvision")
+    extractor = make_extractor(
+        "torchvision:resnet18/IMAGENET1K_V1", pretrained=False, preprocess=changes
+    )
+    found = extractor.describe()["preprocess"]["transform"]
+    assert text in found.replace("\n", " ").replace(
+        "(0.5, 0.5, 0.5)", "[0.5, 0.5, 0.5]"
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"size": (64, 32)}, "takes square images"),
+        ({"crop": 0.5}, "resizes the shorter side to the size itself"),
+        ({"crop": "round"}, "must be 1.0, 'shortest', 'longest' or 'squash'"),
+        ({"interpolation": "nearest"}, "open_clip takes bicubic or bilinear"),
+    ],
+)
+def test_clip_override_refusals(make_extractor, changes, message):
+    pytest.importorskip("open_clip")
+    extractor = make_extractor("open_clip:RN50", pretrained=False, preprocess=changes)
+    with pytest.raises(ValueError, match=message):
+        extractor.extractor_key()
+
+
+def test_preprocessing_follows_a_changed_image_size(make_extractor, images):
+    pytest.importorskip("timm")
+    timm_vit = make_extractor(
+        "timm:vit_tiny_patch16_224", pretrained=False, model_kwargs={"img_size": 64}
+    )
+    assert timm_vit.transform(images[:1]).shape == (1, 192)
+    other = make_extractor(
+        "torchvision:vit_b_32", pretrained=False, model_kwargs={"image_size": 64}
+    )
+    assert other.transform(images[:1]).shape == (1, 768)
+
+
+def test_reduced_precision_is_near_full_precision(make_extractor, images):
+    pytest.importorskip("timm")
+    settings = {"pretrained": False, "preprocess": {"size": 64}}
+    full = make_extractor("timm:resnet18", **settings).transform(images[:4])
+    half = make_extractor("timm:resnet18", precision="bfloat16", **settings)
+    rows = half.transform(images[:4])
+    assert half.last_run_.n_computed == 4
+    assert 0 < np.abs(rows - full).max() < 0.05 * np.abs(full).max()
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_on_a_cuda_device(make_extractor, images):
+    pytest.importorskip("timm")
+    settings = {"pretrained": False, "storage_dtype": "float32"}
+    cpu = make_extractor("timm:resnet18", **settings).transform(images)
+    gpu = make_extractor("timm:resnet18", device="auto", **settings)
+    assert gpu.describe()["compute"]["dtype"] in ("bfloat16", "float16")
+    rows = gpu.transform(images)
+    cosine = (rows * cpu).sum(1) / np.linalg.norm(rows, axis=1)
+    np.testing.assert_array_less(0.999, cosine / np.linalg.norm(cpu, axis=1))
