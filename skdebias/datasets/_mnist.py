@@ -43,6 +43,13 @@ def fetch_mnist(*, data_home=None):
         target : ndarray of shape (70000,), int64
         split : ndarray of shape (70000,), str
             ``"train"`` or ``"test"``.
+
+    Examples
+    --------
+    >>> from skdebias.datasets import fetch_mnist
+    >>> mnist = fetch_mnist()  # doctest: +SKIP
+    >>> mnist.images.shape  # doctest: +SKIP
+    (70000, 28, 28)
     """
     folder = Path(os.environ.get("SKDEBIAS_DATA", "")) / "mnist"
     if "SKDEBIAS_DATA" in os.environ and (folder / "mnist_train.npz").exists():
