@@ -6,7 +6,7 @@ neither torch nor scikit-learn, so that the command line answers at once.
 Examples
 --------
 >>> from embeddings_cache import EmbeddingStore
->>> store = EmbeddingStore("/tmp/no-such-cache-yet")
+>>> store = EmbeddingStore("a-folder-that-is-not-there")
 >>> store.extractors()
 []
 """
