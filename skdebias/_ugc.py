@@ -17,6 +17,7 @@ _CLUSTERING = (
     "pool",
     "signature",
     "n_components",
+    "weight_decay",
     "device",
 )
 
@@ -39,8 +40,9 @@ class UGCClassifier(BaseDebiasedClassifier):
         head along the differences of the class means, with the scale of least log loss:
         no hyper-parameter, no seed; also with hidden layers it works on X itself.
         "epochs" trains this estimator's head by ERM for `warmup_epochs`, as in the
-        paper, and "logistic" fits an L2-regularised logistic regression; with hidden
-        layers, on the activations of the head trained for `warmup_epochs`.
+        paper, and "logistic" fits a logistic regression with this estimator's
+        `weight_decay` to convergence; with hidden layers, on the activations of the
+        head trained for `warmup_epochs`.
     warmup_epochs : int, default=1
         Epochs of the warm-up.
     per_class : bool, default=True
@@ -53,11 +55,12 @@ class UGCClassifier(BaseDebiasedClassifier):
     n_components : int, default=10
         Principal components of the gradients.
     robust : {"group_dro", "inverse_frequency", "feature_magnitude"}, \
-default="inverse_frequency"
+default="feature_magnitude"
         How groups count. "group_dro" raises the weight of the groups with the largest
-        loss online; "inverse_frequency" samples all groups alike;
+        loss online: the best choice with attributes in the validation set, and
+        `step_size=0.1`. "inverse_frequency" samples all groups alike.
         "feature_magnitude" samples them in proportion to the mean norm of their centred
-        features.
+        features: the best choice without any attributes.
     step_size : float, default=0.01
         Step size of the group weights of "group_dro".
     hidden_layer_sizes : array-like of int, default=()
@@ -147,7 +150,11 @@ default="inverse_frequency"
     are not: the former minimise the mean of the group risks, the latter their maximum.
     What "feature magnitude" means is left open there; the definition is ours.
 
-    Features are centred in the first stage, never scaled: standardise X.
+    Features are centred in the first stage, never scaled: standardise X. With few
+    features the mean-difference warm-up can mistake the hard rows of a class for those
+    that conflict with the spurious attribute, and do harm;
+    :class:`~skdebias.attributes.WeakClustersWarning` then points to
+    `warmup="logistic"`, which finds them where the shortcut is strong.
 
     References
     ----------
@@ -193,7 +200,7 @@ default="inverse_frequency"
         pool=True,
         signature="gradient",
         n_components=10,
-        robust="inverse_frequency",
+        robust="feature_magnitude",
         step_size=0.01,
         hidden_layer_sizes=(),
         solver="sgd",

@@ -65,8 +65,8 @@ class GradientClusterPseudoAttributes(BasePseudoAttributes):
         classes.
     n_components : int, default=10
         Principal components of the gradients, found for each clustering by itself.
-    C : float, default=1e-3
-        Inverse strength of the penalty for `warmup="logistic"`, as in scikit-learn.
+    weight_decay : float, default=0.01
+        L2 penalty of `warmup="logistic"`, on the mean loss as for the head estimators.
     reference_estimator : classifier, default=None
         The network of `warmup="epochs"`, a head estimator of skdebias. Its hidden
         activations, if any, are the features of the last layer, also for "logistic",
@@ -128,7 +128,7 @@ class GradientClusterPseudoAttributes(BasePseudoAttributes):
         "pool": ["boolean"],
         "signature": [StrOptions({"gradient", "gradient_norm"})],
         "n_components": [Interval(Integral, 1, None, closed="left")],
-        "C": [Interval(Real, 0, None, closed="neither")],
+        "weight_decay": [Interval(Real, 0, None, closed="left")],
         "reference_estimator": [HasMethods(["fit", "predict_proba"]), None],
         "device": [str],
         "random_state": ["random_state"],
@@ -144,7 +144,7 @@ class GradientClusterPseudoAttributes(BasePseudoAttributes):
         pool=True,
         signature="gradient",
         n_components=10,
-        C=1e-3,
+        weight_decay=0.01,
         reference_estimator=None,
         device="auto",
         random_state=None,
@@ -156,7 +156,7 @@ class GradientClusterPseudoAttributes(BasePseudoAttributes):
         self.pool = pool
         self.signature = signature
         self.n_components = n_components
-        self.C = C
+        self.weight_decay = weight_decay
         self.reference_estimator = reference_estimator
         self.device = device
         self.random_state = random_state
@@ -185,13 +185,17 @@ class GradientClusterPseudoAttributes(BasePseudoAttributes):
         if self.warmup == "mean_difference":
             return features, _ugc.mean_difference(features, codes, n_classes)
         if self.warmup == "logistic" and self.reference_estimator is None:
-            return features, _ugc.logistic(features, codes, n_classes, self.C)
+            return features, self._logistic(features, codes)
         default = ERMClassifier(max_iter=self.warmup_epochs, random_state=seed)
         model = self._fit_reference(default, X, y, validation)
         features = _Activations(features, model._layers()[:-1])
         if self.warmup == "logistic":
-            return features, _ugc.logistic(features, codes, n_classes, self.C)
+            return features, self._logistic(features, codes)
         return features, _last_layer(features, model._layers()[-1])
+
+    def _logistic(self, features, codes):
+        n_classes = int(codes.max()) + 1
+        return _ugc.logistic(features, codes, n_classes, self.weight_decay)
 
     def _cluster(self, features, codes, residual, center, seed):
         """Return the k-means cluster of every row."""
@@ -222,7 +226,7 @@ class GradientClusterPseudoAttributes(BasePseudoAttributes):
             f"through a single cloud reaches {_WEAK_SILHOUETTE}. The clusters may be "
             "the tail of the classes rather than the rows that conflict with a "
             "spurious attribute: compare with ERMClassifier(balance='class') on a "
-            "validation set, or try another warmup or signature.",
+            "validation set, or try another warmup (such as 'logistic') or signature.",
             WeakClustersWarning,
             stacklevel=5,
         )

@@ -276,9 +276,11 @@ def mean_difference(features: Rows, y: NDArray[np.int64], n_classes: int) -> Las
 
 
 def logistic(
-    features: Rows, y: NDArray[np.int64], n_classes: int, C: float
+    features: Rows, y: NDArray[np.int64], n_classes: int, weight_decay: float
 ) -> LastLayer:
     """Fit an L2-regularised logistic regression, in blocks of rows.
+
+    It is where training by ERM with this weight decay converges.
 
     Parameters
     ----------
@@ -286,8 +288,8 @@ def logistic(
     y : ndarray of shape (n_rows,)
         Class codes.
     n_classes : int
-    C : float
-        Inverse strength of the penalty, as in scikit-learn.
+    weight_decay : float
+        Minimises the mean loss plus `weight_decay / 2` times the squared weights.
 
     Returns
     -------
@@ -299,18 +301,18 @@ def logistic(
     def objective(flat: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
         head = torch.from_numpy(flat.reshape(n_classes, d + 1)).to(device)
         layer = LastLayer(head[:, :-1].float(), head[:, -1].float(), center)
-        grad = head.clone()
+        grad = weight_decay * head
         grad[:, -1] = 0.0
-        loss = 0.5 * float((head[:, :-1] ** 2).sum())
+        loss = 0.5 * weight_decay * float((head[:, :-1] ** 2).sum())
         for where in blocks(features, np.arange(n), 2 * n_classes):
             index = torch.arange(where.start, where.stop)
             X = features.rows(index) - center
             log_p = torch.log_softmax(X @ layer.weight.T + layer.bias, dim=1)
             target = torch.from_numpy(y[where]).to(device)
-            loss -= C * float(log_p.gather(1, target[:, None]).double().sum())
-            residual = log_p.exp() - one_hot(target, n_classes)
-            grad[:, :-1] += C * (residual.T @ X)
-            grad[:, -1] += C * residual.sum(0)
+            loss -= float(log_p.gather(1, target[:, None]).double().sum()) / n
+            residual = (log_p.exp() - one_hot(target, n_classes)) / n
+            grad[:, :-1] += residual.T @ X
+            grad[:, -1] += residual.sum(0)
         return loss, grad.flatten().cpu().numpy()
 
     start = np.zeros(n_classes * (d + 1))

@@ -123,6 +123,8 @@ def test_warmup_trains_the_own_architecture():
     assert params["learning_rate"] == 0.02
     assert params["early_stopping"] is False
     assert params["balance"] is None
+    logistic = UGCClassifier(warmup="logistic", weight_decay=0.3)._inferrer(0)
+    assert logistic.weight_decay == 0.3
     assert (
         UGCClassifier(hidden_layer_sizes=(5,))._inferrer(0).reference_estimator is None
     )

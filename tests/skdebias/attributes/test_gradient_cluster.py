@@ -32,11 +32,13 @@ def binary():
     return make_spurious_classification(1000, random_state=0)
 
 
-@pytest.mark.parametrize("warmup", ["mean_difference", "logistic"])
-def test_finds_the_conflicting_rows(binary, warmup):
+@pytest.mark.parametrize(
+    "form", [{}, {"warmup": "logistic", "weight_decay": 0.3}], ids=["mean", "logistic"]
+)
+def test_finds_the_conflicting_rows(binary, form):
     X, y, attributes = binary
     conflicting = attributes != y
-    minority = _fit(X, y, warmup=warmup).pseudo_attributes_ == 1
+    minority = _fit(X, y, **form).pseudo_attributes_ == 1
     assert conflicting[minority].mean() > 0.9
     assert minority[conflicting].mean() > 0.7
 

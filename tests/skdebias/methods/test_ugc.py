@@ -158,7 +158,7 @@ def test_logistic_is_that_of_scikit_learn():
     from sklearn.linear_model import LogisticRegression
 
     features, X, y = _problem(3)
-    layer = _ugc.logistic(features, y, 3, C=0.1)
+    layer = _ugc.logistic(features, y, 3, weight_decay=1 / (0.1 * len(y)))
     reference = LogisticRegression(C=0.1, tol=1e-8, max_iter=1000).fit(X, y)
     z = _ugc.logits(features, layer).numpy()
     np.testing.assert_allclose(_softmax(z), reference.predict_proba(X), atol=2e-3)
