@@ -24,7 +24,15 @@ from _runner import Task, chosen, run
 from sklearn.base import clone
 from sklearn.model_selection import train_test_split
 
-from skdebias import ERMClassifier, GERNEClassifier
+from skdebias import (
+    ERMClassifier,
+    GERNEClassifier,
+    GroupDROClassifier,
+    JTTClassifier,
+    LfFClassifier,
+    UGCClassifier,
+    ULEClassifier,
+)
 from skdebias.datasets import colour_digits, fetch_mnist
 
 MINORITY = {"0.5": 249 / 55000, "1": 491 / 55000, "2": 986 / 55000, "5": 2449 / 55000}
@@ -54,19 +62,43 @@ def settings(minority):
     """Grid of every method: {method: {setting: estimator}}."""
     betas = ((0.8, 0.5), (1.0, 0.5), (1.1, 0.5), (0.1, 1.0))
     unknown = [(t, beta) for t in (0.6, 1.0) for beta in (2.0, 2.5)]
+    # Methods without balanced batches get the optimiser of their reference code.
+    adam = SHARED | {
+        "solver": "adamw",
+        "learning_rate": 1e-3,
+        "weight_decay": 0.0,
+        "batch_size": 250,
+        "max_iter": 20,
+    }
     return {
         "ERM": {
-            "default": ERMClassifier(**SHARED | {"batch_size": 250}),
+            "SGD": ERMClassifier(**SHARED | {"batch_size": 250}),
+            "Adam": ERMClassifier(**adam),
         },
         "resampling": {"default": GERNEClassifier(0.0, 1.0, **SHARED)},
         "GERNE": {
             f"beta={beta} c={c}": GERNEClassifier(beta, c, **SHARED)
             for beta, c in betas
         },
+        "GroupDRO": {
+            f"eta={eta}": GroupDROClassifier(eta, **SHARED) for eta in (0.01, 0.1)
+        },
+        "JTT": {
+            f"upweight={up:.0f}": JTTClassifier(up, warmup_epochs=1, **adam)
+            for up in (0.1 / minority, 0.5 / minority)
+        },
+        "LfF": {"q=0.7": LfFClassifier(**adam)},
         "GERNE unknown": {
             f"t={t}r beta={beta}": GERNEClassifier(beta, 0.5, t=t * minority, **SHARED)
             for t, beta in unknown
         },
+        "UGC": {
+            signature: UGCClassifier(
+                signature=signature, robust="inverse_frequency", **SHARED
+            )
+            for signature in ("gradient", "gradient_norm")
+        },
+        "ULE": {f"lam={lam}": ULEClassifier(lam, **adam) for lam in (0.3, 0.7)},
     }
 
 
