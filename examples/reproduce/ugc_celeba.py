@@ -197,6 +197,13 @@ def evaluate(model, part):
     }
 
 
+def pooled(rows, prefix):
+    """The forms of a method as settings of one, for validation to choose from."""
+    members = rows[rows["method"].str.startswith(prefix)]
+    setting = members["method"] + " " + members["setting"]
+    return members.assign(method=f"{prefix}, form chosen", setting=setting)
+
+
 def summary(rows):
     """Test scores of the setting that validation chose on each split.
 
@@ -204,10 +211,7 @@ def summary(rows):
     epoch is chosen too; "gain, last" counts from ERM at its last epoch.
     """
     rows = rows[rows["dataset"] == DATASET]
-    # The second stage is one more setting that validation can choose.
-    pooled = rows[rows["method"].str.startswith("UGC default")].copy()
-    pooled["setting"] = pooled["method"] + " " + pooled["setting"]
-    rows = pd.concat([rows, pooled.assign(method="UGC default, stage 2 chosen")])
+    rows = pd.concat([rows, pooled(rows, "UGC default"), pooled(rows, "UGC")])
     table = rows.pivot_table(
         index=["selection", "method", "seed", "setting", "seconds"],
         columns="metric",
