@@ -60,9 +60,7 @@ def _step(losses, strata, rows, y, weights=None):
     losses = torch.as_tensor(losses, dtype=torch.float32)
     if weights is None:
         weights = torch.full_like(losses, 1 / losses.shape[1])
-    return Step(
-        weights, losses, *(torch.as_tensor(np.array(v)) for v in (strata, rows, y))
-    )
+    return Step(weights, losses, *(torch.as_tensor(v) for v in (strata, rows, y)))
 
 
 def _setting(groups, y):
@@ -184,7 +182,7 @@ def test_lff_weights_by_hand():
     y = np.array([0, 1, 0, 1])
     rule = LfF.rule([LfF(q, alpha)], _setting([_groups([[2], [2]])], y))
     first = np.array([[2.0, 1.0], [0.5, 3.0], [4.0, 0.5]])  # rows 0, 1, 2
-    weights = rule(_step(first[None], [[0] * 3], [[0, 1, 2]], [y[:3]]))[0] * 3
+    weights = rule(_step(first[None], [[0] * 3], [[0, 1, 2]], y[None, :3]))[0] * 3
     scaled = first / np.array([[4.0, 1.0], [0.5, 3.0], [4.0, 1.0]])  # class maxima
     np.testing.assert_allclose(weights[:, 0], np.exp(-q * first[:, 0]), rtol=1e-5)
     np.testing.assert_allclose(
@@ -192,7 +190,7 @@ def test_lff_weights_by_hand():
     )
 
     second = np.array([[1.0, 2.0], [6.0, 0.1]])  # rows 0 (seen) and 3 (new)
-    weights = rule(_step(second[None], [[0] * 2], [[0, 3]], [y[[0, 3]]]))[0] * 2
+    weights = rule(_step(second[None], [[0] * 2], [[0, 3]], y[None, [0, 3]]))[0] * 2
     average = np.array([alpha * first[0] + (1 - alpha) * second[0], second[1]])
     # Row 2 still holds the biased maximum of class 0, row 1 the debiased one of class 1
     largest = np.array([[4.0, average[0, 1]], [6.0, 3.0]])
