@@ -57,10 +57,10 @@ class UGCClassifier(BaseDebiasedClassifier):
     robust : {"group_dro", "inverse_frequency", "feature_magnitude"}, \
 default="feature_magnitude"
         How groups count. "group_dro" raises the weight of the groups with the largest
-        loss online: the best choice with attributes in the validation set, and
-        `step_size=0.1`. "inverse_frequency" samples all groups alike.
+        loss online, and needs attributes in the validation set to select the epoch.
+        "inverse_frequency" samples all groups alike.
         "feature_magnitude" samples them in proportion to the mean norm of their centred
-        features: the best choice without any attributes.
+        features.
     step_size : float, default=0.01
         Step size of the group weights of "group_dro".
     hidden_layer_sizes : array-like of int, default=()
