@@ -33,16 +33,16 @@ html_theme = "pydata_sphinx_theme"
 html_title = "skdebias"
 html_theme_options = {"show_prev_next": False, "navigation_with_keys": False}
 
-# The gallery runs the scripts `plot_*.py`; without one there is nothing to show.
-_EXAMPLES = Path(__file__).parent.parent / "examples"
-if any(_EXAMPLES.glob("plot_*.py")):
-    extensions.append("sphinx_gallery.gen_gallery")
-    sphinx_gallery_conf = {
-        "examples_dirs": str(_EXAMPLES),
-        "gallery_dirs": "auto_examples",
-        "filename_pattern": r"plot_.*\.py",
-        "show_memory": False,
-    }
+# The gallery holds the scripts that need no data: `plot_*.py`.
+extensions.append("sphinx_gallery.gen_gallery")
+sphinx_gallery_conf = {
+    "examples_dirs": str(Path(__file__).parent.parent / "examples"),
+    "gallery_dirs": "auto_examples",
+    "filename_pattern": r"plot_.*\.py",
+    "ignore_pattern": r"(^|/)(?!plot_)[^/]*\.py$",
+    "nested_sections": False,
+    "show_memory": False,
+}
 
 
 def _quote_shapes(app, what, name, obj, options, lines):
