@@ -98,7 +98,9 @@ def _append(
         os.fsync(file.fileno())
 
 
-def chosen(rows: pd.DataFrame, *, choose: str, report: str) -> pd.DataFrame:
+def chosen(
+    rows: pd.DataFrame, *, choose: str, report: str, per_seed: bool = False
+) -> pd.DataFrame:
     """Pick the setting of every method by one metric and report another.
 
     Parameters
@@ -108,21 +110,32 @@ def chosen(rows: pd.DataFrame, *, choose: str, report: str) -> pd.DataFrame:
     choose, report : str
         Metrics. The setting with the highest mean of `choose` over seeds is taken, per
         data set and method; `report` is averaged over the same seeds.
+    per_seed : bool, default=False
+        Choose a setting for every seed, as a search on that split alone would. Of
+        settings with equal scores the first in the file wins.
 
     Returns
     -------
     DataFrame
-        Indexed by data set and method: setting, mean, std (over seeds), n_seeds.
+        Indexed by data set and method: setting (several with `per_seed`), mean, std
+        (over seeds), n_seeds.
     """
     table = rows.pivot_table(
-        index=["dataset", "method", "setting", "seed"], columns="metric", values="value"
+        index=["dataset", "method", "setting", "seed"],
+        columns="metric",
+        values="value",
+        sort=False,
     ).reset_index()
     picked = {}
-    for (dataset, method), part in table.groupby(["dataset", "method"]):
-        best = part.groupby("setting")[choose].mean().idxmax()
-        values = part.loc[part["setting"] == best, report]
+    for (dataset, method), part in table.groupby(["dataset", "method"], sort=False):
+        if per_seed:
+            best = part.loc[part.groupby("seed")[choose].idxmax(), "setting"]
+            values = part.loc[best.index, report]
+        else:
+            best = [part.groupby("setting", sort=False)[choose].mean().idxmax()]
+            values = part.loc[part["setting"] == best[0], report]
         picked[dataset, method] = {
-            "setting": best,
+            "setting": "; ".join(dict.fromkeys(best)),
             "mean": values.mean(),
             "std": values.std(ddof=1),
             "n_seeds": len(values),

@@ -1,0 +1,199 @@
+"""Every method with its grid and its regimes: one table for all real embeddings.
+
+The grids were written down before any test score of these scripts was looked at, and
+are the same for every data set. A setting and an epoch are chosen per split, on the
+validation part alone.
+"""
+
+import warnings
+from typing import NamedTuple
+
+import numpy as np
+from sklearn.base import BaseEstimator, clone
+from sklearn.metrics import accuracy_score
+from sklearn.model_selection import ParameterGrid
+
+from skdebias import (
+    AFRClassifier,
+    DFRClassifier,
+    ERMClassifier,
+    GERNEClassifier,
+    GroupDROClassifier,
+    JTTClassifier,
+    LfFClassifier,
+    UGCClassifier,
+    ULEClassifier,
+)
+from skdebias.metrics import (
+    group_balanced_accuracy_score,
+    worst_class_accuracy_score,
+    worst_group_accuracy_score,
+)
+
+# What is known of the attributes; each regime chooses by the best score it can compute.
+FULL = "attributes in training and validation"
+VALIDATION = "attributes in validation"
+NONE = "no attributes"
+REGIMES = {FULL: "worst_group", VALIDATION: "worst_group", NONE: "worst_class"}
+
+OPTIMISER = {"learning_rate": [3e-4, 3e-3], "weight_decay": [0.1, 1.0]}
+
+
+class Part(NamedTuple):
+    """Rows of one part of a split; attributes may be None."""
+
+    X: object
+    y: object
+    attributes: object
+
+
+class Method(NamedTuple):
+    """An estimator, the grid of its own parameters, and where it can be used."""
+
+    estimator: BaseEstimator
+    grid: dict | list
+    regimes: tuple[str, ...]
+    # DFR is not trained by SGD and chooses its penalty by itself.
+    optimiser: bool = True
+    # Fitted on the validation part, whose attributes it uses.
+    on_validation: bool = False
+
+
+BLIND = (VALIDATION, NONE)
+METHODS = {
+    "ERM": Method(ERMClassifier(), {}, BLIND),
+    "ERM, class-balanced": Method(ERMClassifier(balance="class"), {}, BLIND),
+    "ERM, group-balanced": Method(ERMClassifier(balance="group"), {}, (FULL,)),
+    # clip: no group of any training part may get a negative weight.
+    "GERNE": Method(
+        GERNEClassifier(c=0.5, out_of_bounds="clip"),
+        {"beta": [1.0, 1.4, 2.0]},
+        (FULL,),
+    ),
+    "GroupDRO": Method(GroupDROClassifier(), {"step_size": [0.01, 0.1]}, (FULL,)),
+    "DFR": Method(DFRClassifier(), {}, (FULL,), optimiser=False),
+    "DFR on validation": Method(
+        DFRClassifier(n_draws=20),
+        {},
+        (VALIDATION,),
+        optimiser=False,
+        on_validation=True,
+    ),
+    "GERNE unknown": Method(
+        GERNEClassifier(c=0.5), {"t": [0.1, 0.3], "beta": [1.0, 2.0]}, BLIND
+    ),
+    "JTT": Method(JTTClassifier(), {"upweight": [5, 20]}, BLIND),
+    "AFR": Method(AFRClassifier(), {"gamma": [2.0, 8.0]}, BLIND),
+    "LfF": Method(LfFClassifier(), {"q": [0.3, 0.7]}, BLIND),
+    "UGC": Method(
+        UGCClassifier(),
+        [
+            {"robust": ["feature_magnitude"]},
+            {"robust": ["group_dro"], "step_size": [0.1]},
+        ],
+        BLIND,
+    ),
+    "ULE": Method(ULEClassifier(balance="class"), {"lam": [0.5, 0.8]}, BLIND),
+}
+
+
+def settings(name):
+    """Return the grid of a method, {setting: parameters}."""
+    method = METHODS[name]
+    grids = method.grid if isinstance(method.grid, list) else [method.grid]
+    common = OPTIMISER if method.optimiser else {}
+    points = ParameterGrid([grid | common for grid in grids])
+    return {" ".join(f"{k}={v}" for k, v in point.items()): point for point in points}
+
+
+def regimes_of(name, available=tuple(REGIMES)):
+    """Return the regimes that a method and a data set have in common."""
+    return [regime for regime in METHODS[name].regimes if regime in available]
+
+
+def scores(name, setting, parts, *, seed, epochs, available=tuple(REGIMES)):
+    """Fit one setting in every regime.
+
+    Parameters
+    ----------
+    name, setting : str
+        Method and the setting of its grid.
+    parts : sequence of three Part
+        Training, validation and test.
+    seed, epochs : int
+    available : sequence of str
+        Regimes that the data allow.
+
+    Returns
+    -------
+    dict
+        `{(regime, metric): value}`; "validation" is the score that chooses, the others
+        are of the test part.
+    """
+    train, validation, test = parts
+    result = {}
+    for regime in regimes_of(name, available):
+        model = _fit(name, setting, train, validation, regime, seed=seed, epochs=epochs)
+        predicted = model.predict(validation.X)
+        known = validation._replace(
+            attributes=None if regime == NONE else validation.attributes
+        )
+        result[regime, "validation"] = evaluate(known, predicted)[REGIMES[regime]]
+        for metric, value in evaluate(test, model.predict(test.X)).items():
+            result[regime, metric] = value
+    return result
+
+
+def _fit(name, setting, train, validation, regime, *, seed, epochs):
+    method = METHODS[name]
+    model = clone(method.estimator).set_params(
+        **settings(name)[setting], random_state=seed
+    )
+    if method.optimiser:
+        model.set_params(max_iter=epochs)
+    with warnings.catch_warnings():
+        # Weak clusters and bounds are looked at elsewhere; here scores decide.
+        warnings.simplefilter("ignore", UserWarning)
+        if method.on_validation:
+            return model.fit(validation.X, validation.y, validation.attributes)
+        return model.fit(
+            train.X,
+            train.y,
+            train.attributes if regime == FULL else None,
+            X_val=validation.X,
+            y_val=validation.y,
+            attributes_val=None if regime == NONE else validation.attributes,
+        )
+
+
+def evaluate(part, predicted):
+    """Return the scores of a part that its attributes allow."""
+    found = {
+        "worst_class": worst_class_accuracy_score(part.y, predicted),
+        "average": accuracy_score(part.y, predicted),
+    }
+    if part.attributes is not None:
+        groups = {"attributes": part.attributes}
+        worst = worst_group_accuracy_score(part.y, predicted, **groups)
+        found["worst_group"] = worst
+        balanced = group_balanced_accuracy_score(part.y, predicted, **groups)
+        found["group_balanced"] = balanced
+        hits = np.asarray(part.y) == predicted
+        for value in np.unique(part.attributes):
+            which = np.asarray(part.attributes) == value
+            found[f"average attribute={int(value)}"] = hits[which].mean()
+    return found
+
+
+def counts(parts):
+    """Return `{(part, metric): rows}` of every group, for the tidy CSV."""
+    found = {}
+    for name, part in zip(("training", "validation", "test"), parts):
+        attributes = part.attributes
+        if attributes is None:
+            attributes = [None] * len(part.y)
+        for y, a in zip(part.y, attributes):
+            known = "" if a is None else f", attribute={int(a)}"
+            key = name, f"rows y={y}{known}"
+            found[key] = found.get(key, 0) + 1
+    return found

@@ -1,0 +1,166 @@
+"""The runner and the method table of the reproduction scripts."""
+
+import importlib
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import skdebias
+
+SCRIPTS = Path(__file__).parents[1] / "examples" / "reproduce"
+
+
+@pytest.fixture(scope="module")
+def scripts():
+    """Modules of the scripts, which import one another by plain names."""
+    names = ("_runner", "_methods", "_embeddings")
+    sys.path.insert(0, str(SCRIPTS))
+    try:
+        yield {name: importlib.import_module(name) for name in names}
+    finally:
+        sys.path.remove(str(SCRIPTS))
+        for name in names:
+            sys.modules.pop(name, None)
+
+
+def make_tasks(runner, n_seeds=2):
+    return [
+        runner.Task("set", method, setting, seed)
+        for seed in range(n_seeds)
+        for method in ("one", "two")
+        for setting in ("a=1", "a=2")
+    ]
+
+
+class Fit:
+    """Counts its calls; optionally breaks down at one of them."""
+
+    def __init__(self, break_at=None):
+        self.calls = []
+        self.break_at = break_at
+
+    def __call__(self, task):
+        if len(self.calls) == self.break_at:
+            raise KeyboardInterrupt
+        self.calls.append(task)
+        high = float(task.setting[-1])
+        return {("val", "validation"): high, ("val", "test"): -high - task.seed}
+
+
+def test_finished_tasks_are_skipped(scripts, tmp_path):
+    runner, out = scripts["_runner"], tmp_path / "deep" / "rows.csv"
+    tasks = make_tasks(runner)
+    first = runner.run(tasks, Fit(), out)
+    again = Fit()
+    second = runner.run(tasks, again, out)
+    assert again.calls == []
+    assert first.equals(second)
+    assert list(first.columns) == runner.COLUMNS
+    assert len(first) == 2 * len(tasks)
+
+
+def test_an_interrupted_file_goes_on(scripts, tmp_path):
+    runner, out = scripts["_runner"], tmp_path / "rows.csv"
+    tasks = make_tasks(runner)
+    with pytest.raises(KeyboardInterrupt):
+        runner.run(tasks, Fit(break_at=3), out)
+    assert runner.finished(out) == {tuple(vars(task).values()) for task in tasks[:3]}
+    rest = Fit()
+    rows = runner.run(tasks, rest, out)
+    assert rest.calls == tasks[3:]
+    whole = runner.run(tasks, Fit(), tmp_path / "whole.csv")
+    assert rows.drop(columns="seconds").equals(whole.drop(columns="seconds"))
+
+
+def test_chosen_picks_by_one_metric_and_reports_another(scripts, tmp_path):
+    runner = scripts["_runner"]
+    rows = runner.run(make_tasks(runner), Fit(), tmp_path / "rows.csv")
+    view = runner.chosen(rows, choose="validation", report="test")
+    assert view.loc[("set", "one"), "setting"] == "a=2"  # the worse one on test
+    assert view.loc[("set", "one"), "mean"] == -2.5
+    assert view.loc[("set", "one"), "std"] == pytest.approx(np.sqrt(0.5))
+    assert view.loc[("set", "one"), "n_seeds"] == 2
+
+
+def test_chosen_per_seed_may_differ_between_seeds(scripts, tmp_path):
+    runner = scripts["_runner"]
+
+    def fit(task):
+        high = float(task.setting[-1])
+        sign = 1 if task.seed else -1
+        return {("val", "validation"): sign * high, ("val", "test"): 10 * high}
+
+    rows = runner.run(make_tasks(runner), fit, tmp_path / "rows.csv")
+    view = runner.chosen(rows, choose="validation", report="test", per_seed=True)
+    assert view.loc[("set", "two"), "setting"] == "a=1; a=2"
+    assert view.loc[("set", "two"), "mean"] == 15
+
+
+def test_every_estimator_is_in_the_method_table(scripts):
+    table = scripts["_methods"].METHODS
+    estimators = {name for name in skdebias.__all__ if name.endswith("Classifier")}
+    assert {type(m.estimator).__name__ for m in table.values()} == estimators
+
+
+def test_method_table_is_sound(scripts):
+    methods = scripts["_methods"]
+    for name, method in methods.METHODS.items():
+        assert set(method.regimes) <= set(methods.REGIMES)
+        assert len(method.regimes) == len(set(method.regimes)) > 0
+        for point in methods.settings(name).values():
+            assert set(point) <= set(method.estimator.get_params())
+        # What needs attributes in `fit` is never asked to do without.
+        if method.estimator._needs_attributes():
+            assert method.on_validation or set(method.regimes) == {methods.FULL}
+
+
+def make_part(methods, seed, n=120):
+    rng = np.random.default_rng(seed)
+    y = np.arange(n) % 2
+    attributes = np.where(rng.random(n) < 0.8, y, 1 - y)
+    X = rng.normal(size=(n, 5)) + y[:, None]
+    X[:, 1] += 2 * attributes
+    return methods.Part(X.astype(np.float32), y, attributes)
+
+
+@pytest.mark.parametrize("name", ["ERM", "GERNE", "DFR on validation", "JTT"])
+def test_scores_of_every_regime(scripts, name):
+    methods = scripts["_methods"]
+    parts = [make_part(methods, seed) for seed in range(3)]
+    setting = next(iter(methods.settings(name)))
+    scores = methods.scores(name, setting, parts, seed=0, epochs=2)
+    assert {regime for regime, _ in scores} == set(methods.METHODS[name].regimes)
+    assert scores == methods.scores(name, setting, parts, seed=0, epochs=2)
+    assert all(0 <= value <= 1 for value in scores.values())
+
+
+def test_without_validation_attributes_the_worst_class_chooses(scripts):
+    methods = scripts["_methods"]
+    parts = [make_part(methods, seed) for seed in range(3)]
+    hidden = [part._replace(attributes=None) for part in parts]
+    setting = next(iter(methods.settings("ERM")))
+    known = methods.scores("ERM", setting, parts, seed=0, epochs=3)
+    blind = methods.scores(
+        "ERM", setting, hidden, seed=0, epochs=3, available=[methods.NONE]
+    )
+    key = methods.NONE, "validation"
+    assert blind[key] == known[key]
+    assert (methods.NONE, "worst_group") not in blind
+
+
+def test_tables_are_made_from_the_rows_alone(scripts, tmp_path):
+    embeddings, methods = scripts["_embeddings"], scripts["_methods"]
+    own = embeddings.Set(
+        lambda seed: [make_part(methods, 3 * seed + i) for i in range(3)], epochs=2
+    )
+    sets = {"made up": own}
+    tasks = embeddings.tasks_of(sets, 2, ["ERM", "GERNE"])
+    out = tmp_path / "rows.csv"
+    rows = embeddings.run(tasks, embeddings.fit_with(sets), out)
+    page = embeddings.page("Title", "protocol", rows, sets)
+    assert page == embeddings.page("Title", "protocol", embeddings.read(out), sets)
+    assert "| no attributes | ERM |" in page
+    assert f"| {methods.FULL} | GERNE |" in page
+    assert "y=1, attribute=0" in page
