@@ -131,39 +131,88 @@ def scores(name, setting, parts, *, seed, epochs, available=tuple(REGIMES)):
         are of the test part.
     """
     train, validation, test = parts
+    regimes = regimes_of(name, available)
+    with warnings.catch_warnings():
+        # Weak clusters and bounds are looked at elsewhere; here scores decide.
+        warnings.simplefilter("ignore", UserWarning)
+        model = _estimator(name, setting, seed, epochs)
+        models = _fit(METHODS[name], model, train, validation, regimes)
     result = {}
-    for regime in regimes_of(name, available):
-        model = _fit(name, setting, train, validation, regime, seed=seed, epochs=epochs)
+    for regime, model in models.items():
         predicted = model.predict(validation.X)
-        known = validation._replace(
-            attributes=None if regime == NONE else validation.attributes
-        )
+        known = validation if regime != NONE else validation._replace(attributes=None)
         result[regime, "validation"] = evaluate(known, predicted)[REGIMES[regime]]
         for metric, value in evaluate(test, model.predict(test.X)).items():
             result[regime, metric] = value
     return result
 
 
-def _fit(name, setting, train, validation, regime, *, seed, epochs):
-    method = METHODS[name]
-    model = clone(method.estimator).set_params(
-        **settings(name)[setting], random_state=seed
+def _estimator(name, setting, seed, epochs):
+    point = settings(name)[setting]
+    model = clone(METHODS[name].estimator).set_params(**point, random_state=seed)
+    return model.set_params(max_iter=epochs) if METHODS[name].optimiser else model
+
+
+class _EveryEpoch:
+    """Callback that keeps the head of every epoch."""
+
+    def __init__(self):
+        self.heads = []
+
+    def setup(self, estimator, context):
+        pass
+
+    def teardown(self, estimator, context):
+        pass
+
+    def on_fit_task_begin(self, estimator, context):
+        pass
+
+    def on_fit_task_end(self, estimator, context, *, fitted_estimator):
+        if context.task_name == "epoch":
+            self.heads.append(fitted_estimator)
+        return False
+
+
+def _fit(method, model, train, validation, regimes):
+    """Return the fitted model of every regime."""
+    if method.on_validation:
+        model.fit(validation.X, validation.y, validation.attributes)
+        return dict.fromkeys(regimes, model)
+    # Both regimes without attributes in training run through the same epochs and
+    # differ in which of them they choose: one fit does for both.
+    both = set(regimes) == set(BLIND)
+    every = _EveryEpoch()
+    if both:
+        model.set_callbacks(every)
+    model.fit(
+        train.X,
+        train.y,
+        train.attributes if FULL in regimes else None,
+        X_val=validation.X,
+        y_val=validation.y,
+        attributes_val=validation.attributes if regimes != [NONE] else None,
     )
-    if method.optimiser:
-        model.set_params(max_iter=epochs)
-    with warnings.catch_warnings():
-        # Weak clusters and bounds are looked at elsewhere; here scores decide.
-        warnings.simplefilter("ignore", UserWarning)
-        if method.on_validation:
-            return model.fit(validation.X, validation.y, validation.attributes)
-        return model.fit(
-            train.X,
-            train.y,
-            train.attributes if regime == FULL else None,
-            X_val=validation.X,
-            y_val=validation.y,
-            attributes_val=None if regime == NONE else validation.attributes,
-        )
+    if not both:
+        return dict.fromkeys(regimes, model)
+    epoch = _worst_class(model.history_, validation).argmax()
+    return {VALIDATION: model, NONE: every.heads[epoch]}
+
+
+def _worst_class(history, validation):
+    """Worst-class accuracy of every epoch, from the accuracies of the groups."""
+    cells = history["validation_groups"]
+    counts = [
+        ((validation.y == y) & (validation.attributes == a)).sum() for y, a in cells
+    ]
+    hits = history["validation_group_accuracy"] * counts
+    y = np.array([label for label, _ in cells])
+    per_class = [
+        hits[:, y == label].sum(1) / np.sum(validation.y == label)
+        for label in np.unique(y)
+    ]
+    # Rounded, so that equal shares are equal and the first of them is taken.
+    return np.min(per_class, axis=0).round(9)
 
 
 def evaluate(part, predicted):
