@@ -37,8 +37,8 @@ class ULEClassifier(BaseDebiasedClassifier):
     Parameters
     ----------
     lam : float, default=0.5
-        Share of the cross-entropy, in [0, 1]. 1 is ERM. Below some value, often .2 to
-        .5, the teacher becomes the negative of the student.
+        Share of the cross-entropy, in [0, 1]. 1 is ERM. Below some value, often .1 to
+        .4, the teacher becomes the negative of the student.
     saliency : {"loss", "logit", "log_probability"}, default="loss"
         What is differentiated in the input: the cross-entropy, the largest logit (the
         paper), or its log-probability. For a linear head the gradient of a logit is a
@@ -66,7 +66,9 @@ class ULEClassifier(BaseDebiasedClassifier):
         Epochs after which the student is frozen. None trains it to the end.
     scale : {"initial", "none"}, default="initial"
         Bring `R` to the magnitude of the cross-entropy by the ratio of their first
-        values, or leave it as it is.
+        values, and let it count only as the logits of the teacher spread: times
+        `v / (1 + v)`, with their variance `v` over the batch. "none" leaves it as it
+        is.
     balance : {None, "class"}, default=None
         Sample classes uniformly, for student and teacher.
     hidden_layer_sizes : array-like of int, default=()
@@ -133,8 +135,8 @@ class ULEClassifier(BaseDebiasedClassifier):
     n_iter_ : int
         Epochs run.
     best_epoch_ : int
-        Epoch whose weights were kept, from 1. Without a validation set, the last one in
-        which the teacher was not the negative of the student.
+        Epoch whose weights were kept, from 1. Without a validation set, the last one
+        before the teacher turned into the negative of the student.
     loss_curve_ : list of float
         Mean training objective of the teacher in every epoch.
     history_ : dict
@@ -162,6 +164,10 @@ class ULEClassifier(BaseDebiasedClassifier):
     on a validation set, which takes attributes after all. Real embeddings showed no
     gain beyond this selection; see the user guide before relying on the method.
 
+    Student and teacher start from the same weights, zero without hidden layers. `R`
+    does not depend on the length of a saliency, so that its slope in small weights is
+    large: from random ones, it would drive the first epochs.
+
     `X_student` compares the Gram matrices of the two heads' logits. These cannot
     oppose one another, so that decorrelation is the best that can be reached.
 
@@ -175,10 +181,11 @@ class ULEClassifier(BaseDebiasedClassifier):
     >>> from skdebias import ULEClassifier
     >>> from skdebias.datasets import make_spurious_classification
     >>> X, y, _ = make_spurious_classification(1000, random_state=0)
-    >>> clf = ULEClassifier(lam=0.7, random_state=0).fit(X, y)
-    >>> clf.cosine_.shape
-    (50,)
-    >>> bool(clf.cosine_[-1] < clf.cosine_[0])
+    >>> clf = ULEClassifier(lam=0.7, learning_rate=0.01, random_state=0).fit(X, y)
+    >>> clf.coef_.shape, clf.student_coef_.shape, clf.cosine_.shape
+    ((1, 20), (1, 20), (50,))
+    >>> erm = ULEClassifier(lam=1.0, learning_rate=0.01, random_state=0).fit(X, y)
+    >>> bool(clf.cosine_[-1] < erm.cosine_[-1] - 0.2)
     True
     """
 
@@ -370,21 +377,26 @@ default=None
         return [self.student_epochs, np.inf]
 
     def _further_attributes(self, fitted):
-        sound = np.array([epoch[-1] for epoch in fitted.history["sound"]])
-        self._sound = sound
-        return {"cosine_": np.array([epoch[-1] for epoch in fitted.history["cosine"]])}
+        seen = {
+            name: np.array([epoch[-1] for epoch in fitted.history[name]])
+            for name in ("cosine", "training_accuracy", "sound")
+        }
+        self._seen = seen
+        return {"cosine_": seen["cosine"]}
 
     def _warn_if_anti(self):
         """Warn if the teacher ended as the negative of the student."""
-        sound = self.__dict__.pop("_sound")
-        if sound[-1]:
+        seen = self.__dict__.pop("_seen")
+        if seen["sound"][-1]:
             return
-        first = int(np.flatnonzero(~sound)[0]) + 1
+        first = int(np.flatnonzero(~seen["sound"])[0])
         warnings.warn(
-            f"The teacher turned into the negative of the student (epoch {first}, "
-            f"cosine {self.cosine_[first - 1]:.2f}); epoch {self.best_epoch_} is kept. "
-            f"Raise lam (now {self.lam}), or make the student more biased by "
-            "student_weight_decay, student_loss='gce' or student_epochs.",
+            f"The teacher turned into the negative of the student: in epoch "
+            f"{first + 1} their cosine is {seen['cosine'][first]:.2f} and its "
+            f"class-balanced training accuracy {seen['training_accuracy'][first]:.2f}. "
+            f"Epoch {self.best_epoch_} is kept. Raise lam (now {self.lam}), or make "
+            "the student more biased by student_weight_decay, student_loss='gce' or "
+            "student_epochs.",
             AntiClassifierWarning,
             stacklevel=4,  # the caller of fit, above its validation
         )

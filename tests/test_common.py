@@ -12,6 +12,7 @@ from skdebias import (
     JTTClassifier,
     LfFClassifier,
     UGCClassifier,
+    ULEClassifier,
 )
 
 ESTIMATORS = [
@@ -37,6 +38,16 @@ ESTIMATORS = [
         per_class=False,
         pool=False,
         robust="group_dro",
+        hidden_layer_sizes=(16,),
+        learning_rate=0.05,
+    ),
+    ULEClassifier(max_iter=20),
+    ULEClassifier(
+        0.9,
+        saliency="logit",
+        normalize="max",
+        normalize_over="sample",
+        student_loss="ce",
         hidden_layer_sizes=(16,),
         learning_rate=0.05,
     ),

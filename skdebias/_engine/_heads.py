@@ -150,13 +150,13 @@ class HeadStack:
 
 
 def initial_parameters(
-    sizes: Sequence[int], seed: int, head: int = 0, linear_start: float = 0.0
+    sizes: Sequence[int], seed: int, head: int = 0
 ) -> tuple[list[NDArray], list[NDArray]]:
     """Starting weights of one head.
 
-    A linear head starts at zero, unless its method asks otherwise: its objective is
-    convex and the start is then the same for every seed. Hidden layers start uniformly
-    in `+-1/sqrt(n_in)`, as `torch.nn.Linear` does.
+    A linear head starts at zero: its objective is convex and the start is then the same
+    for every seed. Hidden layers start uniformly in `+-1/sqrt(n_in)`, as
+    `torch.nn.Linear` does.
 
     Parameters
     ----------
@@ -166,8 +166,6 @@ def initial_parameters(
         Seed in [0, 2**64).
     head : int, default=0
         Which head of a method that trains several.
-    linear_start : float, default=0.0
-        Size of the weights of a linear head, in units of `1/sqrt(n_in)`.
 
     Returns
     -------
@@ -175,17 +173,10 @@ def initial_parameters(
     intercepts : list of ndarray of shape (n_out,)
     """
     shapes = list(zip(sizes[1:], sizes[:-1]))
-    if len(shapes) == 1 and linear_start == 0:
+    if len(shapes) == 1:
         (n_out, n_in) = shapes[0]
         return [np.zeros((n_out, n_in), np.float32)], [np.zeros(n_out, np.float32)]
     generator = np.random.Generator(np.random.Philox(key=[seed, 2 + head]))
-    if len(shapes) == 1:
-        (n_out, n_in) = shapes[0]
-        bound = linear_start * n_in**-0.5
-        start = generator.uniform(-bound, bound, (n_out, n_in))
-        if n_out > 1:
-            start -= start.mean(0)  # what all logits share says nothing, and stays zero
-        return [start.astype(np.float32)], [np.zeros(n_out, np.float32)]
     coefs, intercepts = [], []
     for n_out, n_in in shapes:
         bound = n_in**-0.5

@@ -284,8 +284,8 @@ def _initial_stack(
         for method in problem.methods:
             for head, own in enumerate(columns):
                 sizes = (own.stop - own.start, *further)
-                start = method.linear_start
-                parameters.append(initial_parameters(sizes, problem.seed, head, start))
+                start = 0 if method.same_start else head
+                parameters.append(initial_parameters(sizes, problem.seed, start))
     if not isinstance(features, JoinedFeatures):
         return stack_parameters(parameters, len(problems), features.device)
     inputs = columns * (len(parameters) // len(columns))

@@ -138,8 +138,8 @@ class Method(ABC):
 
     #: Heads that a method trains side by side; the last one is the result.
     n_heads: ClassVar[int] = 1
-    #: Size of the random start of a linear head, in units of `1 / sqrt(n_features)`.
-    linear_start: ClassVar[float] = 0.0
+    #: Whether the heads of a method start from the same weights.
+    same_start: ClassVar[bool] = False
 
     @abstractmethod
     def plan(self, groups: Groups) -> SamplingPlan:

@@ -21,9 +21,9 @@ from skdebias.methods._saliency import (
     gram_opposition,
 )
 
-# A first penalty below this share of its order of magnitude (one) is no scale to go by:
-# the square of a cosine starts near zero.
-_LEAST_FIRST_PENALTY = 0.1
+# The penalty is of order one. Less at the first step is no scale to go by: two heads
+# that start at zero have no saliency yet, the square of a cosine starts near zero.
+_LEAST_FIRST_PENALTY = 1.0
 # A teacher whose weights point this far against the student's is its negative.
 _ANTI_COSINE = -0.5
 
@@ -78,8 +78,10 @@ class ULE(Method):
 
     #: Student first; the teacher is the result.
     n_heads: ClassVar[int] = 2
-    #: The saliency of a zero head has no direction; this is enough to give it one.
-    linear_start: ClassVar[float] = 0.01
+    #: The penalty has no scale: from two small random heads its first steps would be
+    #: large and into the noise. Where both agree it has no slope, and then acts on what
+    #: they come to disagree in. With `lam=1` the teacher is the head of ERM.
+    same_start: ClassVar[bool] = True
 
     def plan(self, groups: Groups) -> SamplingPlan:
         """Return the plan of plain or class-balanced training.
@@ -184,6 +186,12 @@ class SaliencyPenalty:
         self._scale: dict[int, Tensor] = {}
         self._n_classes = setting.groups[0].n_classes
         self._watch = _Watch(self._n_classes)
+        # Teachers that were better than chance, and those that have not turned.
+        self._learned = torch.zeros(
+            len(methods), dtype=torch.bool, device=setting.device
+        )
+
+        self._sound = ~self._learned
 
     def __call__(self, step: Step, forward: ForwardPass) -> PenaltyTerm:
         """Return the step's penalty and advance the state."""
@@ -203,9 +211,10 @@ class SaliencyPenalty:
             if i not in self._scale:
                 first = step.losses[..., 2 * members + 1].mean(1).flatten()
                 self._scale[i] = self._first_scale(self._methods[i], first, values)
-            heads.add(
-                term, strength.flatten() * self._scale[i], values, d_logits, d_coefs
-            )
+            factor = strength.flatten() * self._scale[i]
+            if self._methods[i].scale == "initial":
+                factor = factor * heads.confidence()
+            heads.add(term, factor, values, d_logits, d_coefs)
         return term
 
     @staticmethod
@@ -223,11 +232,18 @@ class SaliencyPenalty:
         accuracy, cosine = self._watch.end_epoch()
         if len(coefs) == 1 and not self._methods[0].gram:
             cosine = _weight_cosine(coefs[0])
-        sound = (cosine >= _ANTI_COSINE) & (accuracy[1::2] >= 1.0 / self._n_classes)
+        below_chance = accuracy[1::2] < 1.0 / self._n_classes
+        below_chance = below_chance & (accuracy[::2] >= 1.0 / self._n_classes)
+        anti = cosine < _ANTI_COSINE
+        # In its first steps a random network may be either, and is no failure.
+        self._learned = self._learned | ~below_chance
+        turned = (self._learned & (below_chance | anti)) | (below_chance & anti)
+        # Once over the cliff a teacher swings about: only what came before counts.
+        self._sound = self._sound & ~turned
         return {
             "cosine": cosine.repeat_interleave(2),
             "training_accuracy": accuracy,
-            "sound": sound.repeat_interleave(2),
+            "sound": self._sound.repeat_interleave(2),
         }
 
 
@@ -249,6 +265,15 @@ class _Heads:
         return stacked.unflatten(0, (self._streams, -1))[
             :, 2 * self._members + head
         ].flatten(0, 1)
+
+    def confidence(self) -> Tensor:
+        """`v / (1 + v)` with the variance `v` of the teachers' logits; a constant."""
+        logits = self._logits(1)
+        logits = (
+            logits - logits.mean(-1, keepdim=True) if logits.shape[-1] > 1 else logits
+        )
+        variance = logits.var(1, correction=0).sum(-1)
+        return variance / (1.0 + variance)
 
     def penalty(self, method: ULE) -> tuple[Tensor, Tensor, list[Tensor]]:
         """Values (B,), and derivatives in the teachers' logits and weights."""

@@ -261,18 +261,28 @@ def test_the_scale_is_that_of_the_first_step_and_clamped(target):
     stack, (X, y) = _stack(3, ()), _rows(3)
     raw = [ULE(0.4, target=target, scale="none")] * STREAMS
     plain = _evaluate(stack, X, y, raw, 3)[0][:, 1] / 0.6
-    losses = cross_entropy(stack.forward(X)[0], y)[0][..., 1].mean(1)
+    logits = stack.forward(X)[0]
+    losses = cross_entropy(logits, y)[0][..., 1].mean(1)
     methods = [ULE(0.4, target=target)] * STREAMS
     penalty = ULE.penalty(methods, _setting(3))
     first = _evaluate(stack, X, y, methods, 3, penalty)[0][:, 1]
-    scale = losses / plain.clamp_min(0.1)
-    torch.testing.assert_close(first, 0.6 * scale * plain)
-    if target == "orthogonal":
-        assert (plain < 0.1).any()
+    scale = losses / plain.clamp_min(1.0)
+    torch.testing.assert_close(first, 0.6 * scale * plain * _confidence(logits))
+    assert (plain < 1.0).all() == (target == "orthogonal")
     X2, y2 = _rows(3, seed=7)
     second = _evaluate(stack, X2, y2, methods, 3, penalty)[0][:, 1]
     again = _evaluate(stack, X2, y2, raw, 3)[0][:, 1]
-    torch.testing.assert_close(second, scale * again)
+    confidence = _confidence(stack.forward(X2)[0])
+    torch.testing.assert_close(second, scale * again * confidence)
+    assert (confidence > 0.1).all()
+    assert (confidence < 0.99).all()
+
+
+def _confidence(logits):
+    """Penalties count once the teacher's logits have spread to about one."""
+    z = logits[:, :, 1] - logits[:, :, 1].mean(-1, keepdim=True)
+    spread = (z - z.mean(1, keepdim=True)).square().mean(1).sum(-1)
+    return spread / (1 + spread)
 
 
 @pytest.mark.parametrize("normalize", ["l2", "max"])
@@ -385,14 +395,16 @@ def test_the_student_does_not_see_lam(hidden, options):
 
 
 @pytest.mark.parametrize("n_classes", [2, 3])
-def test_lam_one_is_erm_once_converged(n_classes):
+@pytest.mark.parametrize("hidden", [(), (8,)])
+@pytest.mark.parametrize("options", [{}, PAPER], ids=["default", "paper"])
+def test_lam_one_is_erm_step_by_step(n_classes, hidden, options):
     data = _data(n_classes)
-    long = {"max_iter": 300, "batch_size": 300}
-    erm = _train([ERM()], data, n_classes, **long).stack.numpy(0)
-    ule = _train([ULE(1.0)], data, n_classes, **long).stack.numpy(1)
-    np.testing.assert_allclose(ule[0][0], erm[0][0], atol=2e-3)
-    near = _train([ULE(0.7)], data, n_classes, **long).stack.numpy(1)
-    assert np.abs(near[0][0] - erm[0][0]).max() > 0.05
+    erm = _train([ERM()], data, n_classes, hidden=hidden).stack.numpy(0)
+    ule = _train([ULE(1.0, **options)], data, n_classes, hidden=hidden).stack.numpy(1)
+    for got, want in zip(_flat(ule), _flat(erm)):
+        np.testing.assert_allclose(got, want, atol=1e-6)
+    near = _train([ULE(0.7, **options)], data, n_classes, hidden=hidden)
+    assert np.abs(near.stack.numpy(1)[0][0] - erm[0][0]).max() > 0.01
 
 
 @pytest.mark.parametrize("optimiser", ["sgd", "adamw"])
