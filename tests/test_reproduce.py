@@ -34,6 +34,17 @@ def make_tasks(runner, n_seeds=2):
     ]
 
 
+@pytest.mark.parametrize("setting", ["", "0.5", "a=1, b='x'", "None"])
+def test_any_setting_is_found_again(scripts, tmp_path, setting):
+    runner, out = scripts["_runner"], tmp_path / "rows.csv"
+    tasks = [runner.Task("1", "method", setting, 0)]
+    for _ in range(2):
+        rows = runner.run(tasks, lambda task: {("val", "validation"): 1.0}, out)
+    assert len(rows) == 1
+    view = runner.chosen(rows, choose="validation", report="validation")
+    assert view["setting"].tolist() == [setting]
+
+
 class Fit:
     """Counts its calls; optionally breaks down at one of them."""
 

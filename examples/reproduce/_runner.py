@@ -71,8 +71,13 @@ def run(
 
 
 def read(out: Path) -> pd.DataFrame:
-    """Read the CSV; names that look like numbers stay text."""
-    return pd.read_csv(out, dtype=dict.fromkeys(COLUMNS[:3], str))
+    """Read the CSV; names that look like numbers, or like nothing, stay text."""
+    return pd.read_csv(
+        out,
+        dtype=dict.fromkeys(COLUMNS[:3], str),
+        keep_default_na=False,
+        na_values={"value": ["nan"]},
+    )
 
 
 def finished(out: Path) -> set[tuple[str, str, str, int]]:
