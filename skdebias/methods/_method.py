@@ -120,10 +120,18 @@ class Penalty(Protocol):
         ...
 
     def end_epoch(self, coefs: Sequence[Tensor]) -> dict[str, Tensor]:
-        """Return what the epoch showed, one (S * M,) value per head and name.
+        """Return what the epoch showed.
 
-        A boolean entry `sound` marks heads whose epoch may be kept where no validation
-        score chooses.
+        Parameters
+        ----------
+        coefs : sequence of Tensor of shape (S * M, n_out, n_in)
+            Weights of the layers at the end of the epoch.
+
+        Returns
+        -------
+        dict of str to Tensor of shape (S * M,)
+            For the history. A boolean entry `sound` marks heads whose epoch may be kept
+            where no validation score chooses.
         """
         ...
 

@@ -44,8 +44,15 @@ class ULE(Method):
     saliency : {"loss", "logit", "log_probability"}, default="loss"
         What is differentiated in the input: the cross-entropy, the largest logit, or
         its log-probability.
-    normalize, normalize_over, target, divergence
-        See :class:`skdebias.methods._saliency.Opposition`.
+    normalize : {"l2", "max"}, default="l2"
+        Divide saliencies by their length or by their largest absolute coordinate.
+    normalize_over : {"batch", "sample"}, default="batch"
+        One divisor for a batch, or one for each row.
+    target : {"opposite", "orthogonal"}, default="opposite"
+        Distance from the negative of the student's saliency, or size of the inner
+        product with it.
+    divergence : {"mse", "l1"}, default="mse"
+        Squared or absolute differences.
     student_loss : {"gce", "ce"}, default="gce"
         Generalised cross-entropy prefers what is easy.
     student_q : float, default=0.7
