@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
 import torch
-from _methods import METHODS, REGIMES, Part, counts, scores, settings
+from _methods import FULL, METHODS, OPTIMISER, REGIMES, Part, counts, scores, settings
 from _runner import Task, chosen, read, run
 from scipy.stats import t as student_t
 from sklearn.preprocessing import StandardScaler
@@ -32,6 +33,7 @@ class Set(NamedTuple):
     epochs: int
     metrics: tuple[str, ...] = GROUPED  # the first is the one that matters
     regimes: tuple[str, ...] = tuple(REGIMES)
+    methods: tuple[str, ...] = tuple(METHODS)
 
 
 def scaled(X, y, attributes, rows):
@@ -54,7 +56,8 @@ def tasks_of(sets, n_seeds, methods):
         for name, data in sets.items():
             tasks.append(Task(name, COUNTS, "", seed))
             for method in methods:
-                if set(METHODS[method].regimes) & set(data.regimes):
+                usable = set(METHODS[method].regimes) & set(data.regimes)
+                if usable and method in data.methods:
                     tasks += [Task(name, method, s, seed) for s in settings(method)]
     return tasks
 
@@ -92,8 +95,9 @@ def markdown(rows, name, metrics):
             f"## {name}",
             _counts_table(rows[is_count]),
             _scores_table(rows[~is_count], metrics),
+            _differences(rows[~is_count], metrics[0]),
         ]
-    )
+    ).strip()
 
 
 def _counts_table(rows):
@@ -137,6 +141,44 @@ def _scores_table(rows, metrics):
     return "\n".join(lines)
 
 
+def _differences(rows, metric, method="GERNE"):
+    """Compare one method with the others of its regime, split by split."""
+    rows = rows[rows["selection"] == FULL]
+    if method not in set(rows["method"]):
+        return ""
+    by_seed = pd.DataFrame(
+        {
+            seed: chosen(part, choose="validation", report=metric)["mean"].droplevel(0)
+            for seed, part in rows.groupby("seed")
+        }
+    )
+    lines = []
+    for other in by_seed.index.drop(method):
+        gain = (by_seed.loc[method] - by_seed.loc[other]).dropna()
+        if len(gain) > 1:
+            row = {"mean": gain.mean(), "std": gain.std(ddof=1), "n_seeds": len(gain)}
+            lines.append(f"- {other}: {_spread(row)} ({_interval(row)})")
+    if not lines:
+        return ""
+    head = f"Gain of {method} in {TITLES[metric]}, paired by split, with 95 % interval:"
+    return "\n".join([head, "", *lines])
+
+
+def _grids_table():
+    """What every method chooses from."""
+    lines = ["## Grids", "| method | its own parameters |", "| --- | --- |"]
+    lines.insert(1, "")
+    for name, method in METHODS.items():
+        grids = method.grid if isinstance(method.grid, list) else [method.grid]
+        cells = [
+            ", ".join(f"{key}: {' / '.join(map(str, g[key]))}" for key in g)
+            for g in grids
+        ]
+        lines.append(f"| {name} | {' or '.join(cells) or 'none'} |")
+    common = "; ".join(f"{key}: {values}" for key, values in OPTIMISER.items())
+    return "\n".join([*lines, "", f"All but DFR also choose from {common}."])
+
+
 def _chosen_by_validation(rows, metric):
     view = chosen(rows, choose="validation", report=metric, per_seed=True)
     view = view.droplevel("dataset")
@@ -144,6 +186,8 @@ def _chosen_by_validation(rows, metric):
 
 
 def _spread(row):
+    if row["n_seeds"] < 2:
+        return f"{row['mean']:.3f}"
     return f"{row['mean']:.3f} ± {row['std']:.3f}"
 
 
@@ -197,5 +241,12 @@ def page(title, protocol, rows, sets, epilogue=""):
     tables = [markdown(rows, name, sets[name].metrics) for name in done]
     tasks = rows.drop_duplicates(["dataset", "method", "setting", "seed"])
     total = f"All fits together took {tasks['seconds'].sum() / 60:.0f} minutes."
-    sections = [f"# {title}", protocol.strip(), total, *tables, epilogue.strip()]
+    sections = [
+        f"# {title}",
+        protocol.strip(),
+        f"{total} The machine's two cores were shared, so that seconds say little.",
+        *tables,
+        _grids_table(),
+        epilogue.strip(),
+    ]
     return "\n\n".join(section for section in sections if section)

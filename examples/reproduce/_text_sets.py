@@ -22,7 +22,9 @@ from embeddings_cache import EmbeddingExtractor
 # MultiNLI's list is the first four. Short of data, contracted and further negations
 # count too: with four words some groups of a test part would have under ten rows.
 NEGATIONS = r"\b(?:nobody|no|never|nothing|not|none|nowhere|without)\b|n't\b"
-ALIGNED, CONFLICTING = 1000, 53  # rows per class: food = service in 95 %
+# Rows of the groups (food, service) 00, 01, 10, 11: they agree in 95 %, or in half.
+CORRELATED = (1000, 53, 53, 1000)
+UNCORRELATED = (527, 527, 527, 527)
 
 
 class Rows(NamedTuple):
@@ -67,7 +69,7 @@ def cebab(extractor):
     return Rows(X, food, service, table["part"].to_numpy(str))
 
 
-def split_cebab(rows, seed):
+def split_cebab(rows, seed, wanted=CORRELATED):
     """Draw a training part with 95 % agreement and a balanced validation part.
 
     Training classes are of equal size, so that food and service are equally frequent
@@ -76,7 +78,6 @@ def split_cebab(rows, seed):
     """
     rng = np.random.default_rng(seed)
     group = 2 * rows.y + rows.attributes
-    wanted = np.array([ALIGNED, CONFLICTING, CONFLICTING, ALIGNED])
     dev = rows.part == "dev"
     smallest = np.full(4, np.bincount(group[dev]).min())
     train = _draw(rng, group, rows.part == "train", wanted)
