@@ -131,8 +131,12 @@ def methods(seed, optimiser, extrapolation):
     erm = ERMClassifier(random_state=seed)
     balanced = ERMClassifier(balance="group", random_state=seed)
     gerne = GERNEClassifier(random_state=seed)
+    # The stronger the penalty, the fewer blond men plain training gets right (.39, .30,
+    # .22 at 0.01, 0.1, 0.2): a row in between, so that the baseline is not one number.
+    shrunk = ERMClassifier(weight_decay=0.1, random_state=seed)
     return {
         "ERM, last epoch": (erm, None),
+        "ERM, weight decay 0.1, last epoch": (shrunk, None),
         "ERM, epoch by validation": (erm, {}),
         "ERM, tuned": (erm, optimiser),
         "group resampling, epoch by validation": (balanced, {}),
