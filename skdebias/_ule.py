@@ -161,8 +161,9 @@ class ULEClassifier(BaseDebiasedClassifier):
     two classes `saliency="log_probability"` is then the same.
 
     In the paper all hyper-parameters and the epoch are chosen by worst-group accuracy
-    on a validation set, which takes attributes after all. Real embeddings showed no
-    gain beyond this selection; see the user guide before relying on the method.
+    on a validation set, which takes attributes after all. On real embeddings the
+    paper's form gained nothing beyond this selection, and no form gained reliably
+    without attributes; see the user guide before relying on the method.
 
     Student and teacher start from the same weights, zero without hidden layers. `R`
     does not depend on the length of a saliency, so that its slope in small weights is
