@@ -194,8 +194,8 @@ def _spread(row):
 def _interval(row):
     """t interval of the mean over splits, which overlap: it is rather too narrow."""
     n = int(row["n_seeds"])
-    if n < 2:
-        return "one split"
+    if n < 3:
+        return "too few splits"
     half = student_t.ppf(0.975, n - 1) * row["std"] / np.sqrt(n)
     return f"{row['mean'] - half:.3f} to {row['mean'] + half:.3f}"
 
@@ -243,8 +243,8 @@ def page(title, protocol, rows, sets, epilogue=""):
     total = f"All fits together took {tasks['seconds'].sum() / 60:.0f} minutes."
     sections = [
         f"# {title}",
-        protocol.strip(),
-        f"{total} The machine's two cores were shared, so that seconds say little.",
+        protocol.strip("\n"),
+        f"{total}\nThe machine's two cores were shared, so that seconds say little.",
         *tables,
         _grids_table(),
         epilogue.strip(),
