@@ -3,13 +3,12 @@
 from abc import abstractmethod
 from numbers import Integral, Real
 
-from sklearn.callback import CallbackSupportMixin
 from sklearn.utils._param_validation import Interval, StrOptions
 
 from skdebias._head import HEAD_ATTRIBUTES, HeadClassifier
 
 
-class BaseDebiasedClassifier(CallbackSupportMixin, HeadClassifier):
+class BaseDebiasedClassifier(HeadClassifier):
     """Classifier whose head is trained by a debiasing method.
 
     A subclass declares its parameters and says in :meth:`_make_method` which method
@@ -135,26 +134,20 @@ class BaseDebiasedClassifier(CallbackSupportMixin, HeadClassifier):
         """
         return {}
 
-    def _train(self, data, y_codes, groups, validation):
+    def _n_epochs(self):
+        return self.max_iter
+
+    def _train(self, data, y_codes, groups, validation, task):
         from skdebias import _fit
 
-        method = self._make_method(groups)
-        context = self._init_callback_context(max_subtasks=self.max_iter)
-        metadata = None
-        if data.attributes is not None:
-            metadata = {"attributes": data.attributes}
-        hooks = {"estimator": self, "X": data.X, "y": data.y, "metadata": metadata}
-        context.call_on_fit_task_begin(**hooks)
         state = _fit.fit_head(
             self,
-            data.X,
+            data,
             y_codes,
-            method,
+            self._make_method(groups),
             groups,
-            seed=data.seed,
             validation=validation,
-            epoch_context=lambda: context.subcontext(task_name="epoch"),
-            hooks=hooks,
+            task=task,
             X_student=self._student_rows(),
         )
         for prefix in self._head_prefixes:
@@ -162,4 +155,3 @@ class BaseDebiasedClassifier(CallbackSupportMixin, HeadClassifier):
                 self.__dict__.pop(prefix + stale, None)
         for name, value in state.items():
             setattr(self, name, value)
-        context.call_on_fit_task_end(**hooks, reconstruction_attributes={})

@@ -131,7 +131,7 @@ default="auto"
         self.selection = selection
         self.random_state = random_state
 
-    def _train(self, data, y_codes, groups, validation):
+    def _train(self, data, y_codes, groups, validation, task):
         import torch
 
         from skdebias._engine._features import Features

@@ -44,15 +44,13 @@ def resolve_device(device):
 
 def fit_head(
     estimator,
-    X,
+    data,
     y_codes,
     method,
     groups,
     *,
-    seed,
     validation,
-    epoch_context,
-    hooks,
+    task,
     X_student=None,
 ):
     """Train one head as a stack of one.
@@ -61,17 +59,14 @@ def fit_head(
     ----------
     estimator : BaseDebiasedClassifier
         Its shared parameters are read, nothing is written.
-    X : ndarray or Tensor of shape (n_samples, n_features)
+    data : TrainingData
     y_codes : ndarray of shape (n_samples,)
     method : Method
     groups : Groups
-    seed : int
     validation : dict or None
         What `encode_validation_set` returned.
-    epoch_context : callable
-        Makes the callback context of an epoch.
-    hooks : dict
-        Arguments of the callback hooks.
+    task : FitTask
+        Told of every epoch.
     X_student : ndarray or Tensor of shape (n_samples, n_student_features), default=None
         What the first head of a method of two reads instead of X.
 
@@ -83,11 +78,11 @@ def fit_head(
     device = resolve_device(estimator.device)
     anchor = _anchor(estimator)
     initial = _warm_start(estimator) or anchor
-    problem = Problem([method], groups, seed, initial=initial, anchor=anchor)
-    observer = _Observer(estimator, epoch_context, hooks)
+    problem = Problem([method], groups, data.seed, initial=initial, anchor=anchor)
+    observer = _Observer(estimator, task)
     with observer:
         fitted = train(
-            _features(X, X_student, device),
+            _features(data.X, X_student, device),
             y_codes.astype(np.int64),
             len(estimator.classes_),
             [problem],
@@ -227,9 +222,8 @@ def _history(history, validation):
 class _Observer:
     """Reports epochs to scikit-learn's callbacks and, if verbose, to a progress bar."""
 
-    def __init__(self, estimator, epoch_context, hooks):
-        self._epoch_context = epoch_context
-        self._hooks = hooks
+    def __init__(self, estimator, task):
+        self._task = task
         self._bar = tqdm(
             total=estimator.max_iter,
             desc=type(estimator).__name__,
@@ -244,10 +238,7 @@ class _Observer:
         self._bar.close()
 
     def begin(self, stack):
-        self._context = self._epoch_context()
-        self._context.call_on_fit_task_begin(
-            **self._hooks, reconstruction_attributes=lambda: head_attributes(stack)
-        )
+        self._epoch = self._task.begin_epoch(lambda: head_attributes(stack))
 
     def end(self, tracker):
         shown = {"loss": tracker.history["loss"][-1][-1]}
@@ -256,7 +247,4 @@ class _Observer:
             shown[tracker.validation.selection] = score
         self._bar.set_postfix(shown, refresh=False)
         self._bar.update()
-        return self._context.call_on_fit_task_end(
-            **self._hooks,
-            reconstruction_attributes=lambda: head_attributes(tracker.stack),
-        )
+        return self._epoch.end(lambda: head_attributes(tracker.stack))

@@ -5,6 +5,7 @@ from abc import ABCMeta, abstractmethod
 import numpy as np
 from scipy.special import expit, softmax
 from sklearn.base import BaseEstimator, ClassifierMixin, _fit_context
+from sklearn.callback import CallbackSupportMixin
 from sklearn.utils import check_random_state
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
@@ -26,7 +27,9 @@ _PREDICT_VALUES = 1 << 23
 HEAD_ATTRIBUTES = ("coef_", "intercept_", "coefs_", "intercepts_")
 
 
-class HeadClassifier(ClassifierMixin, BaseEstimator, metaclass=ABCMeta):
+class HeadClassifier(
+    CallbackSupportMixin, ClassifierMixin, BaseEstimator, metaclass=ABCMeta
+):
     """Classifier with a linear or multi-layer head, however it is trained.
 
     A subclass has a parameter `random_state`, one named `selection`, and fits the head
@@ -60,8 +63,12 @@ class HeadClassifier(ClassifierMixin, BaseEstimator, metaclass=ABCMeta):
         """
         return data.attributes
 
+    def _n_epochs(self):
+        """Number of epochs that callbacks are told of; 0 for a fit in one piece."""
+        return 0
+
     @abstractmethod
-    def _train(self, data, y_codes, groups, validation):
+    def _train(self, data, y_codes, groups, validation, task):
         """Fit the head and set its attributes.
 
         Parameters
@@ -73,6 +80,8 @@ class HeadClassifier(ClassifierMixin, BaseEstimator, metaclass=ABCMeta):
             Groups of the training rows.
         validation : dict or None
             What `encode_validation_set` returned.
+        task : FitTask
+            For reporting epochs to callbacks.
         """
 
     @_fit_context(prefer_skip_nested_validation=True)
@@ -126,7 +135,9 @@ default=None
         )
         self.groups_ = groups.cells
         self.group_counts_ = groups.counts
-        self._train(data, y_codes, groups, validation)
+        task = FitTask(self, data)
+        self._train(data, y_codes, groups, validation, task)
+        task.end(reconstruction_attributes={})
         return self
 
     def _attribute_user(self):
@@ -250,3 +261,55 @@ default=None
             positive = expit(scores)
             return np.column_stack([1.0 - positive, positive])
         return softmax(scores, axis=1)
+
+
+class FitTask:
+    """One fit, or one epoch of it, as scikit-learn's callbacks see it.
+
+    Parameters
+    ----------
+    estimator : HeadClassifier
+    data : TrainingData
+    parent : FitTask, default=None
+        The fit that this is an epoch of.
+    """
+
+    def __init__(self, estimator, data, parent=None):
+        self._estimator = estimator
+        self._data = data
+        metadata = None
+        if data.attributes is not None:
+            metadata = {"attributes": data.attributes}
+        self._hooks = {
+            "estimator": estimator,
+            "X": data.X,
+            "y": data.y,
+            "metadata": metadata,
+        }
+        if parent is None:
+            self._context = estimator._init_callback_context(
+                max_subtasks=estimator._n_epochs()
+            )
+            self._context.call_on_fit_task_begin(**self._hooks)
+        else:
+            self._context = parent._context.subcontext(task_name="epoch")
+
+    def begin_epoch(self, reconstruction_attributes):
+        """Return the task of the next epoch, begun.
+
+        Parameters
+        ----------
+        reconstruction_attributes : callable
+            Returns the fitted attributes as they are at the call.
+        """
+        epoch = FitTask(self._estimator, self._data, parent=self)
+        epoch._context.call_on_fit_task_begin(
+            **epoch._hooks, reconstruction_attributes=reconstruction_attributes
+        )
+        return epoch
+
+    def end(self, reconstruction_attributes):
+        """End the task; return whether a callback asks to stop."""
+        return self._context.call_on_fit_task_end(
+            **self._hooks, reconstruction_attributes=reconstruction_attributes
+        )
