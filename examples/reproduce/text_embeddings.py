@@ -81,8 +81,9 @@ EPILOGUE = """
 
 On CEBaB every method gains over ERM on average, with attributes or without, and none
 stands out: their intervals overlap. Validation with attributes brings no more than
-validation without them here, since it is balanced in both cases. Compare with the set
-without the correlation before blaming a method for what the encoder does not tell it.
+validation without them here, since it is balanced in both cases. The best reach what
+ERM has on the set without the correlation: what is missing beyond that is the encoder's
+share, not theirs.
 
 On CAD NLI frozen sentence embeddings hardly solve the task, and the worst group of a
 test part has ten to twenty rows. Its scores say little about the methods; the set is
