@@ -44,7 +44,10 @@ class GERNEClassifier(BaseDebiasedClassifier):
     reference_estimator : classifier, default=None
         Without attributes: the biased model, with `predict_proba`. None is a head of
         the same architecture on class-balanced batches, with a tenth of the learning
-        rate and twice the weight decay (algorithm 2).
+        rate and twice the weight decay (algorithm 2), at the epoch with the best mean
+        recall of the classes on `X_val`. If the validation set is not biased like the
+        training set, that is the least biased epoch: then pass a model with
+        `selection="last"`.
     pseudo_attributes : estimator of `skdebias.attributes`, default=None
         Without attributes: infers them instead of `t` and `reference_estimator`.
     hidden_layer_sizes : array-like of int, default=()
