@@ -183,12 +183,7 @@ def table(rows):
             if method not in view.index.get_level_values("method"):
                 continue
             own = view.xs(method, level="method")
-            cells = [
-                f"{100 * own.loc[m, 'mean']:.1f} ± {100 * own.loc[m, 'std']:.1f}"
-                if m in own.index
-                else ""
-                for m in MINORITY
-            ]
+            cells = [_cell(own, name) for name in MINORITY]
             n_seeds = int(own["n_seeds"].max())
             lines.append(
                 f"| {method} | {selection} | {' | '.join(cells)} | {n_seeds} |"
@@ -197,6 +192,14 @@ def table(rows):
             cells = [f"{value:.1f}" for value in PAPER[method]]
             lines.append(f"| {method} | paper (test) | {' | '.join(cells)} | 3 |")
     return "\n".join(lines)
+
+
+def _cell(own, name):
+    """Mean and spread of one data set in per cent, as far as there are any."""
+    if name not in own.index:
+        return ""
+    mean, std = 100 * own.loc[name, "mean"], 100 * own.loc[name, "std"]
+    return f"{mean:.1f}" if np.isnan(std) else f"{mean:.1f} ± {std:.1f}"
 
 
 def main():
@@ -218,13 +221,14 @@ def main():
         for method in arguments.methods or grid
         for setting in grid[method]
     ]
-    mnist = fetch_mnist()
     cache = {}
 
     def fit(task):
         key = task.dataset, task.seed
         if key not in cache:
+            mnist = cache.get("mnist") or fetch_mnist()
             cache.clear()
+            cache["mnist"] = mnist
             cache[key] = load(MINORITY[task.dataset], task.seed, mnist)
         estimator = clone(grids[task.dataset][task.method][task.setting])
         estimator.set_params(random_state=task.seed)

@@ -44,6 +44,11 @@ def fetch_mnist(*, data_home=None):
         split : ndarray of shape (70000,), str
             ``"train"`` or ``"test"``.
 
+    Raises
+    ------
+    OSError
+        If the digits are neither at hand nor can be downloaded.
+
     Examples
     --------
     >>> from skdebias.datasets import fetch_mnist
@@ -59,9 +64,15 @@ def fetch_mnist(*, data_home=None):
     else:
         from sklearn.datasets import fetch_openml
 
-        found = fetch_openml(
-            "mnist_784", version=1, as_frame=False, data_home=data_home
-        )
+        try:
+            found = fetch_openml(
+                "mnist_784", version=1, as_frame=False, data_home=data_home
+            )
+        except OSError as error:
+            raise OSError(
+                f"MNIST could not be downloaded ({error}): set SKDEBIAS_DATA to a "
+                "folder with mnist/mnist_train.npz and mnist/mnist_test.npz."
+            ) from error
         images = found.data.reshape(-1, 28, 28).astype(np.uint8)
         target = found.target.astype(np.int64)
     split = np.repeat(["train", "test"], [60000, len(target) - 60000])

@@ -63,3 +63,13 @@ def test_real_mnist():
     train = mnist.split == "train"
     assert np.bincount(mnist.target[train])[:3].tolist() == [5923, 6742, 5958]
     assert mnist.images[train].mean() / 255 == pytest.approx(0.1307, abs=1e-4)
+
+
+def test_no_digits_and_no_network(monkeypatch):
+    def refuse(*args, **kwargs):
+        raise OSError("no route to host")
+
+    monkeypatch.delenv("SKDEBIAS_DATA", raising=False)
+    monkeypatch.setattr("sklearn.datasets.fetch_openml", refuse)
+    with pytest.raises(OSError, match=r"no route to host.*SKDEBIAS_DATA"):
+        fetch_mnist()
