@@ -10,10 +10,7 @@ import hashlib
 import json
 from collections.abc import Iterable
 from importlib import metadata
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-from embeddings_cache import _io
 
 if TYPE_CHECKING:
     import torch
@@ -66,28 +63,6 @@ def jsonable(value: Any) -> Any:
     if isinstance(value, type) or type(value).__module__ == "torch":
         return str(value)
     raise TypeError(f"{value!r} of type {type(value).__name__} has no JSON form")
-
-
-def file_digest(path: Path) -> str:
-    """Return the SHA-256 of a file's bytes, in hexadecimal."""
-    sha = hashlib.sha256()
-    for block in _io.hash_blocks(path):
-        sha.update(block)
-    return sha.hexdigest()
-
-
-def folder_digests(folder: Path) -> dict[str, str]:
-    """Return the digest of each file of a model folder, notes and caches left out."""
-    return {
-        path.relative_to(folder).as_posix(): file_digest(path)
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
-        and path.suffix.lower() not in {".md", ".png", ".txt.lock"}
-        and not any(
-            part.startswith(".") or part == "__pycache__"
-            for part in path.relative_to(folder).parts
-        )
-    }
 
 
 def tensors_digest(tensors: Iterable[tuple[str, "torch.Tensor"]]) -> str:

@@ -8,6 +8,7 @@ import torch
 from tqdm import tqdm
 
 from skdebias._engine._features import Features, JoinedFeatures
+from skdebias._engine._loss import n_logits
 from skdebias._engine._selection import Stopping, Validation
 from skdebias._engine._sgd import Problem, Settings, train
 
@@ -192,8 +193,8 @@ def _warm_start(estimator):
     if not (estimator.warm_start and hasattr(estimator, "n_iter_")):
         return None
     heads = [estimator._layers(prefix) for prefix in estimator._head_prefixes]
-    n_logits = len(estimator.classes_) if len(estimator.classes_) > 2 else 1
-    sizes = (estimator.n_features_in_, *estimator.hidden_layer_sizes, n_logits)
+    hidden = _hidden_layer_sizes(estimator)
+    sizes = (estimator.n_features_in_, *hidden, n_logits(len(estimator.classes_)))
     shapes = [coef.shape for coef, _ in heads[-1]]
     if tuple(shapes) != tuple(pairwise(sizes)):
         raise ValueError(

@@ -237,7 +237,9 @@ class GERNEClassifier(BaseDebiasedClassifier):
 
         if self.pseudo_attributes is not None:
             return self.pseudo_attributes
-        reference = self.reference_estimator or biased_reference(self)
+        reference = self.reference_estimator
+        if reference is None:  # an ensemble that is not fitted has no truth value
+            reference = biased_reference(self)
         return ConfidencePseudoAttributes(self.t, reference_estimator=reference)
 
     def _make_method(self, groups):

@@ -6,7 +6,7 @@ from numbers import Integral, Real
 from sklearn.utils._param_validation import Interval, StrOptions
 
 from skdebias._base import BaseDebiasedClassifier
-from skdebias._erm import ERMClassifier
+from skdebias._erm import erm_like
 
 # Parameters that GradientClusterPseudoAttributes shares.
 _CLUSTERING = (
@@ -274,7 +274,14 @@ default="feature_magnitude"
         if self.warmup == "epochs" or (
             self.warmup == "logistic" and len(self.hidden_layer_sizes)
         ):
-            reference = warmup_reference(self, seed)
+            reference = erm_like(
+                self,
+                max_iter=self.warmup_epochs,
+                selection="last",
+                early_stopping=False,
+                random_state=seed,
+                verbose=0,
+            )
         return GradientClusterPseudoAttributes(
             **own, reference_estimator=reference, random_state=seed
         )
@@ -296,29 +303,3 @@ default="feature_magnitude"
             step_size=self.step_size,
             norms=self.__dict__.pop("_norms", None),
         )
-
-
-def warmup_reference(estimator, seed):
-    """Return the network of the warm-up: a head of the same architecture by ERM.
-
-    Parameters
-    ----------
-    estimator : UGCClassifier
-        Its shared parameters are taken over.
-    seed : int
-
-    Returns
-    -------
-    ERMClassifier
-    """
-    own = estimator.get_params(deep=False)
-    params = {name: own[name] for name in ERMClassifier().get_params() if name in own}
-    params |= {
-        "max_iter": estimator.warmup_epochs,
-        "selection": "last",
-        "early_stopping": False,
-        "warm_start": False,
-        "random_state": seed,
-        "verbose": 0,
-    }
-    return ERMClassifier(**params)

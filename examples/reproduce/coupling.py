@@ -18,10 +18,9 @@ import torch
 from _runner import Task, chosen, run
 
 from skdebias import GERNEClassifier
-from skdebias.metrics import group_balanced_accuracy_score, worst_group_accuracy_score
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from celeba_gerne import load, split
+from celeba_gerne import evaluate, load, split
 
 STRENGTHS = (1.0, 1.5)
 MIXING = (1.0, 0.5, 0.2, 0.1)
@@ -65,14 +64,11 @@ def main():
         model = estimators[task.dataset, task.method, task.setting]
         model.set_params(random_state=task.seed)
         model.fit(*train, X_val=val.X, y_val=val.y, attributes_val=val.attributes)
-        predicted = model.predict(test.X)
-        groups = {"attributes": test.attributes}
-        wga = worst_group_accuracy_score(test.y, predicted, **groups)
-        gba = group_balanced_accuracy_score(test.y, predicted, **groups)
+        scores = evaluate(model, test)
         return {
             ("validation", "val_wga"): max(model.history_["validation_score"]),
-            ("validation", "test_wga"): wga,
-            ("validation", "test_gba"): gba,
+            ("validation", "test_wga"): scores["worst group"],
+            ("validation", "test_gba"): scores["group-balanced"],
         }
 
     rows = run(tasks, fit, arguments.out)

@@ -12,8 +12,6 @@ from skdebias._engine._features import Features, JoinedFeatures
 from skdebias._engine._heads import HeadStack
 from skdebias._engine._loss import predicted_class
 
-SELECTIONS = ("worst_group", "group_balanced", "worst_class", "accuracy", "last")
-
 
 @dataclass(frozen=True)
 class Validation:

@@ -178,6 +178,21 @@ def test_any_reference_estimator(data):
     np.testing.assert_array_equal(model.pseudo_attributes_, expected.fit_predict(X, y))
 
 
+def test_an_ensemble_as_reference_estimator(data):
+    """An unfitted forest raises when it is asked for its truth value."""
+    from sklearn.ensemble import RandomForestClassifier
+
+    X, y, _ = data
+    forest = RandomForestClassifier(n_estimators=5, max_depth=2, random_state=0)
+    model = GERNEClassifier(
+        t=0.1, reference_estimator=forest, max_iter=2, random_state=0
+    )
+    expected = ConfidencePseudoAttributes(0.1, reference_estimator=forest)
+    np.testing.assert_array_equal(
+        model.fit(X, y).pseudo_attributes_, expected.fit_predict(X, y)
+    )
+
+
 def test_the_reference_epoch_is_chosen_on_validation(data):
     X, y, attributes = data
     model = GERNEClassifier(t=0.1, max_iter=4, random_state=0)
