@@ -2,13 +2,15 @@
 
 from abc import ABCMeta, abstractmethod
 
+import numpy as np
 from sklearn.base import BaseEstimator, _fit_context, clone
+from sklearn.utils.validation import check_is_fitted
 
 
 class BasePseudoAttributes(BaseEstimator, metaclass=ABCMeta):
     """Infers one pseudo-attribute per training row.
 
-    A subclass implements :meth:`_infer`.
+    A subclass implements :meth:`_infer` and :meth:`_assign`.
     """
 
     @abstractmethod
@@ -21,6 +23,21 @@ class BasePseudoAttributes(BaseEstimator, metaclass=ABCMeta):
         y : array-like of shape (n_samples,)
         validation : dict
             `X_val` and `y_val`, possibly None.
+
+        Returns
+        -------
+        ndarray of shape (n_samples,)
+        """
+
+    @abstractmethod
+    def _assign(self, X, codes):
+        """Return the pseudo-attribute of other rows.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+        codes : ndarray of shape (n_samples,)
+            Indices into `classes_`.
 
         Returns
         -------
@@ -46,6 +63,7 @@ class BasePseudoAttributes(BaseEstimator, metaclass=ABCMeta):
         self : object
             With `pseudo_attributes_`.
         """
+        self.classes_ = np.unique(y)
         self.pseudo_attributes_ = self._infer(X, y, {"X_val": X_val, "y_val": y_val})
         return self
 
@@ -63,12 +81,46 @@ class BasePseudoAttributes(BaseEstimator, metaclass=ABCMeta):
         """
         return self.fit(X, y, X_val=X_val, y_val=y_val).pseudo_attributes_
 
+    def predict(self, X, y):
+        """Assign labelled rows, such as those of a validation set, as in training.
+
+        A pseudo-attribute says how a row relates to its own label, so the labels are
+        needed. With the validation rows assigned, a method can be selected by the worst
+        of its inferred groups where no attribute is known at all.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+        y : array-like of shape (n_samples,)
+            Labels, all of them seen in training.
+
+        Returns
+        -------
+        ndarray of shape (n_samples,)
+            Pseudo-attributes with the meaning of `pseudo_attributes_`.
+
+        Raises
+        ------
+        ValueError
+            If a label did not occur in training.
+        """
+        check_is_fitted(self)
+        y = np.asarray(y)
+        position = np.searchsorted(self.classes_, y)
+        codes = np.minimum(position, len(self.classes_) - 1)
+        unseen = self.classes_[codes] != y
+        if unseen.any():
+            raise ValueError(
+                f"y holds {y[unseen][0]!r}, which did not occur in training: the "
+                f"classes are {self.classes_.tolist()}."
+            )
+        return self._assign(X, codes)
+
     def _fit_reference(self, default, X, y, validation):
         """Fit the reference model, or the default one, and keep it."""
         chosen = (
             default if self.reference_estimator is None else self.reference_estimator
         )
-        self.reference_estimator_ = clone(chosen)
-        if validation["X_val"] is None:
-            return self.reference_estimator_.fit(X, y)
-        return self.reference_estimator_.fit(X, y, **validation)
+        own = {} if validation["X_val"] is None else validation
+        self.reference_estimator_ = clone(chosen).fit(X, y, **own)
+        return self.reference_estimator_

@@ -26,6 +26,9 @@ class ConfidencePseudoAttributes(BasePseudoAttributes):
     ----------
     pseudo_attributes_ : ndarray of shape (n_samples,)
         1 for the pseudo-minority, 0 for the rest.
+    thresholds_ : ndarray of shape (n_classes,)
+        The largest confidence of each class's pseudo-minority. :meth:`predict` marks
+        the rows that do not exceed it, which need not be a fraction `t` of them.
     reference_estimator_ : classifier
         The fitted biased model.
 
@@ -60,9 +63,18 @@ class ConfidencePseudoAttributes(BasePseudoAttributes):
     def _infer(self, X, y, validation):
         default = biased_reference(ERMClassifier(random_state=0))
         model = self._fit_reference(default, X, y, validation)
-        _, codes = np.unique(y, return_inverse=True)
+        codes = np.searchsorted(self.classes_, y)
         confidence = model.predict_proba(X)[np.arange(len(codes)), codes]
-        return least_confident(confidence, codes, self.t)
+        marked = least_confident(confidence, codes, self.t)
+        minority = np.where(marked == 1, confidence, -np.inf)
+        self.thresholds_ = np.full(len(self.classes_), -np.inf)
+        np.maximum.at(self.thresholds_, codes, minority)
+        return marked
+
+    def _assign(self, X, codes):
+        probability = self.reference_estimator_.predict_proba(X)
+        confidence = probability[np.arange(len(codes)), codes]
+        return (confidence <= self.thresholds_[codes]).astype(np.int64)
 
 
 def biased_reference(estimator):

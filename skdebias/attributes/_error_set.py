@@ -71,3 +71,7 @@ class ErrorSetPseudoAttributes(BasePseudoAttributes):
                 "more weight_decay."
             )
         return errors
+
+    def _assign(self, X, codes):
+        wrong = self.reference_estimator_.predict(X) != self.classes_[codes]
+        return wrong.astype(np.int64)

@@ -1,12 +1,13 @@
 """Pseudo-attributes from clusters of last-layer gradients (UGC)."""
 
 import warnings
+from dataclasses import replace
 from numbers import Integral, Real
 
 import numpy as np
 import torch
 from sklearn.cluster import KMeans
-from sklearn.metrics import silhouette_samples
+from sklearn.metrics import pairwise_distances_argmin, silhouette_samples
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 
@@ -164,58 +165,88 @@ class GradientClusterPseudoAttributes(BasePseudoAttributes):
     def _infer(self, X, y, validation):
         rng = check_random_state(self.random_state)
         seed = int(rng.randint(np.iinfo(np.int32).max))
-        classes, codes = np.unique(y, return_inverse=True)
-        codes = codes.astype(np.int64)
+        codes = np.searchsorted(self.classes_, y).astype(np.int64)
         features = Features(_two_dimensional(X), resolve_device(self.device))
         with torch.no_grad():
-            features, layer = self._warm_up(features, X, y, codes, validation, seed)
-            z = _ugc.logits(features, layer)
-            residual = _ugc.residuals(z, codes)
-            clusters = self._cluster(features, codes, residual, layer.center, seed)
-        self.cluster_sizes_ = np.zeros((len(classes), self.n_clusters), dtype=np.int64)
+            features, self._layer = self._warm_up(
+                features, X, y, codes, validation, seed
+            )
+            z = _ugc.logits(features, self._layer)
+            clusters = self._cluster(features, codes, z, seed)
+        shape = len(self.classes_), self.n_clusters
+        self.cluster_sizes_ = np.zeros(shape, dtype=np.int64)
         np.add.at(self.cluster_sizes_, (codes, clusters), 1)
         inferred = np.minimum(clusters, 1) if self.pool else clusters
         self.silhouette_ = _silhouette(_ugc.margins(z, codes), codes, inferred, seed)
         self._warn_of_weak_clusters()
         return inferred
 
+    def _assign(self, X, codes):
+        features = Features(_two_dimensional(X), resolve_device(self.device))
+        clusters = np.zeros(len(codes), dtype=np.int64)
+        with torch.no_grad():
+            features = self._last_layer_features(features)
+            residual = _ugc.residuals(_ugc.logits(features, self._layer), codes)
+            for unit, model in enumerate(self._clusterings):
+                own = codes == unit if self.per_class else np.ones(len(codes), bool)
+                rows = np.flatnonzero(own)
+                if model is not None and len(rows):
+                    clusters[rows] = model.assign(
+                        _gradients(features, rows, residual, self._layer.center)
+                    )
+        return np.minimum(clusters, 1) if self.pool else clusters
+
     def _warm_up(self, features, X, y, codes, validation, seed):
         """Return the features of the last layer, and that layer."""
         n_classes = int(codes.max()) + 1
         if self.warmup == "mean_difference":
             return features, _ugc.mean_difference(features, codes, n_classes)
-        if self.warmup == "logistic" and self.reference_estimator is None:
+        if not self._has_reference():
             return features, self._logistic(features, codes)
         default = ERMClassifier(max_iter=self.warmup_epochs, random_state=seed)
         model = self._fit_reference(default, X, y, validation)
-        features = _Activations(features, model._layers()[:-1])
+        features = self._last_layer_features(features)
         if self.warmup == "logistic":
             return features, self._logistic(features, codes)
         return features, _last_layer(features, model._layers()[-1])
+
+    def _last_layer_features(self, features):
+        """Return what the last layer reads: the activations of a network, or X."""
+        if self.warmup == "mean_difference" or not self._has_reference():
+            return features
+        return _Activations(features, self.reference_estimator_._layers()[:-1])
+
+    def _has_reference(self):
+        return self.warmup == "epochs" or self.reference_estimator is not None
 
     def _logistic(self, features, codes):
         n_classes = int(codes.max()) + 1
         return _ugc.logistic(features, codes, n_classes, self.weight_decay)
 
-    def _cluster(self, features, codes, residual, center, seed):
-        """Return the k-means cluster of every row."""
+    def _cluster(self, features, codes, z, seed):
+        """Return the k-means cluster of every row, and keep what assigns others."""
+        residual = _ugc.residuals(z, codes)
         units = [np.arange(len(codes))]
         if self.per_class:
-            units = [np.flatnonzero(codes == c) for c in range(codes.max() + 1)]
+            units = [np.flatnonzero(codes == c) for c in range(len(self.classes_))]
         clusters = np.zeros(len(codes), dtype=np.int64)
-        for rows in units:
+        self._clusterings = [None] * len(units)
+        for unit, rows in enumerate(units):
             if len(rows) < 2:
                 continue  # a single row is a cluster of its own
-            gradients = _ugc.FactoredGradients(
-                features, rows, residual[torch.from_numpy(rows)], center
-            )
-            norms = gradients.norms()[:, None].cpu().numpy()
+            gradients = _gradients(features, rows, residual, self._layer.center)
+            norms, components = gradients.norms()[:, None].cpu().numpy(), None
             points = norms
             if self.signature == "gradient":
-                points = _ugc.principal_scores(gradients, self.n_components, seed)
+                components = _ugc.principal_components(
+                    gradients, self.n_components, seed
+                )
+                points = components.scores
             if np.ptp(points, axis=0).max() <= _ROUNDING * norms.max():
                 continue  # equal rows: k-means would cluster their rounding errors
-            clusters[rows] = _k_means(points, self.n_clusters, seed)
+            found, centers = _k_means(points, self.n_clusters, seed)
+            clusters[rows] = found
+            self._clusterings[unit] = _Clustering(components, centers)
         return clusters
 
     def _warn_of_weak_clusters(self):
@@ -270,6 +301,29 @@ def _two_dimensional(X):
     return X if hasattr(X, "dtype") and X.ndim == 2 else np.asarray(X, dtype=np.float32)
 
 
+def _gradients(features, rows, residual, center):
+    return _ugc.FactoredGradients(
+        features, rows, residual[torch.from_numpy(rows)], center
+    )
+
+
+class _Clustering:
+    """Assigns gradients to the nearest of the centres found in training."""
+
+    def __init__(self, components, centers):
+        if components is not None:  # the scores are those of the training rows
+            components = replace(components, scores=components.scores[:0])
+        self._components = components
+        self._centers = centers
+
+    def assign(self, gradients):
+        if self._components is None:
+            points = gradients.norms()[:, None]
+        else:
+            points = gradients.scores(self._components)
+        return pairwise_distances_argmin(points.cpu().numpy(), self._centers)
+
+
 def _k_means(points, n_clusters, seed):
     """Clusters by k-means, numbered by size, the same in any order of the rows."""
     order = np.lexsort(points.T[::-1])
@@ -277,9 +331,10 @@ def _k_means(points, n_clusters, seed):
     model = KMeans(min(n_clusters, distinct), n_init=10, random_state=seed)
     found = np.empty(len(points), dtype=np.int64)
     found[order] = model.fit_predict(points[order])
-    rank = np.empty(found.max() + 1, dtype=np.int64)
-    rank[np.argsort(-np.bincount(found), kind="stable")] = np.arange(len(rank))
-    return rank[found]
+    by_size = np.argsort(-np.bincount(found), kind="stable")
+    rank = np.empty(len(by_size), dtype=np.int64)
+    rank[by_size] = np.arange(len(by_size))
+    return rank[found], model.cluster_centers_[by_size]
 
 
 def _silhouette(margins, codes, inferred, seed):

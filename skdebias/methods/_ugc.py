@@ -8,6 +8,7 @@ the features themselves is ever formed.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Protocol, Self
 
 import numpy as np
@@ -430,6 +431,24 @@ def contrast(n_classes: int) -> Tensor:
     return H
 
 
+@dataclass(frozen=True)
+class PrincipalComponents:
+    """Principal components of gradients, for these rows and for others.
+
+    Parameters
+    ----------
+    scores : ndarray of shape (n, n_components)
+        Of the rows that the components were found on.
+    axes : Tensor of shape (k, n_features, n_components)
+    offset : Tensor of shape (n_components,)
+        Scores of the mean gradient.
+    """
+
+    scores: NDArray[np.float32]
+    axes: Tensor
+    offset: Tensor
+
+
 class FactoredGradients:
     """The gradients `r_i x_i^T` of some rows, kept as their two factors.
 
@@ -455,14 +474,17 @@ class FactoredGradients:
         self._index = index
         self._residual = residual
         self._center = center
-        self.n_rows, self._k = residual.shape
-        self.n_columns = self._k * features.n_features
-        ones = torch.ones(self.n_rows, 1, device=residual.device)
-        self._mean = torch.zeros(self._k, features.n_features, 1).to(residual)
-        self._mean = self.transposed(ones) / self.n_rows
+        self.n_rows, self.k = residual.shape
+        self.n_features = features.n_features
+
+    @cached_property
+    def mean(self) -> Tensor:
+        """Mean gradient, (k, n_features, 1)."""
+        ones = self._residual.new_ones(self.n_rows, 1)
+        return self._transposed(ones) / self.n_rows
 
     def _blocks(self, width: int) -> Iterator[tuple[slice, Tensor]]:
-        for where in blocks(self._features, self._index, self._k * width):
+        for where in blocks(self._features, self._index, self.k * width):
             index = torch.from_numpy(self._index[where])
             yield where, self._features.rows(index) - self._center
 
@@ -487,12 +509,28 @@ class FactoredGradients:
         -------
         Tensor of shape (n, q)
         """
+        return self._product(O) - (self.mean * O).sum((0, 1))
+
+    def scores(self, components: PrincipalComponents) -> Tensor:
+        """Scores of these rows on the components of other ones.
+
+        Parameters
+        ----------
+        components : PrincipalComponents
+
+        Returns
+        -------
+        Tensor of shape (n, n_components)
+        """
+        return self._product(components.axes) - components.offset
+
+    def _product(self, O: Tensor) -> Tensor:  # noqa: E741
         flat = O.transpose(0, 1).flatten(1)  # (n_features, k q)
         parts = []
         for where, X in self._blocks(O.shape[2]):
-            out = (X @ flat).view(len(X), self._k, -1)
+            out = (X @ flat).view(len(X), self.k, -1)
             parts.append((out * self._residual[where, :, None]).sum(1))
-        return torch.cat(parts) - (self._mean * O).sum((0, 1))
+        return torch.cat(parts)
 
     def transposed(self, Y: Tensor) -> Tensor:
         """Product of the transposed centred gradients with a matrix.
@@ -505,17 +543,20 @@ class FactoredGradients:
         -------
         Tensor of shape (k, n_features, q)
         """
-        out = torch.zeros_like(self._mean).expand(-1, -1, Y.shape[1]).clone()
+        return self._transposed(Y) - self.mean * Y.sum(0)
+
+    def _transposed(self, Y: Tensor) -> Tensor:
+        out = Y.new_zeros(self.k, self.n_features, Y.shape[1])
         for where, X in self._blocks(Y.shape[1]):
-            for k in range(self._k):
+            for k in range(self.k):
                 out[k] += X.T @ (self._residual[where, k, None] * Y[where])
-        return out - self._mean * Y.sum(0)
+        return out
 
 
-def principal_scores(
+def principal_components(
     gradients: FactoredGradients, n_components: int, seed: int, n_power: int = 6
-) -> NDArray[np.float32]:
-    """Scores of the gradients on their principal components.
+) -> PrincipalComponents:
+    """Principal components of the gradients, and the scores on them.
 
     Randomised range finder with orthonormalised power steps: twice `n_power` passes
     over the rows, memory `O(n q + C D q)` with `q = n_components + 10`.
@@ -532,18 +573,18 @@ def principal_scores(
 
     Returns
     -------
-    ndarray of shape (n, n_components)
+    PrincipalComponents
 
     References
     ----------
     Halko, Martinsson and Tropp, "Finding structure with randomness", SIAM Review 2011,
     algorithms 4.4 and 5.1.
     """
-    limit = min(gradients.n_rows, gradients.n_columns)
+    k, d = gradients.k, gradients.n_features
+    limit = min(gradients.n_rows, k * d)
     q = min(n_components + 10, limit)
-    k, d, _ = gradients._mean.shape
     start = np.random.default_rng(seed).standard_normal((k, d, q), dtype=np.float32)
-    Y = gradients.product(torch.from_numpy(start).to(gradients._mean))
+    Y = gradients.product(torch.from_numpy(start).to(gradients.mean))
     for _ in range(n_power):
         Z = gradients.transposed(torch.linalg.qr(Y).Q)
         Z = torch.linalg.qr(Z.reshape(k * d, q)).Q.reshape(k, d, -1)
@@ -553,6 +594,8 @@ def principal_scores(
     U, S, Vt = torch.linalg.svd(small, full_matrices=False)
     # The sign that makes a component's largest loading positive: any order of the rows
     # then gives the same scores.
-    largest = Vt.gather(1, Vt.abs().argmax(1, keepdim=True))
-    scores = basis @ (U * (S * largest[:, 0].sign()))
-    return scores[:, : min(n_components, limit)].cpu().numpy()
+    sign = Vt.gather(1, Vt.abs().argmax(1, keepdim=True)).sign()
+    kept = slice(0, min(n_components, limit))
+    scores = (basis @ (U * (S * sign[:, 0])))[:, kept].cpu().numpy()
+    axes = (Vt * sign)[kept].T.reshape(k, d, -1)
+    return PrincipalComponents(scores, axes, (gradients.mean * axes).sum((0, 1)))

@@ -90,7 +90,9 @@ def test_factored_pca_is_dense_pca(case, monkeypatch, block):
     for index in (np.arange(len(y)), np.flatnonzero(y == 1)):
         G = _dense(X, y, layer)[index]
         U, S, _ = np.linalg.svd(G - G.mean(0), full_matrices=False)
-        found = _ugc.principal_scores(_factored(features, y, layer, index), 4, seed=0)
+        found = _ugc.principal_components(
+            _factored(features, y, layer, index), 4, seed=0
+        ).scores
         # Components are defined up to sign.
         sign = np.sign((found * U[:, :4]).sum(0))
         np.testing.assert_allclose(found * sign, U[:, :4] * S[:4], atol=2e-4 * S[0])
@@ -99,7 +101,7 @@ def test_factored_pca_is_dense_pca(case, monkeypatch, block):
 def test_more_components_than_there_are():
     features, X, y = _problem(2, n=6, d=3)
     layer = _ugc.mean_difference(features, y, 2)
-    scores = _ugc.principal_scores(_factored(features, y, layer), 10, seed=0)
+    scores = _ugc.principal_components(_factored(features, y, layer), 10, seed=0).scores
     G = _dense(X, y, layer)
     G = G - G.mean(0)
     np.testing.assert_allclose(scores @ scores.T, G @ G.T, atol=1e-4)
@@ -113,7 +115,7 @@ def test_two_classes_are_r_times_x():
     r = 1 / (1 + np.exp(-z)) - y
     expected = np.sqrt(2) * (r[:, None] * x)
     expected -= expected.mean(0)
-    scores = _ugc.principal_scores(_factored(features, y, layer), 7, seed=0)
+    scores = _ugc.principal_components(_factored(features, y, layer), 7, seed=0).scores
     np.testing.assert_allclose(
         scores @ scores.T, expected @ expected.T, rtol=1e-3, atol=1e-3
     )
@@ -125,8 +127,10 @@ def test_scores_follow_a_permutation_of_the_rows():
     order = np.random.default_rng(1).permutation(len(y))
     shuffled = Features(X[order], CPU)
     again = _ugc.mean_difference(shuffled, y[order], 3)
-    one = _ugc.principal_scores(_factored(features, y, layer), 4, seed=0)
-    two = _ugc.principal_scores(_factored(shuffled, y[order], again), 4, seed=0)
+    one = _ugc.principal_components(_factored(features, y, layer), 4, seed=0).scores
+    two = _ugc.principal_components(
+        _factored(shuffled, y[order], again), 4, seed=0
+    ).scores
     np.testing.assert_allclose(two, one[order], atol=1e-3 * np.abs(one).max())
 
 
@@ -183,7 +187,7 @@ def test_float16_rows_are_never_upcast_as_a_whole(monkeypatch):
 
     features.rows = watched
     layer = _ugc.mean_difference(features, y, 2)
-    _ugc.principal_scores(_factored(features, y, layer), 3, seed=0)
+    _ugc.principal_components(_factored(features, y, layer), 3, seed=0)
     assert max(largest) * X.shape[1] <= 300
 
 
