@@ -136,7 +136,9 @@ def make_part(methods, seed, n=120):
     return methods.Part(X.astype(np.float32), y, attributes)
 
 
-@pytest.mark.parametrize("name", ["ERM", "GERNE", "DFR on validation", "JTT"])
+@pytest.mark.parametrize(
+    "name", ["ERM", "GERNE", "DFR on validation", "JTT", "GERNE, groups from errors"]
+)
 def test_scores_of_every_regime(scripts, name):
     methods = scripts["_methods"]
     parts = [make_part(methods, seed) for seed in range(3)]

@@ -24,6 +24,10 @@ from skdebias import (
     UGCClassifier,
     ULEClassifier,
 )
+from skdebias.attributes import (
+    ErrorSetPseudoAttributes,
+    GradientClusterPseudoAttributes,
+)
 from skdebias.metrics import (
     group_balanced_accuracy_score,
     worst_class_accuracy_score,
@@ -34,7 +38,13 @@ from skdebias.metrics import (
 FULL = "attributes in training and validation"
 VALIDATION = "attributes in validation"
 NONE = "no attributes"
-REGIMES = {FULL: "worst_group", VALIDATION: "worst_group", NONE: "worst_class"}
+INFERRED = "no attributes, groups inferred"
+REGIMES = {
+    FULL: "worst_group",
+    VALIDATION: "worst_group",
+    NONE: "worst_class",
+    INFERRED: "worst_group",  # of the inferred groups
+}
 
 OPTIMISER = {"learning_rate": [3e-4, 3e-3], "weight_decay": [0.1, 1.0]}
 
@@ -57,6 +67,8 @@ class Method(NamedTuple):
     optimiser: bool = True
     # Fitted on the validation part, whose attributes it uses.
     on_validation: bool = False
+    # Infers the attributes of training and validation rows from the training part.
+    inferrer: BaseEstimator | None = None
 
 
 BLIND = (VALIDATION, NONE)
@@ -94,6 +106,22 @@ METHODS = {
         BLIND,
     ),
     "ULE": Method(ULEClassifier(balance="class"), {"lam": [0.5, 0.8]}, BLIND),
+    "GERNE, groups from errors": Method(
+        GERNEClassifier(c=0.5, out_of_bounds="clip"),
+        {"beta": [0.5, 1.0]},
+        (INFERRED,),
+        inferrer=ErrorSetPseudoAttributes(
+            reference_estimator=ERMClassifier(
+                balance="class", max_iter=1, random_state=0
+            )
+        ),
+    ),
+    "GERNE, groups from clusters": Method(
+        GERNEClassifier(c=0.5, out_of_bounds="clip"),
+        {"beta": [0.5, 1.0]},
+        (INFERRED,),
+        inferrer=GradientClusterPseudoAttributes(4, random_state=0),
+    ),
 }
 
 
@@ -135,6 +163,8 @@ def scores(name, setting, parts, *, seed, epochs, available=tuple(REGIMES)):
     with warnings.catch_warnings():
         # Weak clusters and bounds are looked at elsewhere; here scores decide.
         warnings.simplefilter("ignore", UserWarning)
+        if METHODS[name].inferrer is not None:
+            train, validation = _inferred(METHODS[name].inferrer, train, validation)
         model = _estimator(name, setting, seed, epochs)
         models = _fit(METHODS[name], model, train, validation, regimes)
     result = {}
@@ -145,6 +175,15 @@ def scores(name, setting, parts, *, seed, epochs, available=tuple(REGIMES)):
         for metric, value in evaluate(test, model.predict(test.X)).items():
             result[regime, metric] = value
     return result
+
+
+def _inferred(inferrer, train, validation):
+    """Return the parts with the attributes that the training part suggests."""
+    inferrer = clone(inferrer).fit(train.X, train.y)
+    return (
+        train._replace(attributes=inferrer.pseudo_attributes_),
+        validation._replace(attributes=inferrer.predict(validation.X, validation.y)),
+    )
 
 
 def _estimator(name, setting, seed, epochs):
@@ -188,7 +227,7 @@ def _fit(method, model, train, validation, regimes):
     model.fit(
         train.X,
         train.y,
-        train.attributes if FULL in regimes else None,
+        train.attributes if {FULL, INFERRED} & set(regimes) else None,
         X_val=validation.X,
         y_val=validation.y,
         attributes_val=validation.attributes if regimes != [NONE] else None,

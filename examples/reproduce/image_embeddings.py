@@ -26,7 +26,7 @@ from pathlib import Path
 
 import numpy as np
 from _embeddings import Set, main, scaled
-from _methods import NONE, Part
+from _methods import INFERRED, NONE, Part
 from sklearn.model_selection import train_test_split
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -64,7 +64,9 @@ def sets(arguments):
     """Return the sets of this script."""
     return {
         "CelebA-HQ blond given male": Set(celeba, epochs=15),
-        "BAR": Set(bar, epochs=60, metrics=("average", "worst_class"), regimes=(NONE,)),
+        "BAR": Set(
+            bar, epochs=60, metrics=("average", "worst_class"), regimes=(NONE, INFERRED)
+        ),
     }
 
 

@@ -32,7 +32,7 @@ from functools import cache, partial
 
 import _text_sets as text
 from _embeddings import Set, main, scaled
-from _methods import NONE, Part
+from _methods import INFERRED, NONE, Part
 
 
 def _drawn(load, split, arguments, *, hide=False):
@@ -71,7 +71,7 @@ def sets(arguments):
             _drawn(text.sentiment, text.split_sentiment, arguments, hide=True),
             epochs=60,
             metrics=("average attribute=1", "average attribute=0", "worst_group"),
-            regimes=(NONE,),
+            regimes=(NONE, INFERRED),
         ),
     }
 
