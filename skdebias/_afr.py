@@ -139,6 +139,8 @@ class AFRClassifier(BaseDebiasedClassifier):
     True
     """
 
+    _stackable = ("gamma", "regularization")
+
     _parameter_constraints: dict = {
         **BaseDebiasedClassifier._parameter_constraints,
         "gamma": [Interval(Real, 0, None, closed="left")],
@@ -207,6 +209,9 @@ class AFRClassifier(BaseDebiasedClassifier):
             if hasattr(first, name):
                 setattr(self, f"first_{name}", getattr(first, name))
         return data.attributes
+
+    def _first_stage_parameters(self, attributes_given):
+        return {"holdout", *self._shared_parameters()}
 
     def _make_method(self, groups):
         from skdebias.methods import AFR

@@ -134,22 +134,33 @@ class BaseDebiasedClassifier(HeadClassifier):
         """
         return {}
 
+    #: Parameters that may differ between the heads of a stack, beside the optimiser's.
+    _stackable = ()
+
+    @staticmethod
+    def _shared_parameters():
+        """Names of the parameters that all estimators with an engine's head have."""
+        return BaseDebiasedClassifier.__init__.__kwdefaults__
+
     def _n_epochs(self):
         return self.max_iter
 
     def _train(self, data, y_codes, groups, validation, task):
         from skdebias import _fit
 
-        state = _fit.fit_head(
-            self,
+        _fit.fit_heads(
+            [self],
+            [self._make_method(groups)],
             data,
             y_codes,
-            self._make_method(groups),
             groups,
             validation=validation,
             task=task,
             X_student=self._student_rows(),
         )
+
+    def _set_fitted(self, state):
+        """Set fitted attributes, and drop those of a head of another shape."""
         for prefix in self._head_prefixes:
             for stale in HEAD_ATTRIBUTES:
                 self.__dict__.pop(prefix + stale, None)

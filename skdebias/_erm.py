@@ -176,7 +176,8 @@ def erm_like(estimator, **changes):
     -------
     ERMClassifier
     """
-    shared = BaseDebiasedClassifier.__init__.__kwdefaults__
     own = estimator.get_params(deep=False)
-    kept = {name: own[name] for name in shared} | {"warm_start": False}
+    kept = {name: own[name] for name in BaseDebiasedClassifier._shared_parameters()} | {
+        "warm_start": False
+    }
     return ERMClassifier(**(kept | changes))

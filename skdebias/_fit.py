@@ -43,58 +43,97 @@ def resolve_device(device):
     return resolved
 
 
-def fit_head(
-    estimator,
+def fit_heads(
+    estimators,
+    methods,
     data,
     y_codes,
-    method,
     groups,
     *,
-    validation,
-    task,
+    validation=None,
+    task=None,
     X_student=None,
+    features=None,
+    rows=None,
+    tolerate=False,
 ):
-    """Train one head as a stack of one.
+    """Train the heads of estimators as one stack, and set their fitted attributes.
 
     Parameters
     ----------
-    estimator : BaseDebiasedClassifier
-        Its shared parameters are read, nothing is written.
+    estimators : list of BaseDebiasedClassifier
+        Alike but for what a stack can hold side by side: the optimiser's rates and
+        their `_stackable` parameters. What else is read of them is read of the first.
+    methods : list of Method
+        One per estimator, of one class.
     data : TrainingData
-    y_codes : ndarray of shape (n_samples,)
-    method : Method
+        Of the local rows; `X` is not read where `features` are given.
+    y_codes : ndarray of shape (n_rows,)
+        One per row of X, or of `features`.
     groups : Groups
-    validation : dict or None
+        Of the local rows.
+    validation : dict, default=None
         What `encode_validation_set` returned.
-    task : FitTask
-        Told of every epoch.
+    task : FitTask, default=None
+        Told of every epoch of the first estimator.
     X_student : ndarray or Tensor of shape (n_samples, n_student_features), default=None
         What the first head of a method of two reads instead of X.
+    features : Features or JoinedFeatures, default=None
+        Rows to train on, if they are already at hand.
+    rows : ndarray, default=None
+        Which of the `features` the local rows are; None for all of them.
+    tolerate : bool, default=False
+        Let single heads diverge.
 
     Returns
     -------
-    dict
-        Fitted attributes of the estimator.
+    Fitted
     """
-    device = resolve_device(estimator.device)
-    anchor = _anchor(estimator)
-    initial = _warm_start(estimator) or anchor
-    problem = Problem([method], groups, data.seed, initial=initial, anchor=anchor)
-    observer = _Observer(estimator, task)
+    first = estimators[0]
+    device = resolve_device(first.device)
+    anchors = [_anchor(estimator) for estimator in estimators]
+    starts = [
+        _warm_start(estimator) or anchor
+        for estimator, anchor in zip(estimators, anchors)
+    ]
+    problem = Problem(
+        methods,
+        groups,
+        data.seed,
+        rows,
+        initial=_side_by_side(starts),
+        anchor=_side_by_side(anchors),
+    )
+    n_heads = methods[0].n_heads
+    observer = _Observer(first, task)
     with observer:
         fitted = train(
-            _features(data.X, X_student, device),
+            _features(data.X, X_student, device) if features is None else features,
             y_codes.astype(np.int64),
-            len(estimator.classes_),
+            len(first.classes_),
             [problem],
-            _settings(estimator, method.n_heads),
+            _settings(estimators, n_heads),
             validation=_validation(validation, device, X_student),
-            stopping=Stopping(
-                estimator.early_stopping, estimator.tol, estimator.n_iter_no_change
-            ),
+            stopping=Stopping(first.early_stopping, first.tol, first.n_iter_no_change),
             on_epoch_begin=observer.begin,
             on_epoch_end=observer.end,
+            tolerate=tolerate,
         )
+    for position, estimator in enumerate(estimators):
+        part = fitted.part(position, n_heads)
+        estimator._set_fitted(_state(estimator, part, validation))
+    return fitted
+
+
+def _side_by_side(parameters):
+    """Chain the heads of all estimators; None if there are none."""
+    if parameters[0] is None:
+        return None
+    return [head for own in parameters for head in own]
+
+
+def _state(estimator, fitted, validation):
+    """Fitted attributes of one estimator."""
     heads = {}
     for position, prefix in enumerate(estimator._head_prefixes):
         heads |= head_attributes(fitted.stack, position, prefix)
@@ -144,19 +183,23 @@ def _hidden_layer_sizes(estimator):
     return tuple(int(size) for size in sizes)
 
 
-def _settings(estimator, n_heads):
-    def per_head(value):
-        return np.broadcast_to(np.asarray(value, dtype=float), n_heads).copy()
+def _settings(estimators, n_heads):
+    first = estimators[0]
 
+    def per_head(values):
+        stacked = [np.broadcast_to(np.asarray(v, dtype=float), n_heads) for v in values]
+        return np.concatenate(stacked)
+
+    epochs = [estimator._epochs() for estimator in estimators]
     return Settings(
-        estimator.solver,
-        per_head(estimator.learning_rate),
-        per_head(estimator._weight_decays()),
-        per_head(estimator.momentum),
-        estimator.batch_size,
-        estimator.max_iter,
-        _hidden_layer_sizes(estimator),
-        None if estimator._epochs() is None else per_head(estimator._epochs()),
+        first.solver,
+        per_head([estimator.learning_rate for estimator in estimators]),
+        per_head([estimator._weight_decays() for estimator in estimators]),
+        per_head([estimator.momentum for estimator in estimators]),
+        first.batch_size,
+        first.max_iter,
+        _hidden_layer_sizes(first),
+        None if epochs[0] is None else per_head(epochs),
     )
 
 
@@ -221,7 +264,7 @@ def _history(history, validation):
 
 
 class _Observer:
-    """Reports epochs to scikit-learn's callbacks and, if verbose, to a progress bar."""
+    """Reports epochs to scikit-learn's callbacks, if any, and to a progress bar."""
 
     def __init__(self, estimator, task):
         self._task = task
@@ -239,6 +282,8 @@ class _Observer:
         self._bar.close()
 
     def begin(self, stack):
+        if self._task is None:
+            return
         self._epoch = self._task.begin_epoch(lambda: head_attributes(stack))
 
     def end(self, tracker):
@@ -248,4 +293,6 @@ class _Observer:
             shown[tracker.validation.selection] = score
         self._bar.set_postfix(shown, refresh=False)
         self._bar.update()
+        if self._task is None:
+            return False
         return self._epoch.end(lambda: head_attributes(tracker.stack))

@@ -155,6 +155,8 @@ class GERNEClassifier(BaseDebiasedClassifier):
            [0.5, 0.5]])
     """
 
+    _stackable = ("beta", "c")
+
     _parameter_constraints: dict = {
         **BaseDebiasedClassifier._parameter_constraints,
         "beta": [Interval(Real, None, None, closed="neither")],
@@ -229,6 +231,15 @@ class GERNEClassifier(BaseDebiasedClassifier):
             data.X, data.y, X_val=data.X_val, y_val=data.y_val
         )
         return self.pseudo_attributes_
+
+    def _first_stage_parameters(self, attributes_given):
+        if attributes_given:
+            return ()
+        if self.pseudo_attributes is not None:
+            return {"pseudo_attributes"}
+        if self.reference_estimator is not None:
+            return {"t", "reference_estimator"}
+        return {"t", *self._shared_parameters()}
 
     def _inferrer(self):
         """Return the estimator of pseudo-attributes of the unknown case."""

@@ -118,6 +118,8 @@ class GroupDROClassifier(BaseDebiasedClassifier):
     True
     """
 
+    _stackable = ("step_size", "adjustment")
+
     _parameter_constraints: dict = {
         **BaseDebiasedClassifier._parameter_constraints,
         "step_size": [Interval(Real, 0, None, closed="left")],
@@ -171,4 +173,4 @@ class GroupDROClassifier(BaseDebiasedClassifier):
         return GroupDRO(self.step_size, self.adjustment)
 
     def _further_attributes(self, fitted):
-        return {"group_weights_": fitted.rule.q[0, :, 0].cpu().numpy()}
+        return {"group_weights_": fitted.rule.q[0, :, fitted.position].cpu().numpy()}

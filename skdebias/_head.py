@@ -63,6 +63,23 @@ class HeadClassifier(
         """
         return data.attributes
 
+    def _first_stage_parameters(self, attributes_given):
+        """Names of the parameters that :meth:`_first_stage` reads.
+
+        A search runs the stage once for candidates that agree in them.
+
+        Parameters
+        ----------
+        attributes_given : bool
+            Whether `fit` was given attributes.
+
+        Returns
+        -------
+        collection of str
+            `random_state` need not be named.
+        """
+        return ()
+
     def _n_epochs(self):
         """Number of epochs that callbacks are told of; 0 for a fit in one piece."""
         return 0
@@ -121,24 +138,45 @@ default=None
             If the input is malformed: wrong lengths, NaN, a single class.
         """
         X, y = self._validate_fit_input(X, y)
-        self.classes_, y_codes = np.unique(y, return_inverse=True)
+        seed = self._draw_seed()
+        data = TrainingData(X, y, attributes, X_val, y_val, attributes_val, seed)
+        y_codes, validation = self._encode(data)
+        groups = self._find_groups(data, y_codes)
+        task = FitTask(self, data)
+        self._train(data, y_codes, groups, validation, task)
+        task.end(reconstruction_attributes={})
+        self._finish()
+        return self
+
+    def _finish(self):
+        """Warn of what training showed; called when all attributes are set."""
+
+    def _draw_seed(self):
+        """Seed of every stage of a fit."""
+        return check_random_state(self.random_state).randint(np.iinfo(np.int32).max)
+
+    def _encode(self, data):
+        """Set `classes_`; return the class codes and the encoded validation set."""
+        self.classes_, y_codes = np.unique(data.y, return_inverse=True)
         if len(self.classes_) < 2:
             raise ValueError(
                 f"{type(self).__name__} needs at least 2 classes, but y holds 1 "
                 f"class, {self.classes_[0]}: pass rows of other classes too."
             )
-        seed = check_random_state(self.random_state).randint(np.iinfo(np.int32).max)
-        data = TrainingData(X, y, attributes, X_val, y_val, attributes_val, seed)
-        validation = self._encode_validation(X_val, y_val, attributes_val)
+        validation = self._encode_validation(
+            data.X_val, data.y_val, data.attributes_val
+        )
+        return y_codes, validation
+
+    def _find_groups(self, data, y_codes):
+        """Run the first stage; return the groups to train with, and set them."""
+        attributes = self._first_stage(data)
         groups, self.attribute_values_ = encode_groups(
-            self._first_stage(data), y_codes, len(self.classes_), self._attribute_user()
+            attributes, y_codes, len(self.classes_), self._attribute_user()
         )
         self.groups_ = groups.cells
         self.group_counts_ = groups.counts
-        task = FitTask(self, data)
-        self._train(data, y_codes, groups, validation, task)
-        task.end(reconstruction_attributes={})
-        return self
+        return groups
 
     def _attribute_user(self):
         """Name to warn in when attributes are missing, or None."""

@@ -125,6 +125,8 @@ class JTTClassifier(BaseDebiasedClassifier):
     True
     """
 
+    _stackable = ("upweight",)
+
     _parameter_constraints: dict = {
         **BaseDebiasedClassifier._parameter_constraints,
         "upweight": [Interval(Real, 1, None, closed="left")],
@@ -202,10 +204,15 @@ class JTTClassifier(BaseDebiasedClassifier):
                 f"minimisation: lower warmup_epochs={self.warmup_epochs} or "
                 "learning_rate, or pass a weaker reference_estimator.",
                 UserWarning,
-                stacklevel=4,
+                stacklevel=5,
             )
             self.pseudo_attributes_ = np.zeros(len(data.y), dtype=np.int64)
         return self.pseudo_attributes_
+
+    def _first_stage_parameters(self, attributes_given):
+        if self.reference_estimator is not None:
+            return {"reference_estimator"}
+        return {"warmup_epochs", *self._shared_parameters()}
 
     def _make_method(self, groups):
         from skdebias.methods import JTT

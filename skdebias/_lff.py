@@ -129,6 +129,7 @@ class LfFClassifier(BaseDebiasedClassifier):
     }
 
     _head_prefixes = ("biased_", "")
+    _stackable = ("q", "alpha")
 
     def __init__(
         self,

@@ -177,6 +177,8 @@ default="feature_magnitude"
     True
     """
 
+    _stackable = ("step_size",)
+
     _parameter_constraints: dict = {
         **BaseDebiasedClassifier._parameter_constraints,
         "n_clusters": [Interval(Integral, 1, None, closed="left")],
@@ -254,7 +256,7 @@ default="feature_magnitude"
                 "UGCClassifier infers its groups: the attributes given to fit are "
                 "ignored. GERNEClassifier or GroupDROClassifier use them.",
                 UserWarning,
-                stacklevel=4,
+                stacklevel=5,
             )
         inferrer = self._inferrer(data.seed).fit(data.X, data.y)
         self.pseudo_attributes_ = inferrer.pseudo_attributes_
@@ -264,6 +266,9 @@ default="feature_magnitude"
         if self.robust == "feature_magnitude":
             self._norms = self._feature_norms(data.X)
         return self.pseudo_attributes_
+
+    def _first_stage_parameters(self, attributes_given):
+        return {*_CLUSTERING, "robust", *self._shared_parameters()}
 
     def _inferrer(self, seed):
         """Return the estimator of the first stage."""

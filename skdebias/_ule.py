@@ -193,6 +193,7 @@ class ULEClassifier(BaseDebiasedClassifier):
     __metadata_request__fit = {"X_student": True}
 
     _head_prefixes = ("student_", "")
+    _stackable = ("lam", "student_weight_decay")
 
     _parameter_constraints: dict = {
         **BaseDebiasedClassifier._parameter_constraints,
@@ -327,7 +328,6 @@ default=None
             )
         finally:
             del self._X_student
-        self._warn_if_anti()
         return self
 
     def _student_rows(self):
@@ -385,8 +385,8 @@ default=None
         self._seen = seen
         return {"cosine_": seen["cosine"]}
 
-    def _warn_if_anti(self):
-        """Warn if the teacher ended as the negative of the student."""
+    def _finish(self):
+        # The teacher may have ended as the negative of the student.
         seen = self.__dict__.pop("_seen")
         if seen["sound"][-1]:
             return
@@ -399,5 +399,5 @@ default=None
             "the student more biased by student_weight_decay, student_loss='gce' or "
             "student_epochs.",
             AntiClassifierWarning,
-            stacklevel=4,  # the caller of fit, above its validation
+            stacklevel=6,  # the caller of fit, above its validation
         )

@@ -139,7 +139,7 @@ def encode_groups(attributes, y_codes, n_classes, user=None):
                 "attributes= to fit (inside a Pipeline or search, after "
                 "sklearn.set_config(enable_metadata_routing=True)).",
                 MissingAttributesWarning,
-                stacklevel=4,
+                stacklevel=5,
             )
         codes, values = np.zeros(len(y_codes), dtype=np.int64), np.zeros(1, np.int64)
     else:

@@ -139,6 +139,16 @@ class HeadStack:
         ):
             mine[heads] = theirs[heads]
 
+    def part(self, heads: slice) -> "HeadStack":
+        """Return a view of some neighbouring heads, as one stream."""
+        inputs = None if self.inputs is None else self.inputs[heads]
+        return HeadStack(
+            [c[heads] for c in self.coefs],
+            [b[heads] for b in self.intercepts],
+            1,
+            inputs,
+        )
+
     def clone(self) -> "HeadStack":
         """Return a deep copy."""
         return HeadStack(

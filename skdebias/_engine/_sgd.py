@@ -1,9 +1,9 @@
 """The one stochastic training loop, for a stack of heads."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
-from typing import Literal
+from typing import Literal, Self
 
 import numpy as np
 import torch
@@ -101,6 +101,10 @@ class Fitted:
         (n_groups, n_total_heads).
     rule : Rule or None
         The weighting rule in its final state.
+    diverged : ndarray of shape (n_total_heads,), default=None
+        Epoch in which the objective of a head was no longer finite, 0 for never.
+    position : int, default=0
+        Number of the method among those of its stream, in a part of a stack.
     """
 
     stack: HeadStack
@@ -108,6 +112,38 @@ class Fitted:
     best_epoch: NDArray[np.int64]
     history: dict[str, list[NDArray[np.float64]]]
     rule: Rule | None = None
+    diverged: NDArray[np.int64] | None = None
+    position: int = 0
+
+    def part(self, position: int, n_heads: int) -> Self:
+        """Return what a stack of this method alone would have yielded.
+
+        Parameters
+        ----------
+        position : int
+            Number of the method; the rule is shared by all.
+        n_heads : int
+            Heads of a method.
+
+        Returns
+        -------
+        Fitted
+        """
+        own = slice(position * n_heads, (position + 1) * n_heads)
+        history = {
+            name: [values[..., own] for values in epochs]
+            for name, epochs in self.history.items()
+        }
+        diverged = None if self.diverged is None else self.diverged[own]
+        return replace(
+            self,
+            stack=self.stack.part(own),
+            n_iter=self.n_iter[own],
+            best_epoch=self.best_epoch[own],
+            history=history,
+            diverged=diverged,
+            position=position,
+        )
 
 
 def train(
@@ -121,6 +157,7 @@ def train(
     stopping: Stopping | None = None,
     on_epoch_begin: Callable[[HeadStack], None] | None = None,
     on_epoch_end: Callable[[Tracker], bool] | None = None,
+    tolerate: bool = False,
 ) -> Fitted:
     """Train a stack of heads by stochastic gradients.
 
@@ -139,6 +176,8 @@ def train(
     stopping : Stopping, default=None
     on_epoch_begin, on_epoch_end : callable, default=None
         Observers; `on_epoch_end` returns True to stop.
+    tolerate : bool, default=False
+        Go on with the other heads where one diverges, and report it in `diverged`.
 
     Returns
     -------
@@ -147,21 +186,20 @@ def train(
     Raises
     ------
     FloatingPointError
-        If the objective of a head is no longer finite; names the epoch.
+        If the objective of a head is no longer finite, unless tolerated.
     """
     loop = _Loop(features, y, n_classes, problems, settings)
     tracker = Tracker(loop.stack, stopping or Stopping(), validation, loop.n_heads)
+    diverged = np.zeros(len(settings.learning_rate), dtype=np.int64)
     with fit_threads(loop.work), torch.no_grad():
         for epoch in range(1, settings.max_iter + 1):
             if on_epoch_begin is not None:
                 on_epoch_begin(loop.stack)
             losses = loop.run_epoch(epoch)
-            if not np.isfinite(losses).all():
-                raise FloatingPointError(
-                    f"The training objective is {losses[~np.isfinite(losses)][0]} in "
-                    f"epoch {epoch}: lower learning_rate (now "
-                    f"{settings.learning_rate.max():g}) or standardise X."
-                )
+            lost = ~np.isfinite(losses)
+            diverged[lost & (diverged == 0)] = epoch
+            if lost.any() and not tolerate:
+                raise divergence(epoch, settings.learning_rate[lost].max())
             done = tracker.update(epoch, losses, loop.observed())
             if on_epoch_end is not None and on_epoch_end(tracker):
                 break
@@ -173,6 +211,25 @@ def train(
         tracker.best_epoch,
         tracker.history,
         loop.rule,
+        diverged,
+    )
+
+
+def divergence(epoch: int, learning_rate: float) -> FloatingPointError:
+    """Return the error of a fit whose objective is no longer finite.
+
+    Parameters
+    ----------
+    epoch : int
+    learning_rate : float
+
+    Returns
+    -------
+    FloatingPointError
+    """
+    return FloatingPointError(
+        f"The training objective is no longer finite in epoch {epoch}: lower "
+        f"learning_rate (now {learning_rate:g}) or standardise X."
     )
 
 
