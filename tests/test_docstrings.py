@@ -6,6 +6,7 @@ import importlib
 import inspect
 import pkgutil
 
+import numpy as np
 import pytest
 from numpydoc.docscrape import NumpyDocString
 from numpydoc.validate import validate
@@ -124,6 +125,9 @@ def test_parameters_are_documented_with_their_defaults(name):
             continue
         assert "default=" in stated, f"{name}: {parameter.name} : {stated}"
         stated = stated.rpartition("default=")[2].strip("`")
+        if stated == "nan":
+            assert np.isnan(parameter.default), parameter.name
+            continue
         assert ast.literal_eval(stated) == parameter.default, parameter.name
 
 

@@ -86,51 +86,41 @@ def settings(minority):
         "ERM, Adam": {"": ERMClassifier(**adam)},
         "resampling": decays(GERNEClassifier(0.0, 1.0, **SHARED)),
         "GERNE": decays(GERNEClassifier(0.8, 0.5, coupling="shared", **SHARED)),
-        "GroupDRO": decays(GroupDROClassifier(0.01, **SHARED)),
-        "JTT": {
-            f"upweight={up:.0f}": JTTClassifier(up, warmup_epochs=1, **adam)
-            for up in (0.1 / minority, 0.5 / minority)
-        },
+        "GroupDRO": {"": GroupDROClassifier(0.01, **SHARED)},
+        "JTT": {"": JTTClassifier(0.5 / minority, warmup_epochs=1, **adam)},
         "LfF": {"q=0.7": LfFClassifier(**adam)},
         "GERNE unknown": decays(
-            *(
-                GERNEClassifier(
-                    beta,
-                    0.5,
-                    t=minority,
-                    coupling="shared",
-                    reference_estimator=biased,
-                    **SHARED,
-                )
-                for beta in (2.0, 2.4)
+            GERNEClassifier(
+                2.4,
+                0.5,
+                t=minority,
+                coupling="shared",
+                reference_estimator=biased,
+                **SHARED,
             )
         ),
         # Two clusters of gradient norms: with more of them, or of the gradients
         # themselves, the pseudo-minority is one part in fifty of true conflicts.
         "UGC": {
-            f"warmup_epochs={epochs}": UGCClassifier(
+            "": UGCClassifier(
                 2,
                 "epochs",
-                warmup_epochs=epochs,
+                warmup_epochs=1,
                 signature="gradient_norm",
                 robust="inverse_frequency",
                 **SHARED,
             )
-            for epochs in (1, 3)
         },
-        "ULE": {"lam=0.5": ULEClassifier(0.5, **adam)},
+        "ULE": {"": ULEClassifier(0.5, **adam)},
     }
 
 
-def decays(*estimators):
-    """Return the estimators with either weight decay, {setting: estimator}."""
-    found = {}
-    for estimator in estimators:
-        prefix = f"beta={estimator.beta} " if hasattr(estimator, "t") else ""
-        for decay in (0.003, 0.01):
-            tuned = clone(estimator).set_params(weight_decay=decay)
-            found[f"{prefix}weight_decay={decay}"] = tuned
-    return found
+def decays(estimator):
+    """Return the estimator with either weight decay, {setting: estimator}."""
+    return {
+        f"weight_decay={decay}": clone(estimator).set_params(weight_decay=decay)
+        for decay in (0.003, 0.01)
+    }
 
 
 def load(minority, seed, mnist):

@@ -88,7 +88,11 @@ class GroupWeights:
             counts[s, : len(groups.counts), 0] = torch.as_tensor(groups.counts)
             self._log_q[s, : len(groups.counts)] = 0.0
         step_size, adjustment = (
-            torch.tensor([[m.step_size, m.adjustment] for m in methods], device=device)
+            torch.tensor(
+                [[m.step_size, m.adjustment] for m in methods],
+                dtype=torch.float32,
+                device=device,
+            )
             .view(n_streams, 1, -1, 2)
             .unbind(-1)
         )

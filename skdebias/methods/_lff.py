@@ -85,7 +85,9 @@ class RelativeDifficulty:
     def __init__(self, methods: Sequence[LfF], setting: Setting) -> None:
         n_streams, device = len(setting.groups), setting.device
         self._q, self._alpha = (
-            torch.tensor([[m.q, m.alpha] for m in methods], device=device)
+            torch.tensor(
+                [[m.q, m.alpha] for m in methods], dtype=torch.float32, device=device
+            )
             .view(n_streams, 1, -1, 2)
             .unbind(-1)
         )

@@ -1,6 +1,15 @@
-"""Splitters that stratify on label x attribute."""
+"""Cross-validation splitters and searches that know about groups."""
 
 from skdebias.model_selection._kfold import AttributeStratifiedKFold
+from skdebias.model_selection._search import (
+    BatchedGridSearchCV,
+    BatchedRandomizedSearchCV,
+)
 from skdebias.model_selection._shuffle_split import AttributeStratifiedShuffleSplit
 
-__all__ = ["AttributeStratifiedKFold", "AttributeStratifiedShuffleSplit"]
+__all__ = [
+    "AttributeStratifiedKFold",
+    "AttributeStratifiedShuffleSplit",
+    "BatchedGridSearchCV",
+    "BatchedRandomizedSearchCV",
+]

@@ -121,3 +121,17 @@ def test_weak_clusters_say_so(data):
     noise = np.random.default_rng(0).normal(size=X.shape)
     with pytest.warns(WeakClustersWarning):
         skdebias.UGCClassifier(max_iter=1, random_state=0).fit(noise, y)
+
+
+def test_numpy_numbers_are_numbers(estimator, data):
+    """As distributions of a randomised search draw them."""
+    X, y, attributes = data
+    numbers = {
+        name: np.float64(value)
+        for name, value in estimator.get_params(deep=False).items()
+        if isinstance(value, float)
+    }
+    assert numbers
+    expected = clone(estimator).fit(X, y, attributes=attributes)
+    found = clone(estimator).set_params(**numbers).fit(X, y, attributes=attributes)
+    np.testing.assert_array_equal(found.coef_, expected.coef_)

@@ -1,0 +1,434 @@
+"""Searches that train candidates and folds as stacks of heads."""
+
+import time
+from abc import abstractmethod
+from numbers import Integral, Real
+
+import numpy as np
+from sklearn import config_context
+from sklearn.base import _fit_context, clone, is_classifier
+from sklearn.metrics._scorer import _MultimetricScorer
+from sklearn.model_selection import ParameterGrid, ParameterSampler, check_cv
+from sklearn.model_selection._search import (
+    BaseSearchCV,
+    _insert_error_scores,
+    _warn_or_raise_about_fit_failures,
+)
+from sklearn.utils import indexable
+from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils.validation import _check_method_params
+
+from skdebias.model_selection._kfold import AttributeStratifiedKFold
+from skdebias.model_selection._stacks import SplitFits, check_stackable
+
+
+class BaseBatchedSearchCV(BaseSearchCV):
+    """Search of scikit-learn whose candidates are trained side by side.
+
+    Scores, ranks, the choice of the best candidate and prediction are scikit-learn's.
+    A subclass says in :meth:`_candidates` what is tried.
+    """
+
+    _parameter_constraints: dict = {
+        **{
+            name: BaseSearchCV._parameter_constraints[name]
+            for name in (
+                "estimator",
+                "scoring",
+                "refit",
+                "cv",
+                "verbose",
+                "error_score",
+                "return_train_score",
+            )
+        },
+        "max_heads": [
+            Interval(Integral, 1, None, closed="left"),
+            StrOptions({"auto"}),
+        ],
+    }
+
+    @abstractmethod
+    def __init__(
+        self,
+        estimator,
+        *,
+        scoring=None,
+        cv=None,
+        refit=True,
+        return_train_score=False,
+        error_score=np.nan,
+        max_heads="auto",
+        verbose=0,
+    ):
+        self.estimator = estimator
+        self.scoring = scoring
+        self.cv = cv
+        self.refit = refit
+        self.return_train_score = return_train_score
+        self.error_score = error_score
+        self.max_heads = max_heads
+        self.verbose = verbose
+
+    @abstractmethod
+    def _candidates(self):
+        """Return the list of parameter settings to try."""
+
+    @_fit_context(prefer_skip_nested_validation=False)
+    def fit(self, X, y, attributes=None, **params):
+        """Train all candidates on all folds, and the best one on all rows.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Embeddings, or whatever the first step of a Pipeline takes.
+        y : array-like of shape (n_samples,)
+            Class labels.
+        attributes : array-like of shape (n_samples,) or (n_samples, n_attributes), \
+default=None
+            Spurious attributes. They reach the estimator, the splitter and the scorers
+            that ask for them, whether metadata routing is enabled or not.
+        **params : dict of str -> object
+            Further arguments of the estimator's `fit`, such as `X_val`, or of the
+            splitter or scorers. Those with one entry per row are split with X.
+
+        Returns
+        -------
+        self : object
+            Fitted search.
+
+        Raises
+        ------
+        ValueError
+            If the estimator cannot be stacked, or if all fits failed.
+        """
+        check_stackable(self.estimator, type(self).__name__)
+        if attributes is not None:
+            params = params | {"attributes": attributes}
+        with config_context(enable_metadata_routing=True):
+            return self._search(X, y, params)
+
+    def _search(self, X, y, params):
+        scorers, refit_metric = self._get_scorers()
+        X, y = indexable(X, y)
+        params = _check_method_params(X, params=params)
+        splitter = self._splitter(y, params)
+        routed = self._routed(splitter, params)
+        callback = self._init_callback_context(
+            max_subtasks=int(self.refit is not False)
+        ).call_on_fit_task_begin(estimator=self, X=X, y=y, metadata=None)
+
+        splits = list(splitter.split(X, y, **routed.splitter.split))
+        self.n_splits_ = len(splits)
+        candidates = list(self._candidates())
+        if not (splits and candidates):
+            raise ValueError(
+                f"No fits were performed: there are {len(candidates)} candidates and "
+                f"{len(splits)} splits."
+            )
+        fits = SplitFits(
+            self.estimator,
+            candidates,
+            scorers,
+            max_heads=self.max_heads,
+            return_train_score=self.return_train_score,
+            error_score=self.error_score,
+            verbose=self.verbose,
+        )
+        by_split = [
+            fits.run(X, y, train, test, routed.estimator.fit, routed.scorer.score)
+            for train, test in splits
+        ]
+        out = [results[c] for c in range(len(candidates)) for results in by_split]
+        _warn_or_raise_about_fit_failures(out, self.error_score)
+        if callable(self.scoring):
+            _insert_error_scores(out, self.error_score)
+        more = extrapolation_strength(self.estimator, candidates)
+        results = self._format_results(candidates, self.n_splits_, out, more)
+
+        first_scores = out[0]["test_scores"]
+        self.multimetric_ = isinstance(first_scores, dict)
+        if callable(self.scoring) and self.multimetric_:
+            self._check_refit_for_multimetric(first_scores)
+            refit_metric = self.refit
+        if self.refit or not self.multimetric_:
+            self.best_index_ = self._select_best_index(
+                self.refit, refit_metric, results
+            )
+            if not callable(self.refit):
+                means = results[f"mean_test_{refit_metric}"]
+                self.best_score_ = means[self.best_index_]
+            self.best_params_ = candidates[self.best_index_]
+        if self.refit:
+            self._refit(X, y, routed.estimator.fit, callback)
+        multimetric = isinstance(scorers, _MultimetricScorer)
+        self.scorer_ = scorers._scorers if multimetric else scorers
+        self.cv_results_ = results
+        callback.call_on_fit_task_end(estimator=self, X=X, y=y, metadata=None)
+        return self
+
+    def _splitter(self, y, params):
+        """Return the splitter; with attributes the default stratifies on groups."""
+        if self.cv is None and "attributes" in params:
+            return AttributeStratifiedKFold()
+        return check_cv(self.cv, y, classifier=is_classifier(self.estimator))
+
+    def _routed(self, splitter, params):
+        # Routing asks the search for its splitter, which is not yet `cv`.
+        given, self.cv = self.cv, splitter
+        try:
+            return self._get_routed_params_for_fit(params)
+        finally:
+            self.cv = given
+
+    def _refit(self, X, y, fit_params, callback):
+        self.best_estimator_ = clone(self.estimator).set_params(
+            **clone(self.best_params_, safe=False)
+        )
+        task = callback.subcontext(task_name="refit-with-best-params")
+        with task.propagate_callback_context(self.best_estimator_):
+            task.call_on_fit_task_begin(estimator=self, X=X, y=y, metadata=None)
+            start = time.perf_counter()
+            self.best_estimator_.fit(X, y, **fit_params)
+            self.refit_time_ = time.perf_counter() - start
+        if hasattr(self.best_estimator_, "feature_names_in_"):
+            self.feature_names_in_ = self.best_estimator_.feature_names_in_
+        task.call_on_fit_task_end(estimator=self, X=X, y=y, metadata=None)
+
+
+class BatchedGridSearchCV(BaseBatchedSearchCV):
+    """Exhaustive search whose heads are trained side by side.
+
+    Scikit-learn's :class:`~sklearn.model_selection.GridSearchCV` fits one candidate on
+    one fold at a time. The heads of this package share their embeddings: here, the
+    candidates of a fold that differ in learning rate, weight decay, momentum and in the
+    method's own numbers (such as beta and c) are one stack, trained by one matrix
+    product per step. Every head sees the rows it would see alone, so the results are
+    those of the stock search with the same integer `random_state`, up to rounding.
+
+    Parameters
+    ----------
+    estimator : estimator of skdebias, or Pipeline that ends in one
+        The steps before it are fitted once per fold; the grid may not reach them.
+    param_grid : dict or list of dict
+        Lists of settings to try. A parameter that cannot be stacked, such as
+        `max_iter`, splits the grid into several stacks.
+    scoring : str, callable, list, tuple or dict, default=None
+        As for GridSearchCV; scorers of :mod:`skdebias.metrics` get the attributes.
+    cv : int, splitter or iterable, default=None
+        None is :class:`AttributeStratifiedKFold` where attributes are given, and
+        stratified 5-fold where not.
+    refit : bool, str or callable, default=True
+        As for GridSearchCV.
+    return_train_score : bool, default=False
+    error_score : "raise" or float, default=nan
+        Score of a candidate whose fit fails, such as one beyond the bound of beta or
+        one that diverges. The others of its stack go on.
+    max_heads : int or "auto", default="auto"
+        Most heads of a stack; results do not depend on it. "auto" keeps a stack within
+        about 1 GiB.
+    verbose : int, default=0
+        A progress bar over the epochs of every stack.
+
+    Attributes
+    ----------
+    cv_results_ : dict of ndarray
+        As of GridSearchCV. The fit time of a candidate is its share of its stack's.
+        For GERNE also `extrapolation_strength`, `s = c (1 + beta)`: in expectation,
+        candidates of equal `s` are the same.
+    best_estimator_, best_score_, best_params_, best_index_, refit_time_ : object
+        As of GridSearchCV.
+    scorer_, n_splits_, multimetric_ : object
+        As of GridSearchCV.
+    classes_ : ndarray of shape (n_classes,)
+        Class labels.
+    n_features_in_ : int
+        Number of features seen in `fit`.
+    feature_names_in_ : ndarray of shape (n_features_in_,)
+        Names of the features, if X has string column names.
+
+    See Also
+    --------
+    BatchedRandomizedSearchCV : Draws the candidates from distributions.
+
+    Examples
+    --------
+    >>> from skdebias import GERNEClassifier
+    >>> from skdebias.datasets import make_spurious_classification
+    >>> from skdebias.metrics import worst_group_accuracy_scorer
+    >>> from skdebias.model_selection import BatchedGridSearchCV
+    >>> X, y, attributes = make_spurious_classification(600, random_state=0)
+    >>> search = BatchedGridSearchCV(
+    ...     GERNEClassifier(max_iter=5, random_state=0),
+    ...     {"beta": [-1.0, 0.0, 1.0], "learning_rate": [1e-3, 1e-2]},
+    ...     scoring=worst_group_accuracy_scorer,
+    ... )
+    >>> search = search.fit(X, y, attributes=attributes)
+    >>> search.best_params_["beta"] > -1
+    True
+    >>> search.cv_results_["extrapolation_strength"].tolist()
+    [0.0, 0.0, 0.5, 0.5, 1.0, 1.0]
+    """
+
+    _parameter_constraints: dict = {
+        **BaseBatchedSearchCV._parameter_constraints,
+        "param_grid": [dict, list],
+    }
+
+    def __init__(
+        self,
+        estimator,
+        param_grid,
+        *,
+        scoring=None,
+        cv=None,
+        refit=True,
+        return_train_score=False,
+        error_score=np.nan,
+        max_heads="auto",
+        verbose=0,
+    ):
+        super().__init__(
+            estimator,
+            scoring=scoring,
+            cv=cv,
+            refit=refit,
+            return_train_score=return_train_score,
+            error_score=error_score,
+            max_heads=max_heads,
+            verbose=verbose,
+        )
+        self.param_grid = param_grid
+
+    def _candidates(self):
+        return ParameterGrid(self.param_grid)
+
+
+class BatchedRandomizedSearchCV(BaseBatchedSearchCV):
+    """Randomised search whose heads are trained side by side.
+
+    See :class:`BatchedGridSearchCV` for what a stack is and when results are equal to
+    those of scikit-learn's :class:`~sklearn.model_selection.RandomizedSearchCV`.
+
+    Parameters
+    ----------
+    estimator : estimator of skdebias, or Pipeline that ends in one
+    param_distributions : dict or list of dict
+        Distributions with `rvs`, or lists to draw from.
+    n_iter : int, default=10
+        Number of candidates.
+    scoring : str, callable, list, tuple or dict, default=None
+        As for :class:`BatchedGridSearchCV`, and so are the following.
+    cv : int, splitter or iterable, default=None
+    refit : bool, str or callable, default=True
+    return_train_score : bool, default=False
+    error_score : "raise" or float, default=nan
+    max_heads : int or "auto", default="auto"
+    verbose : int, default=0
+    random_state : int, RandomState instance or None, default=None
+        Of the draws of candidates.
+
+    Attributes
+    ----------
+    cv_results_ : dict of ndarray
+        As of :class:`BatchedGridSearchCV`.
+    best_estimator_, best_score_, best_params_, best_index_, refit_time_ : object
+        As of RandomizedSearchCV.
+    scorer_, n_splits_, multimetric_ : object
+        As of RandomizedSearchCV.
+    classes_ : ndarray of shape (n_classes,)
+        Class labels.
+    n_features_in_ : int
+        Number of features seen in `fit`.
+    feature_names_in_ : ndarray of shape (n_features_in_,)
+        Names of the features, if X has string column names.
+
+    See Also
+    --------
+    BatchedGridSearchCV : Tries every setting of a grid.
+
+    Examples
+    --------
+    >>> from scipy.stats import loguniform
+    >>> from skdebias import GroupDROClassifier
+    >>> from skdebias.datasets import make_spurious_classification
+    >>> from skdebias.model_selection import BatchedRandomizedSearchCV
+    >>> X, y, attributes = make_spurious_classification(600, random_state=0)
+    >>> search = BatchedRandomizedSearchCV(
+    ...     GroupDROClassifier(max_iter=5, random_state=0),
+    ...     {"step_size": loguniform(1e-3, 1)},
+    ...     n_iter=4,
+    ...     random_state=0,
+    ... )
+    >>> len(search.fit(X, y, attributes=attributes).cv_results_["params"])
+    4
+    """
+
+    _parameter_constraints: dict = {
+        **BaseBatchedSearchCV._parameter_constraints,
+        "param_distributions": [dict, list, tuple],
+        "n_iter": [Interval(Integral, 1, None, closed="left")],
+        "random_state": ["random_state"],
+    }
+
+    def __init__(
+        self,
+        estimator,
+        param_distributions,
+        *,
+        n_iter=10,
+        scoring=None,
+        cv=None,
+        refit=True,
+        return_train_score=False,
+        error_score=np.nan,
+        max_heads="auto",
+        verbose=0,
+        random_state=None,
+    ):
+        super().__init__(
+            estimator,
+            scoring=scoring,
+            cv=cv,
+            refit=refit,
+            return_train_score=return_train_score,
+            error_score=error_score,
+            max_heads=max_heads,
+            verbose=verbose,
+        )
+        self.param_distributions = param_distributions
+        self.n_iter = n_iter
+        self.random_state = random_state
+
+    def _candidates(self):
+        return ParameterSampler(
+            self.param_distributions, self.n_iter, random_state=self.random_state
+        )
+
+
+def extrapolation_strength(estimator, candidates):
+    """Return `s = c (1 + beta)` of every candidate, where it has both.
+
+    Parameters
+    ----------
+    estimator : estimator or Pipeline
+    candidates : list of dict
+
+    Returns
+    -------
+    dict of str to list
+        Empty for methods without these parameters.
+    """
+    own = estimator.get_params()
+    names = {}
+    for name in ("beta", "c"):
+        found = [key for key in own if key == name or key.endswith(f"__{name}")]
+        if len(found) != 1:
+            return {}
+        names[name] = found[0]
+    strengths = []
+    for candidate in candidates:
+        beta, c = (candidate.get(names[n], own[names[n]]) for n in ("beta", "c"))
+        known = isinstance(beta, Real) and isinstance(c, Real)
+        strengths.append(float(c * (1 + beta)) if known else np.nan)
+    return {"extrapolation_strength": strengths}

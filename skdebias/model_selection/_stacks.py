@@ -1,0 +1,483 @@
+"""The fits of one cross-validation split, gathered into stacks of heads."""
+
+import time
+from itertools import pairwise
+from traceback import format_exc
+from typing import NamedTuple
+
+import joblib
+import numpy as np
+from sklearn.base import clone
+from sklearn.metrics._scorer import (
+    _BaseScorer,
+    _MultimetricScorer,
+    _PassthroughScorer,
+)
+from sklearn.model_selection._validation import _score
+from sklearn.pipeline import Pipeline
+from sklearn.utils import _safe_indexing
+from sklearn.utils.metadata_routing import get_routing_for_object, process_routing
+from sklearn.utils.validation import _check_method_params
+from tqdm import tqdm
+
+from skdebias._base import BaseDebiasedClassifier
+from skdebias._head import HeadClassifier
+from skdebias._validation import TrainingData
+
+# Hyper-parameters of the optimisers that every stack holds as one number per head.
+_RATES = ("learning_rate", "weight_decay", "momentum")
+# Bytes that a stack may take with max_heads="auto".
+_STACK_BYTES = 1 << 30
+_SCORED_ROWS = 16384
+
+
+def check_stackable(estimator, search):
+    """Refuse an estimator that is not a head of this package.
+
+    Parameters
+    ----------
+    estimator : object
+    search : str
+        Named in the message.
+
+    Raises
+    ------
+    ValueError
+    """
+    final = estimator[-1] if isinstance(estimator, Pipeline) else estimator
+    if not isinstance(final, HeadClassifier):
+        raise ValueError(
+            f"estimator={final!r} cannot be trained in stacks: {search} takes head "
+            "estimators of skdebias, alone or at the end of a Pipeline. Use "
+            "sklearn.model_selection.GridSearchCV for others."
+        )
+
+
+class _Member(NamedTuple):
+    """A candidate on its way through one split."""
+
+    number: int
+    model: object  # the head estimator
+    seed: int
+    stage: tuple  # what the first stage depends on
+
+
+class _Rows(NamedTuple):
+    """Rows of one split as the heads see them."""
+
+    X: object  # validated, all rows of `index`
+    y: np.ndarray
+    train: np.ndarray  # row numbers in X
+    test: np.ndarray
+    own: dict  # attributes that validation set on the first head
+    steps: Pipeline | None
+
+
+class SplitFits:
+    """Fits and scores all candidates on one split after the other.
+
+    Parameters
+    ----------
+    estimator : HeadClassifier, or Pipeline that ends in one
+    candidates : list of dict
+    scorers : callable
+        What scikit-learn's searches call with an estimator, X and y.
+    max_heads : int or "auto"
+    return_train_score : bool
+    error_score : "raise" or float
+    verbose : int
+    """
+
+    def __init__(
+        self,
+        estimator,
+        candidates,
+        scorers,
+        *,
+        max_heads,
+        return_train_score,
+        error_score,
+        verbose,
+    ):
+        self._estimator = estimator
+        self._candidates = candidates
+        self._scorers = scorers
+        self._max_heads = max_heads
+        self._return_train_score = return_train_score
+        self._error_score = error_score
+        self._verbose = verbose
+        self._whole = None
+
+    def run(self, X, y, train, test, fit_params, score_params):
+        """Fit and score every candidate on one split.
+
+        Parameters
+        ----------
+        X, y : array-like
+            All rows.
+        train, test : ndarray
+            Row numbers.
+        fit_params, score_params : dict
+            For all rows, as routed to the estimator and to the scorers.
+
+        Returns
+        -------
+        list of dict
+            One per candidate, as `sklearn.model_selection._validation._fit_and_score`
+            returns them.
+        """
+        fit_params = _check_method_params(X, params=fit_params, indices=train)
+        split = _Split(self, X, y, train, test, score_params)
+        with tqdm(
+            total=len(self._candidates), unit="fit", disable=not self._verbose
+        ) as bar:
+            for steps, members in self._by_steps():
+                rows, params = self._rows(X, y, train, test, steps, fit_params)
+                _Fold(self, split, rows, params, bar).run(members)
+        return split.results
+
+    def _by_steps(self):
+        """Group candidates by the settings of the steps before the head."""
+        groups = {}
+        for number, candidate in enumerate(self._candidates):
+            full = clone(self._estimator)
+            full.set_params(**clone(candidate, safe=False))
+            steps, model, key = None, full, None
+            if isinstance(full, Pipeline):
+                steps, model = full[:-1], full[-1]
+                key = joblib.hash(
+                    [(s, type(t), t.get_params()) for s, t in steps.steps]
+                )
+                steps = Pipeline(full.steps, transform_input=full.transform_input)
+            check_stackable(model, "a batched search")
+            groups.setdefault(key, (steps, []))[1].append((number, model))
+        return groups.values()
+
+    def _rows(self, X, y, train, test, pipeline, fit_params):
+        """Validate the rows; fit and apply the steps before the head."""
+        if pipeline is None:
+            if self._whole is None:
+                self._whole = _validated(clone(self._estimator), X, y)
+            X, y, own = self._whole
+            return _Rows(X, y, train, test, own, None), fit_params
+        params = process_routing(pipeline, "fit", **fit_params)[pipeline.steps[-1][0]]
+        params = dict(params.fit)
+        steps, y = pipeline[:-1], np.asarray(y)
+        wanted = get_routing_for_object(steps).consumes("fit_transform", fit_params)
+        parts = [
+            steps.fit_transform(
+                _safe_indexing(X, train),
+                y[train],
+                **{name: fit_params[name] for name in wanted},
+            ),
+            steps.transform(_safe_indexing(X, test)),
+        ]
+        for name in set(pipeline.transform_input or ()) & set(params):
+            params[name] = steps.transform(params[name])
+        joined = np.concatenate([np.asarray(part) for part in parts])
+        y = np.concatenate([y[train], y[test]])
+        X, y, own = _validated(clone(pipeline[-1]), joined, y)
+        index = np.arange(len(joined))
+        n_train = len(train)
+        return _Rows(X, y, index[:n_train], index[n_train:], own, steps), params
+
+
+class _Split:
+    """Scores and results of one split."""
+
+    def __init__(self, fits, X, y, train, test, score_params):
+        self.results = [None] * len(fits._candidates)
+        self._fits = fits
+        self._error_score = fits._error_score
+        self._scorers = fits._scorers
+        self._parts = {"test": test}
+        if fits._return_train_score:
+            self._parts["train"] = train
+        self._y = {name: _safe_indexing(y, i) for name, i in self._parts.items()}
+        self._X = {name: _safe_indexing(X, i) for name, i in self._parts.items()}
+        self._params = {
+            name: _check_method_params(X, params=score_params, indices=i)
+            for name, i in self._parts.items()
+        }
+
+    def fail(self, number):
+        """Record the exception that is being handled."""
+        if self._error_score == "raise":
+            raise  # noqa: PLE0704
+        scores = self._error_score
+        if isinstance(self._scorers, _MultimetricScorer):
+            scores = dict.fromkeys(self._scorers._scorers, scores)
+        self._record(number, dict.fromkeys(self._parts, scores), 0, 0, format_exc())
+
+    def score(self, number, model, steps, answers, fit_time):
+        """Score a fitted head.
+
+        Parameters
+        ----------
+        number : int
+            Of the candidate.
+        model : HeadClassifier
+        steps : Pipeline or None
+            Fitted steps before the head.
+        answers : dict of str to ndarray, or None
+            Decision values of every part, where they are at hand.
+        fit_time : float
+        """
+        start = time.perf_counter()
+        estimator = model
+        if steps is not None and not _asks_for_answers(self._scorers):
+            # A function may look at the estimator; scorers only want its answers.
+            estimator, answers = Pipeline([*steps.steps, ("head", model)]), None
+        scores = {}
+        for name in self._parts:
+            X = self._X[name]
+            if answers is not None:
+                known = answers[name]
+                model.decision_function = _Known(model, X, known)
+            elif estimator is model and steps is not None:
+                X = steps.transform(X)
+            try:
+                scores[name] = _score(
+                    estimator,
+                    X,
+                    self._y[name],
+                    self._scorers,
+                    self._params[name],
+                    self._error_score,
+                )
+            finally:
+                vars(model).pop("decision_function", None)
+        self._record(number, scores, fit_time, time.perf_counter() - start, None)
+
+    def _record(self, number, scores, fit_time, score_time, error):
+        result = {
+            "test_scores": scores["test"],
+            "n_test_samples": len(self._parts["test"]),
+            "fit_time": fit_time,
+            "score_time": score_time,
+            "fit_error": error,
+        }
+        if "train" in scores:
+            result["train_scores"] = scores["train"]
+        self.results[number] = result
+
+
+class _Known:
+    """Decision function that knows the answer for one X."""
+
+    def __init__(self, model, X, values):
+        self._model, self._X, self._values = model, X, values
+
+    def __call__(self, X):
+        if X is self._X:
+            return self._values
+        return type(self._model).decision_function(self._model, X)
+
+
+class _Fold:
+    """Stacks of the heads that see the same rows."""
+
+    def __init__(self, fits, split, rows, params, bar):
+        self._fits, self._split, self._rows, self._bar = fits, split, rows, bar
+        self._params = dict(params)
+        self._X_student = self._params.pop("X_student", None)
+        self._seed = np.random.default_rng().integers(np.iinfo(np.int32).max)
+        self._encoded = {}
+        self._stages = {}
+        self._features = {}
+
+    def run(self, members):
+        """Fit and score all candidates, stack by stack."""
+        stacks = {}
+        for number, model in members:
+            try:
+                member, method, groups = self._prepare(number, model)
+            except Exception:
+                self._split.fail(number)
+                self._bar.update()
+                continue
+            if method is None:
+                self._alone(member)
+                continue
+            key = (type(model), member.seed, member.stage, _structure(model))
+            stacks.setdefault(key, (groups, []))[1].append((member, method))
+        for groups, stack in stacks.values():
+            size = self._stack_size(stack[0][0].model, stack[0][1].n_heads)
+            for start in range(0, len(stack), size):
+                self._train(groups, *zip(*stack[start : start + size]))
+
+    def _prepare(self, number, model):
+        """Bring a head to where its training begins."""
+        model._validate_params()
+        seed = self._seed if model.random_state is None else model._draw_seed()
+        vars(model).update(self._rows.own)
+        given = self._params.get("attributes") is not None
+        read = model._first_stage_parameters(given)
+        own = model.get_params(deep=False)
+        stage = (bool(read), joblib.hash({name: own[name] for name in sorted(read)}))
+        member = _Member(number, model, int(seed), (type(model), int(seed), *stage))
+        if not isinstance(model, BaseDebiasedClassifier):
+            return member, None, None
+        data = self._data(member.seed, with_X=bool(read))
+        if hasattr(model, "_X_student") or self._X_student is not None:
+            model._X_student = model._validate_X_student(
+                self._X_student, len(self._rows.train)
+            )
+        elif hasattr(type(model), "_validate_X_student"):
+            model._X_student = None
+        groups = self._groups(member, data)
+        return member, model._make_method(groups), groups
+
+    def _data(self, seed, with_X):
+        rows = self._rows
+        return TrainingData(
+            rows.X[rows.train] if with_X else None,
+            rows.y[rows.train],
+            self._params.get("attributes"),
+            self._params.get("X_val"),
+            self._params.get("y_val"),
+            self._params.get("attributes_val"),
+            seed,
+        )
+
+    def _groups(self, member, data):
+        """Run the first stage, or take over what it taught an equal candidate."""
+        model = member.model
+        selection = model.selection
+        if selection not in self._encoded:
+            self._encoded[selection] = (*model._encode(data), model.classes_)
+        y_codes, _, model.classes_ = self._encoded[selection]
+        if member.stage not in self._stages:
+            before = dict(vars(model))
+            groups = model._find_groups(data, y_codes)
+            learnt = {k: v for k, v in vars(model).items() if k not in before}
+            self._stages[member.stage] = groups, learnt
+        groups, learnt = self._stages[member.stage]
+        vars(model).update(learnt)
+        return groups
+
+    def _alone(self, member):
+        """Fit a head that the engine does not train."""
+        rows, model = self._rows, member.model
+        start = time.perf_counter()
+        try:
+            model.fit(rows.X[rows.train], rows.y[rows.train], **self._params)
+        except Exception:
+            self._split.fail(member.number)
+        else:
+            seconds = time.perf_counter() - start
+            self._split.score(member.number, model, rows.steps, None, seconds)
+        self._bar.update()
+
+    def _train(self, groups, members, methods):
+        from skdebias._engine._sgd import divergence
+        from skdebias._fit import fit_heads
+
+        rows, models = self._rows, [member.model for member in members]
+        first = models[0]
+        _, validation, classes = self._encoded[first.selection]
+        codes = np.searchsorted(classes, rows.y).clip(max=len(classes) - 1)
+        where = {"features": self._shared_features(first.device), "rows": rows.train}
+        X_student = getattr(first, "_X_student", None)
+        if X_student is not None:
+            # The two embeddings are joined for the training rows alone.
+            codes, where = codes[rows.train], {"X_student": X_student}
+        data = self._data(members[0].seed, with_X=X_student is not None)
+        start = time.perf_counter()
+        fitted = fit_heads(
+            models,
+            list(methods),
+            data,
+            codes,
+            groups,
+            validation=validation,
+            tolerate=True,
+            **where,
+        )
+        seconds = (time.perf_counter() - start) / len(models)
+        answers = None
+        if X_student is None:
+            answers = self._answers(fitted, methods[0].n_heads)
+        diverged = fitted.diverged.reshape(len(models), -1).max(1)
+        for m, member in enumerate(members):
+            vars(member.model).pop("_X_student", None)
+            if diverged[m]:
+                try:
+                    raise divergence(int(diverged[m]), member.model.learning_rate)
+                except FloatingPointError:
+                    self._split.fail(member.number)
+            else:
+                member.model._finish()
+                own = answers and {name: a[:, m] for name, a in answers.items()}
+                self._split.score(member.number, member.model, rows.steps, own, seconds)
+            self._bar.update()
+
+    def _answers(self, fitted, n_heads):
+        """Decision values (n_rows, n_models[, n_classes]) of the parts to score."""
+        import torch
+
+        features = self._shared_features(None)
+        found = {}
+        parts = {"test": self._rows.test}
+        if self._fits._return_train_score:
+            parts["train"] = self._rows.train
+        for name, rows in parts.items():
+            blocks = []
+            for start in range(0, len(rows), _SCORED_ROWS):
+                index = torch.as_tensor(rows[start : start + _SCORED_ROWS])[None]
+                logits, _ = fitted.stack.forward(features.rows(index))
+                blocks.append(logits[0, :, n_heads - 1 :: n_heads].cpu().numpy())
+            values = np.concatenate(blocks)
+            found[name] = values[..., 0] if values.shape[2] == 1 else values
+        return found
+
+    def _shared_features(self, device):
+        """Features of all rows, moved to the device once."""
+        from skdebias._engine._features import Features
+        from skdebias._fit import resolve_device
+
+        if device is not None and device not in self._features:
+            cache = self._fits.__dict__.setdefault("_features", {})
+            key = device, id(self._rows.X)
+            if key not in cache:
+                cache.clear()
+                cache[key] = Features(self._rows.X, resolve_device(device))
+            self._features = {device: cache[key]}
+        return next(iter(self._features.values()))
+
+    def _stack_size(self, model, n_heads):
+        """Most methods of one stack."""
+        if self._fits._max_heads != "auto":
+            return max(1, self._fits._max_heads // n_heads)
+        widths = [self._rows.X.shape[1], *model.hidden_layer_sizes]
+        n_out = 1 if len(model.classes_) == 2 else len(model.classes_)
+        widths.append(n_out)
+        weights = sum(a * b for a, b in pairwise(widths))
+        # Weights, gradients, two moments, kept ones; activations and what follows.
+        floats = 6 * weights + 8 * 2 * model.batch_size * sum(widths[1:])
+        floats += 3 * min(len(self._rows.y), 4 * _SCORED_ROWS) * sum(widths[1:])
+        return max(1, _STACK_BYTES // (4 * floats * n_heads))
+
+
+def _validated(model, X, y):
+    """Check X and y as `fit` would; return them and what that set on the head."""
+    if isinstance(model, Pipeline):
+        model = model[-1]
+    before = set(vars(model))
+    X, y = model._validate_fit_input(X, y)
+    own = {k: v for k, v in vars(model).items() if k not in before}
+    return X, y, own
+
+
+def _structure(model):
+    """Hash of the parameters that all heads of a stack have in common."""
+    own = model.get_params(deep=False)
+    varying = {*_RATES, *model._stackable, "random_state", "verbose"}
+    return joblib.hash({k: v for k, v in own.items() if k not in varying})
+
+
+def _asks_for_answers(scorers):
+    """Whether scorers only call the estimator's response methods."""
+    if isinstance(scorers, _MultimetricScorer):
+        return all(map(_asks_for_answers, scorers._scorers.values()))
+    return isinstance(scorers, (_BaseScorer, _PassthroughScorer))

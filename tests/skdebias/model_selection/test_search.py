@@ -1,0 +1,436 @@
+"""Batched searches against scikit-learn's own, candidate by candidate."""
+
+import numpy as np
+import pytest
+import sklearn
+from scipy.stats import loguniform
+from sklearn.datasets import make_classification
+from sklearn.exceptions import FitFailedWarning
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import (
+    GridSearchCV,
+    PredefinedSplit,
+    RandomizedSearchCV,
+)
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import MinMaxScaler, StandardScaler
+
+import skdebias
+from skdebias import (
+    AFRClassifier,
+    DFRClassifier,
+    ERMClassifier,
+    GERNEClassifier,
+    GroupDROClassifier,
+    JTTClassifier,
+    LfFClassifier,
+    UGCClassifier,
+    ULEClassifier,
+)
+from skdebias.attributes import ErrorSetPseudoAttributes
+from skdebias.datasets import make_spurious_classification
+from skdebias.metrics import (
+    group_balanced_accuracy_scorer,
+    worst_class_accuracy_scorer,
+    worst_group_accuracy_scorer,
+)
+from skdebias.model_selection import (
+    AttributeStratifiedKFold,
+    BatchedGridSearchCV,
+    BatchedRandomizedSearchCV,
+    _stacks,
+)
+
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
+
+SMALL = {"max_iter": 3, "batch_size": 64, "random_state": 3}
+RATES = {"learning_rate": [1e-3, 1e-2], "weight_decay": [0.0, 0.1]}
+CASES = {
+    "ERM": (ERMClassifier(**SMALL), RATES),
+    "ERM balanced": (ERMClassifier(**SMALL), {"balance": [None, "group"]} | RATES),
+    "ERM adamw": (
+        ERMClassifier(solver="adamw", reweight="group", **SMALL),
+        RATES | {"momentum": [0.5, 0.9]},
+    ),
+    "GERNE": (
+        GERNEClassifier(**SMALL),
+        {"beta": [-1.0, 0.0, 1.0], "c": [0.5, 1.0], "learning_rate": [1e-2]},
+    ),
+    "GERNE shared": (
+        GERNEClassifier(coupling="shared", **SMALL),
+        {"beta": [0.0, 0.7], "c": [0.3, 0.5]},
+    ),
+    "GERNE hidden": (
+        GERNEClassifier(hidden_layer_sizes=(7, 5), **SMALL),
+        {"beta": [0.0, 1.0], "learning_rate": [1e-2, 1e-1]},
+    ),
+    "GERNE structural": (
+        GERNEClassifier(**SMALL),
+        {"beta": [0.0, 1.0], "max_iter": [1, 4], "coupling": ["shared", "independent"]},
+    ),
+    "GroupDRO": (
+        GroupDROClassifier(**SMALL),
+        {"step_size": [0.01, 1.0], "adjustment": [0.0, 2.0]},
+    ),
+    "LfF": (LfFClassifier(**SMALL), {"q": [0.3, 0.7], "alpha": [0.5, 0.9]}),
+    "JTT": (JTTClassifier(warmup_epochs=1, **SMALL), {"upweight": [2, 9]} | RATES),
+    "AFR": (
+        AFRClassifier(**SMALL),
+        {"gamma": [0.0, 4.0], "regularization": [0.1, 1.0]},
+    ),
+    "UGC": (
+        UGCClassifier(robust="group_dro", **SMALL),
+        {"step_size": [0.01, 0.5], "n_clusters": [2, 3]},
+    ),
+    "UGC magnitude": (UGCClassifier(**SMALL), RATES),
+    "ULE": (
+        ULEClassifier(**SMALL),
+        {"lam": [0.3, 0.9], "student_weight_decay": [0, 1]},
+    ),
+    "DFR": (DFRClassifier(n_draws=2, random_state=3), {"l1_ratio": [0.0, 1.0]}),
+}
+UNKNOWN = {
+    "confidence": (
+        GERNEClassifier(**SMALL),
+        {"beta": [0.0, 1.0], "t": [0.1, 0.3], "learning_rate": [1e-3, 1e-2]},
+    ),
+    "errors": (
+        GERNEClassifier(pseudo_attributes=ErrorSetPseudoAttributes(), **SMALL),
+        {"beta": [0.0, 0.5], "c": [0.5, 1.0]},
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def data():
+    return make_spurious_classification(240, n_features=9, random_state=0)
+
+
+@pytest.fixture(scope="module")
+def multiclass():
+    return make_spurious_classification(
+        300, n_features=9, n_classes=3, n_attributes=3, random_state=0
+    )
+
+
+def _stock(estimator, grid, X, y, attributes, search=GridSearchCV, **options):
+    options.setdefault("cv", AttributeStratifiedKFold(3))
+    with sklearn.config_context(enable_metadata_routing=True):
+        search = search(estimator, grid, error_score="raise", **options)
+        given = {} if attributes is None else {"attributes": attributes}
+        return search.fit(X, y, **given)
+
+
+@pytest.mark.parametrize("max_heads", ["auto", 3])
+@pytest.mark.parametrize("case", CASES)
+def test_results_are_those_of_the_stock_search(data, case, max_heads):
+    (X, y, attributes), (estimator, grid) = data, CASES[case]
+    options = {"scoring": "neg_log_loss", "return_train_score": True}
+    stock = _stock(estimator, grid, X, y, attributes, **options)
+    batched = BatchedGridSearchCV(
+        estimator,
+        grid,
+        cv=AttributeStratifiedKFold(3),
+        max_heads=max_heads,
+        error_score="raise",
+        **options,
+    )
+    batched.fit(X, y, attributes=attributes)
+    for part in ("test", "train"):
+        key = f"mean_{part}_score"
+        np.testing.assert_allclose(
+            batched.cv_results_[key], stock.cv_results_[key], rtol=1e-4
+        )
+    # Near ties may be ranked otherwise after rounding.
+    found = stock.cv_results_["mean_test_score"][batched.best_index_]
+    assert found == pytest.approx(stock.best_score_, rel=1e-4)
+    assert set(stock.cv_results_) <= set(batched.cv_results_)
+
+
+@pytest.mark.parametrize("case", UNKNOWN)
+def test_unknown_attributes(data, case):
+    (X, y, _), (estimator, grid) = data, UNKNOWN[case]
+    options = {"scoring": "neg_log_loss", "cv": 3}
+    stock = _stock(estimator, grid, X, y, None, **options)
+    batched = BatchedGridSearchCV(estimator, grid, error_score="raise", **options)
+    batched.fit(X, y)
+    np.testing.assert_allclose(
+        batched.cv_results_["mean_test_score"],
+        stock.cv_results_["mean_test_score"],
+        rtol=1e-4,
+    )
+
+
+def test_every_estimator_is_compared():
+    tried = {type(estimator).__name__ for estimator, _ in CASES.values()}
+    assert tried == {name for name in skdebias.__all__ if name.endswith("Classifier")}
+
+
+@pytest.mark.parametrize("case", ["GERNE", "GERNE hidden", "GroupDRO", "LfF", "AFR"])
+def test_several_classes_and_group_scores(multiclass, case):
+    (X, y, attributes), (estimator, grid) = multiclass, CASES[case]
+    if "beta" in grid:
+        grid = grid | {"out_of_bounds": ["clip"]}
+    labels = np.array(["x", "y", "z"])[y]
+    scoring = {
+        "worst": worst_group_accuracy_scorer,
+        "balanced": group_balanced_accuracy_scorer,
+        "class": worst_class_accuracy_scorer,
+        "auc": "roc_auc_ovr",
+    }
+    options = {"scoring": scoring, "refit": "auc"}
+    stock = _stock(estimator, grid, X, labels, attributes, **options)
+    batched = BatchedGridSearchCV(
+        estimator, grid, cv=AttributeStratifiedKFold(3), **options
+    ).fit(X, labels, attributes=attributes)
+    for key in ("mean_test_worst", "mean_test_balanced", "mean_test_auc"):
+        np.testing.assert_allclose(
+            batched.cv_results_[key], stock.cv_results_[key], atol=1e-4
+        )
+    assert batched.best_params_ == stock.best_params_
+    assert batched.multimetric_
+    assert set(batched.predict(X)) <= {"x", "y", "z"}
+
+
+def test_pipeline_steps_are_fitted_per_fold(data):
+    X, y, attributes = data
+    X = X * np.arange(1, 10) + 5
+    pipeline = make_pipeline(StandardScaler(), GERNEClassifier(**SMALL))
+    grid = {"gerneclassifier__beta": [0.0, 1.0], "gerneclassifier__c": [0.5]}
+    stock = _stock(pipeline, grid, X, y, attributes, scoring="neg_log_loss")
+    batched = BatchedGridSearchCV(
+        pipeline, grid, scoring="neg_log_loss", cv=AttributeStratifiedKFold(3)
+    ).fit(X, y, attributes=attributes)
+    np.testing.assert_allclose(
+        batched.cv_results_["mean_test_score"],
+        stock.cv_results_["mean_test_score"],
+        rtol=1e-4,
+    )
+    strength = batched.cv_results_["extrapolation_strength"]
+    np.testing.assert_allclose(strength, [0.5, 1.0])
+
+
+def test_settings_of_earlier_steps_are_searched_too(data):
+    X, y, _ = data
+    pipeline = make_pipeline(StandardScaler(), ERMClassifier(**SMALL))
+    grid = {
+        "standardscaler": [StandardScaler(), MinMaxScaler()],
+        "ermclassifier__weight_decay": [0.0, 1.0],
+    }
+    stock = _stock(pipeline, grid, X, y, None, scoring="neg_log_loss", cv=3)
+    batched = BatchedGridSearchCV(pipeline, grid, scoring="neg_log_loss", cv=3)
+    batched.fit(X, y)
+    np.testing.assert_allclose(
+        batched.cv_results_["mean_test_score"],
+        stock.cv_results_["mean_test_score"],
+        rtol=1e-4,
+    )
+
+
+def test_a_function_that_scores_gets_the_whole_pipeline(data):
+    X, y, _ = data
+    seen = []
+
+    def scoring(estimator, X, y):
+        seen.append(estimator)
+        return {"half": estimator.score(X[::2], y[::2]), "all": estimator.score(X, y)}
+
+    pipeline = make_pipeline(StandardScaler(), ERMClassifier(**SMALL))
+    grid = {"ermclassifier__weight_decay": [0.0, 1.0]}
+    options = {"scoring": scoring, "refit": "half", "cv": 3}
+    batched = BatchedGridSearchCV(pipeline, grid, **options).fit(X, y)
+    assert all(len(estimator.steps) == 2 for estimator in seen)
+    stock = GridSearchCV(pipeline, grid, **options).fit(X, y)
+    for key in ("mean_test_half", "mean_test_all"):
+        np.testing.assert_allclose(batched.cv_results_[key], stock.cv_results_[key])
+
+
+def test_validation_set_and_early_stopping(data):
+    X, y, attributes = data
+    estimator = GERNEClassifier(
+        **SMALL | {"max_iter": 12}, early_stopping=True, n_iter_no_change=2
+    )
+    grid = {"beta": [0.0, 1.0], "learning_rate": [1e-4, 1e-1]}
+    rest = {"X_val": X[:50], "y_val": y[:50], "attributes_val": attributes[:50]}
+    with sklearn.config_context(enable_metadata_routing=True):
+        stock = GridSearchCV(estimator, grid, scoring="neg_log_loss", cv=3)
+        stock.fit(X, y, attributes=attributes, **rest)
+    batched = BatchedGridSearchCV(estimator, grid, scoring="neg_log_loss", cv=3)
+    batched.fit(X, y, attributes=attributes, **rest)
+    np.testing.assert_allclose(
+        batched.cv_results_["mean_test_score"],
+        stock.cv_results_["mean_test_score"],
+        rtol=1e-4,
+    )
+
+
+def test_other_embeddings_for_the_student(data):
+    X, y, _ = data
+    X_student = X[:, ::2] + 1
+    estimator, grid = ULEClassifier(**SMALL), {"lam": [0.3, 0.9]}
+    with sklearn.config_context(enable_metadata_routing=True):
+        stock = GridSearchCV(estimator, grid, scoring="neg_log_loss", cv=3)
+        stock.fit(X, y, X_student=X_student)
+    batched = BatchedGridSearchCV(estimator, grid, scoring="neg_log_loss", cv=3)
+    batched.fit(X, y, X_student=X_student)
+    np.testing.assert_allclose(
+        batched.cv_results_["mean_test_score"],
+        stock.cv_results_["mean_test_score"],
+        rtol=1e-4,
+    )
+
+
+def test_randomised_search(data):
+    X, y, attributes = data
+    estimator = GERNEClassifier(**SMALL)
+    distributions = {"learning_rate": loguniform(1e-4, 1e-1), "beta": [0.0, 1.0]}
+    options = {"n_iter": 6, "random_state": 1, "scoring": "neg_log_loss"}
+    stock = _stock(
+        estimator, distributions, X, y, attributes, RandomizedSearchCV, **options
+    )
+    batched = BatchedRandomizedSearchCV(
+        estimator, distributions, cv=AttributeStratifiedKFold(3), **options
+    ).fit(X, y, attributes=attributes)
+    assert batched.cv_results_["params"] == stock.cv_results_["params"]
+    np.testing.assert_allclose(
+        batched.cv_results_["mean_test_score"],
+        stock.cv_results_["mean_test_score"],
+        rtol=1e-4,
+    )
+
+
+def test_candidates_that_fail_leave_the_others_alone(data):
+    X, y, attributes = data
+    grid = {"beta": [0.0, 50.0], "learning_rate": [1e-2, 1e30]}
+    search = BatchedGridSearchCV(GERNEClassifier(**SMALL), grid, cv=3)
+    with pytest.warns(FitFailedWarning) as warned:
+        search.fit(X, y, attributes=attributes)
+    message = str(warned[0].message)
+    assert "beta=50.0 with c=0.5 is outside the bounds" in message
+    assert "no longer finite in epoch 1: lower learning_rate (now 1e+30)" in message
+    scores = search.cv_results_["mean_test_score"]
+    assert np.isnan(scores).tolist() == [False, True, True, True]
+    alone = BatchedGridSearchCV(
+        GERNEClassifier(**SMALL), {"beta": [0.0], "learning_rate": [1e-2]}, cv=3
+    ).fit(X, y, attributes=attributes)
+    assert scores[0] == alone.cv_results_["mean_test_score"][0]
+
+
+@pytest.mark.parametrize("value", [50.0, "much"])
+def test_error_score_raise(data, value):
+    X, y, attributes = data
+    search = BatchedGridSearchCV(
+        GERNEClassifier(**SMALL), {"beta": [value]}, error_score="raise"
+    )
+    with pytest.raises(ValueError, match="beta"):
+        search.fit(X, y, attributes=attributes)
+
+
+def test_all_fits_failing_is_an_error(data):
+    X, y, attributes = data
+    search = BatchedGridSearchCV(GERNEClassifier(**SMALL), {"beta": [50.0]})
+    with pytest.raises(ValueError, match="outside the bounds"):
+        search.fit(X, y, attributes=attributes)
+
+
+@pytest.mark.parametrize(
+    "estimator",
+    [LogisticRegression(), make_pipeline(StandardScaler(), LogisticRegression())],
+)
+def test_an_estimator_that_cannot_be_stacked_is_refused(data, estimator):
+    X, y, _ = data
+    with pytest.raises(ValueError, match=r"LogisticRegression.*GridSearchCV"):
+        BatchedGridSearchCV(estimator, {}).fit(X, y)
+
+
+def test_first_stages_run_once_per_fold_and_setting(data, monkeypatch):
+    X, y, _ = data
+    calls = []
+    original = JTTClassifier._first_stage
+
+    def counted(self, data):
+        calls.append(self.warmup_epochs)
+        return original(self, data)
+
+    monkeypatch.setattr(JTTClassifier, "_first_stage", counted)
+    grid = {"upweight": [2, 5, 9], "warmup_epochs": [1, 2]}
+    search = BatchedGridSearchCV(JTTClassifier(**SMALL), grid, cv=3, refit=False)
+    search.fit(X, y)
+    assert sorted(calls) == [1] * 3 + [2] * 3
+
+
+def test_candidates_of_a_fold_are_one_stack(data, monkeypatch):
+    from skdebias import _fit
+
+    X, y, attributes = data
+    sizes = []
+    original = _fit.fit_heads
+
+    def counted(estimators, *args, **kwargs):
+        sizes.append(len(estimators))
+        return original(estimators, *args, **kwargs)
+
+    monkeypatch.setattr(_fit, "fit_heads", counted)
+    grid = {"beta": [0.0, 0.5, 1.0], "c": [0.5, 1.0], "learning_rate": [0.01, 0.1]}
+    grid["out_of_bounds"] = ["clip"]
+    for max_heads, expected in (("auto", [12] * 3), (5, [5, 5, 2] * 3)):
+        sizes.clear()
+        search = BatchedGridSearchCV(
+            GERNEClassifier(**SMALL), grid, cv=3, refit=False, max_heads=max_heads
+        )
+        search.fit(X, y, attributes=attributes)
+        assert sizes == expected
+
+
+def test_auto_keeps_to_the_memory_budget(data, monkeypatch):
+    X, y, _ = data
+    grid = {"learning_rate": np.geomspace(1e-4, 1e-1, 8)}
+    monkeypatch.setattr(_stacks, "_STACK_BYTES", 1)
+    search = BatchedGridSearchCV(ERMClassifier(**SMALL), grid, cv=3).fit(X, y)
+    monkeypatch.undo()
+    whole = BatchedGridSearchCV(ERMClassifier(**SMALL), grid, cv=3).fit(X, y)
+    np.testing.assert_array_equal(
+        search.cv_results_["mean_test_score"], whole.cv_results_["mean_test_score"]
+    )
+
+
+def test_explicit_splits_and_a_memory_map(data, tmp_path):
+    X, y, attributes = data
+    path = tmp_path / "X.npy"
+    np.save(path, X.astype(np.float16))
+    mapped = np.load(path, mmap_mode="r")
+    cv = PredefinedSplit(np.arange(len(y)) % 4 - 1)
+    options = {"cv": cv, "scoring": worst_group_accuracy_scorer}
+    search = BatchedGridSearchCV(GERNEClassifier(**SMALL), {"beta": [0, 1]}, **options)
+    search.fit(mapped, y, attributes=attributes)
+    assert search.n_splits_ == 3
+    again = BatchedGridSearchCV(GERNEClassifier(**SMALL), {"beta": [0, 1]}, **options)
+    again.fit(np.asarray(mapped), y, attributes=attributes)
+    np.testing.assert_array_equal(
+        search.cv_results_["mean_test_score"], again.cv_results_["mean_test_score"]
+    )
+
+
+def test_the_default_folds_stratify_on_groups(data):
+    X, y, attributes = data
+    search = BatchedGridSearchCV(ERMClassifier(**SMALL), {})
+    search.fit(X, y, attributes=attributes)
+    own = BatchedGridSearchCV(ERMClassifier(**SMALL), {}, cv=AttributeStratifiedKFold())
+    own.fit(X, y, attributes=attributes)
+    assert search.best_score_ == own.best_score_
+    assert search.cv is None
+
+
+def test_frames_keep_their_feature_names():
+    pd = pytest.importorskip("pandas")
+    X, y = make_classification(120, 6, random_state=0)
+    frame = pd.DataFrame(X, columns=[f"f{i}" for i in range(6)])
+    search = BatchedGridSearchCV(ERMClassifier(**SMALL), {"weight_decay": [0.0, 1.0]})
+    search.fit(frame, y)
+    assert list(search.feature_names_in_) == list(frame.columns)
+
+
+def test_verbose_shows_progress(data, capsys):
+    X, y, _ = data
+    BatchedGridSearchCV(ERMClassifier(**SMALL), {}, cv=2, verbose=1).fit(X, y)
+    assert "fit" in capsys.readouterr().err
