@@ -21,7 +21,7 @@ class BaseDebiasedClassifier(HeadClassifier):
 
     _parameter_constraints: dict = {
         "hidden_layer_sizes": ["array-like"],
-        "solver": [StrOptions({"sgd", "adamw"})],
+        "solver": [StrOptions({"sgd", "adamw", "lbfgs"})],
         "learning_rate": [Interval(Real, 0, None, closed="neither")],
         "momentum": [Interval(Real, 0, 1, closed="left")],
         "weight_decay": [Interval(Real, 0, None, closed="left")],

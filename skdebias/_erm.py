@@ -19,8 +19,10 @@ class ERMClassifier(BaseDebiasedClassifier):
         Weight the loss so that classes, or groups, count alike.
     hidden_layer_sizes : array-like of int, default=()
         Sizes of hidden ReLU layers. Empty is a linear head.
-    solver : {"sgd", "adamw"}, default="sgd"
-        SGD with heavy-ball momentum, or AdamW.
+    solver : {"sgd", "adamw", "lbfgs"}, default="sgd"
+        SGD with heavy-ball momentum, AdamW, or for a linear head batched L-BFGS on the
+        expected objective: deterministic, to a gradient of at most `tol` in at most
+        `max_iter` iterations, the validation set selecting nothing.
     learning_rate : float, default=1e-3
         Constant step size; the default suits standardised embeddings.
     momentum : float, default=0.9

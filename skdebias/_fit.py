@@ -1,13 +1,16 @@
 """From an estimator's parameters to the engine and back."""
 
+import warnings
 from itertools import pairwise
 from numbers import Integral
 
 import numpy as np
 import torch
+from sklearn.exceptions import ConvergenceWarning
 from tqdm import tqdm
 
 from skdebias._engine._features import Features, JoinedFeatures
+from skdebias._engine._lbfgs import solve
 from skdebias._engine._loss import n_logits
 from skdebias._engine._selection import Stopping, Validation
 from skdebias._engine._sgd import Problem, Settings, train
@@ -105,15 +108,36 @@ def fit_heads(
         anchor=_side_by_side(anchors),
     )
     n_heads = methods[0].n_heads
+    if features is None:
+        features = _features(data.X, X_student, device)
+    settings = _settings(estimators, n_heads)
+    judge = _validation(validation, device, X_student)
+    codes, n_classes = y_codes.astype(np.int64), len(first.classes_)
+    if first.solver == "lbfgs":
+        fitted = solve(
+            features,
+            codes,
+            n_classes,
+            problem,
+            settings,
+            tol=first.tol,
+            validation=judge,
+        )
+        _warn_if_unsolved(fitted, first)
+        for position, estimator in enumerate(estimators):
+            estimator._set_fitted(
+                _state(estimator, fitted.part(position, 1), validation)
+            )
+        return fitted
     observer = _Observer(first, task)
     with observer:
         fitted = train(
-            _features(data.X, X_student, device) if features is None else features,
-            y_codes.astype(np.int64),
-            len(first.classes_),
+            features,
+            codes,
+            n_classes,
             [problem],
-            _settings(estimators, n_heads),
-            validation=_validation(validation, device, X_student),
+            settings,
+            validation=judge,
             stopping=Stopping(first.early_stopping, first.tol, first.n_iter_no_change),
             on_epoch_begin=observer.begin,
             on_epoch_end=observer.end,
@@ -123,6 +147,19 @@ def fit_heads(
         part = fitted.part(position, n_heads)
         estimator._set_fitted(_state(estimator, part, validation))
     return fitted
+
+
+def _warn_if_unsolved(fitted, estimator):
+    unsolved = fitted.gradient > estimator.tol
+    if unsolved.any():
+        warnings.warn(
+            f"L-BFGS stopped with {unsolved.sum()} of {len(unsolved)} heads unsolved: "
+            f"the largest entry of a gradient is {fitted.gradient.max():.2g}, and "
+            f"tol={estimator.tol:g}. Raise max_iter (now {estimator.max_iter}), or "
+            "standardise X.",
+            ConvergenceWarning,
+            stacklevel=6,
+        )
 
 
 def _side_by_side(parameters):

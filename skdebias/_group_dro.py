@@ -2,7 +2,7 @@
 
 from numbers import Real
 
-from sklearn.utils._param_validation import Interval
+from sklearn.utils._param_validation import Interval, StrOptions
 
 from skdebias._base import BaseDebiasedClassifier
 
@@ -122,6 +122,8 @@ class GroupDROClassifier(BaseDebiasedClassifier):
 
     _parameter_constraints: dict = {
         **BaseDebiasedClassifier._parameter_constraints,
+        # The objective changes during training: nothing for a deterministic solver.
+        "solver": [StrOptions({"sgd", "adamw"})],
         "step_size": [Interval(Real, 0, None, closed="left")],
         "adjustment": [Interval(Real, 0, None, closed="left")],
     }

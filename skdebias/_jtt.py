@@ -4,6 +4,7 @@ import warnings
 from numbers import Integral, Real
 
 import numpy as np
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils._param_validation import HasMethods, Interval
 
 from skdebias._base import BaseDebiasedClassifier
@@ -29,8 +30,11 @@ class JTTClassifier(BaseDebiasedClassifier):
         The first model, with `fit` and `predict`, instead of that head.
     hidden_layer_sizes : array-like of int, default=()
         Sizes of hidden ReLU layers. Empty is a linear head.
-    solver : {"sgd", "adamw"}, default="sgd"
-        SGD with heavy-ball momentum, or AdamW.
+    solver : {"sgd", "adamw", "lbfgs"}, default="sgd"
+        SGD with heavy-ball momentum, AdamW, or for a linear head batched L-BFGS on the
+        expected objective: deterministic, to a gradient of at most `tol` in at most
+        `max_iter` iterations, the validation set selecting nothing. The first
+        model then makes `warmup_epochs` iterations.
     learning_rate : float, default=1e-3
         Constant step size; the default suits standardised embeddings.
     momentum : float, default=0.9
@@ -196,7 +200,10 @@ class JTTClassifier(BaseDebiasedClassifier):
             )
         inferrer = ErrorSetPseudoAttributes(reference_estimator=reference)
         try:
-            self.pseudo_attributes_ = inferrer.fit_predict(data.X, data.y)
+            with warnings.catch_warnings():
+                # The first model is meant to stop early.
+                warnings.simplefilter("ignore", ConvergenceWarning)
+                self.pseudo_attributes_ = inferrer.fit_predict(data.X, data.y)
         except EmptyErrorSetError:
             warnings.warn(
                 "JTTClassifier: the first model makes no mistake on the training rows. "

@@ -2,7 +2,7 @@
 
 from numbers import Real
 
-from sklearn.utils._param_validation import Interval
+from sklearn.utils._param_validation import Interval, StrOptions
 
 from skdebias._base import BaseDebiasedClassifier
 
@@ -124,6 +124,8 @@ class LfFClassifier(BaseDebiasedClassifier):
 
     _parameter_constraints: dict = {
         **BaseDebiasedClassifier._parameter_constraints,
+        # The objective changes during training: nothing for a deterministic solver.
+        "solver": [StrOptions({"sgd", "adamw"})],
         "q": [Interval(Real, 0, 1, closed="left")],
         "alpha": [Interval(Real, 0, 1, closed="left")],
     }

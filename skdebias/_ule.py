@@ -197,6 +197,8 @@ class ULEClassifier(BaseDebiasedClassifier):
 
     _parameter_constraints: dict = {
         **BaseDebiasedClassifier._parameter_constraints,
+        # The objective changes during training: nothing for a deterministic solver.
+        "solver": [StrOptions({"sgd", "adamw"})],
         "lam": [Interval(Real, 0, 1, closed="both")],
         "saliency": [StrOptions({"loss", "logit", "log_probability"})],
         "normalize": [StrOptions({"l2", "max"})],

@@ -14,10 +14,10 @@ Two sets, by embeddings of a pretrained MobileNetV1:
 The scaler sees training rows only. The epoch and the setting of every method (grids in
 `_methods.py`, fixed before any test score was seen) are chosen per split on validation:
 by worst-group accuracy where validation has attributes, by worst-class accuracy where
-nothing has, and by the worst of inferred groups in the last regime, where a model of the
-training part infers them for both parts. A line is the mean and the standard deviation over splits. Splits share
-rows, so that the intervals are rather too narrow. The data folder is
-`$SKDEBIAS_DATA`; the sets may not be redistributed.
+nothing has, and by the worst of inferred groups in the last regime, where a model of
+the training part infers them for both parts. A line is the mean and the standard
+deviation over splits. Splits share rows, so that the intervals are rather too narrow.
+The data folder is `$SKDEBIAS_DATA`; the sets may not be redistributed.
 """
 
 import os

@@ -21,12 +21,12 @@ Three sets, by embeddings of all-MiniLM-L6-v2, whose weights come with a package
 The scaler sees training rows only. The epoch and the setting of every method (grids in
 `_methods.py`, fixed before any test score was seen) are chosen per split on validation:
 by worst-group accuracy where validation has attributes, by worst-class accuracy where
-nothing has, and by the worst of inferred groups in the last regime, where a model of the
-training part infers them for both parts. The validation part of CEBaB is balanced in all regimes, which tells a
-method without attributes more than it could have. A line is the mean and the standard
-deviation over splits. The test part of CEBaB and of CAD sentiment is the same in all of
-them: the spread is that of training and selection only. The data folder is
-`$SKDEBIAS_DATA`.
+nothing has, and by the worst of inferred groups in the last regime, where a model of
+the training part infers them for both parts. The validation part of CEBaB is balanced
+in all regimes, which tells a method without attributes more than it could have. A line
+is the mean and the standard deviation over splits. The test part of CEBaB and of CAD
+sentiment is the same in all of them: the spread is that of training and selection only.
+The data folder is `$SKDEBIAS_DATA`.
 """
 
 from functools import cache, partial
