@@ -1,17 +1,18 @@
-"""Table 1 of the GERNE paper on coloured MNIST, as far as our methods go.
+"""Coloured MNIST: table 1 of the GERNE paper, as far as our methods go
 
     python examples/reproduce/cmnist.py --seeds 3
 
 Protocol (Asaad et al., ICCV 2025, table 1, after Learning from Failure): 55,000 real
 MNIST digits coloured so that a share of 249, 491, 986 or 2449 rows (the counts of the
 paper's files, called 0.5, 1, 2 and 5 %) disagrees with its digit; the network is an MLP
-100-100-16, SGD with momentum 0.9 and weight decay 0.01; the score is group-balanced
-accuracy on the 10,000 test digits with independent colours. The colours are drawn by
-us, so images differ from the paper's files.
+100-100-16; the score is group-balanced accuracy, in per cent, on the 10,000 test digits
+with independent colours. The colours are drawn by us, so images differ from the paper's
+files. Seeds change the colours, the validation part and the training.
 
 Two selections are reported. "test" takes the best epoch and setting by the test score
-itself, which is what the paper and its baselines do. "validation" takes both by
-group-balanced accuracy on 5,000 held-out digits with independent colours.
+itself, as the paper and its baselines do. "validation" takes both by the same
+score on 5,000 held-out digits with independent colours. Both know the colours of the
+part that chooses. A setting is chosen for all seeds at once.
 """
 
 import argparse
@@ -56,6 +57,8 @@ SHARED = {
 }
 # Methods that see the true attributes in fit.
 KNOWN = ("resampling", "GERNE", "GroupDRO")
+EPILOGUE = """
+"""
 
 
 def settings(minority):
@@ -73,6 +76,19 @@ def settings(minority):
             "max_iter": 10,
         },
     )
+    # Found by looking at which training rows it marks (seed 1, true colours): it holds on
+    # to the colours longer. Whether it is taken is a matter of the selection.
+    stronger = clone(biased).set_params(
+        learning_rate=0.1, weight_decay=0.04, max_iter=8
+    )
+    unknown = GERNEClassifier(
+        2.4,
+        0.5,
+        t=minority,
+        coupling="shared",
+        reference_estimator=biased,
+        **SHARED,
+    )
     # Methods without balanced batches get the optimiser of their reference code.
     adam = SHARED | {
         "solver": "adamw",
@@ -89,16 +105,12 @@ def settings(minority):
         "GroupDRO": {"": GroupDROClassifier(0.01, **SHARED)},
         "JTT": {"": JTTClassifier(0.5 / minority, warmup_epochs=1, **adam)},
         "LfF": {"q=0.7": LfFClassifier(**adam)},
-        "GERNE unknown": decays(
-            GERNEClassifier(
-                2.4,
-                0.5,
-                t=minority,
-                coupling="shared",
-                reference_estimator=biased,
-                **SHARED,
+        "GERNE unknown": decays(unknown)
+        | {
+            "stronger biased model weight_decay=0.003": clone(unknown).set_params(
+                weight_decay=0.003, reference_estimator=stronger
             )
-        ),
+        },
         # Two clusters of gradient norms: with more of them, or of the gradients
         # themselves, the pseudo-minority is one part in fifty of true conflicts.
         "UGC": {
@@ -200,6 +212,18 @@ def table(rows):
     return "\n".join(lines)
 
 
+def cost(rows):
+    """A sentence on time: all fits together, and one of every method."""
+    fits = rows.drop_duplicates(["dataset", "method", "setting", "seed"])
+    total = fits["seconds"].sum() / 60
+    each = fits.groupby("method", sort=False)["seconds"].median().round()
+    named = ", ".join(f"{method} {seconds:.0f}" for method, seconds in each.items())
+    return (
+        f"All fits took {total:.0f} minutes of one core, which was shared at times. "
+        f"Median seconds of a fit: {named}."
+    )
+
+
 def _cell(own, name):
     """Mean and spread of one data set in per cent, as far as there are any."""
     if name not in own.index:
@@ -209,7 +233,8 @@ def _cell(own, name):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    title, _, protocol = __doc__.partition("\n\n")
+    parser = argparse.ArgumentParser(description=title)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--minority", nargs="+", default=list(MINORITY))
     parser.add_argument("--methods", nargs="+", default=None)
@@ -242,7 +267,9 @@ def main():
 
     if arguments.table_only:
         tasks = []
-    print(table(run(tasks, fit, arguments.out)))
+    rows = run(tasks, fit, arguments.out)
+    print("\n\n".join([f"# {title}", protocol.strip("\n"), table(rows), cost(rows)]))
+    print(EPILOGUE)
 
 
 if __name__ == "__main__":

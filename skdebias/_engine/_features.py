@@ -66,8 +66,21 @@ class Features:
         """
         for start in range(0, self.n_rows, _CHUNK_ROWS):
             where = slice(start, min(start + _CHUNK_ROWS, self.n_rows))
-            block = self._tensor[where]
-            yield where, block.to(device=self.device, dtype=torch.float32)
+            yield where, self.block(where)
+
+    def block(self, where: slice) -> torch.Tensor:
+        """Rows that lie side by side, without a copy where none is needed.
+
+        Parameters
+        ----------
+        where : slice
+
+        Returns
+        -------
+        Tensor of shape (n_block_rows, n_features)
+            float32, on the device.
+        """
+        return self._tensor[where].to(device=self.device, dtype=torch.float32)
 
 
 class JoinedFeatures:
@@ -103,8 +116,12 @@ class JoinedFeatures:
     def chunks(self) -> Iterator[tuple[slice, torch.Tensor]]:
         """Yield all rows in order, as :meth:`Features.chunks`."""
         for start in range(0, self.n_rows, _CHUNK_ROWS):
-            index = torch.arange(start, min(start + _CHUNK_ROWS, self.n_rows))
-            yield slice(start, start + len(index)), self.rows(index)
+            where = slice(start, min(start + _CHUNK_ROWS, self.n_rows))
+            yield where, self.block(where)
+
+    def block(self, where: slice) -> torch.Tensor:
+        """Rows that lie side by side, as :meth:`Features.block`."""
+        return self.rows(torch.arange(where.start, min(where.stop, self.n_rows)))
 
 
 def _as_tensor(X: NDArray) -> torch.Tensor:

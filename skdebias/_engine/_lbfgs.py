@@ -25,6 +25,10 @@ from skdebias.methods import SamplingPlan, Setting
 _MEMORY = 10
 # Entries of one block of logits.
 _BLOCK_ENTRIES = 1 << 22
+# Entries of one block of rows on the CPU, which the second product finds in the cache.
+_CACHED_ENTRIES = 1 << 18
+# Rows that are not in one piece are gathered once if they take no more bytes than this.
+_GATHERED_BYTES = 1 << 30
 _ARMIJO = 1e-4
 _MAX_HALVINGS = 20
 # Objectives are sums of float32 losses: differences below this share are rounding.
@@ -218,6 +222,11 @@ class _Objective:
         # A row without weight anywhere costs a pass and changes nothing.
         used = weights.any(axis=1)
         self._index = torch.from_numpy(index[used])
+        self._gathered: Tensor | None = None
+        self._whole = rows is None and bool(used.all())
+        size = 4 * len(self._index) * features.n_features
+        if not self._whole and size <= _GATHERED_BYTES:
+            self._gathered = features.rows(self._index)
         self._y = torch.from_numpy(y[index[used]]).to(device)
         self._weights = torch.from_numpy(weights[used]).to(device, torch.float32)
         self._decay = torch.from_numpy(weight_decay).to(device)[:, None]
@@ -236,10 +245,13 @@ class _Objective:
         coef, bias = layers[..., :-1].flatten(0, 1), layers[..., -1].flatten()
         value = w.new_zeros(len(w))
         gradient = torch.zeros_like(w).view(shape)
-        size = max(256, _BLOCK_ENTRIES // len(coef))
+        size = _BLOCK_ENTRIES // len(coef)
+        if w.device.type == "cpu":
+            size = min(size, _CACHED_ENTRIES // self._features.n_features)
+        size = max(size, 256)
         for start in range(0, len(self._index), size):
             where = slice(start, start + size)
-            X = self._features.rows(self._index[where])
+            X = self._rows(where)
             logits = torch.addmm(bias, X, coef.T).view(1, len(X), len(w), -1)
             losses, residual = cross_entropy(logits, self._y[None, where])
             weights = self._weights[where].index_select(1, heads)
@@ -251,6 +263,13 @@ class _Objective:
         pulled = self._decay[heads] * self._decayed * away
         value += 0.5 * (pulled * away).sum(1)
         return value, gradient.flatten(1) + pulled
+
+    def _rows(self, where: slice) -> Tensor:
+        if self._whole:
+            return self._features.block(where)
+        if self._gathered is not None:
+            return self._gathered[where]
+        return self._features.rows(self._index[where])
 
     def stack(self, w: Tensor) -> HeadStack:
         """Heads with these parameters."""
