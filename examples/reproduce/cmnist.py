@@ -76,8 +76,8 @@ def settings(minority):
             "max_iter": 10,
         },
     )
-    # Found by looking at which training rows it marks (seed 1, true colours): it holds on
-    # to the colours longer. Whether it is taken is a matter of the selection.
+    # Found by looking at which training rows it marks (seed 1, true colours): it holds
+    # on to the colours longer. Whether it is taken is a matter of the selection.
     stronger = clone(biased).set_params(
         learning_rate=0.1, weight_decay=0.04, max_iter=8
     )
