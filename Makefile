@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 TESTS ?=
 # Any value of SKDEBIAS_DATA from the environment reaches the tests and examples.
 
-.PHONY: demo test lint types reproduce-cmnist docs clean
+.PHONY: demo test lint types reproduce-cmnist bench-heads docs clean
 
 demo: $(VENV)/.installed-demo
 	$(BIN)/skdebias demo
@@ -21,9 +21,16 @@ types: $(VENV)/.installed-test
 	$(BIN)/mypy
 
 # Table 1 of the GERNE paper on coloured MNIST: about two hours for 3 seeds, resumable.
+# In ten minutes: make reproduce-cmnist SEEDS=1 MINORITY=0.5
 SEEDS ?= 3
+MINORITY ?= 0.5 1 2 5
 reproduce-cmnist: $(VENV)/.installed-demo
-	$(BIN)/python examples/reproduce/cmnist.py --seeds $(SEEDS)
+	$(BIN)/python examples/reproduce/cmnist.py --seeds $(SEEDS) --minority $(MINORITY)
+
+# Stacks of heads against loops of single fits; SET=a, b or celeba.
+SET ?= a
+bench-heads: $(VENV)/.installed-demo
+	$(BIN)/python examples/benchmarks/heads.py --set $(SET)
 
 docs: $(VENV)/.installed-docs
 	$(BIN)/sphinx-build -W -b html docs docs/_build/html
