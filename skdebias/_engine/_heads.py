@@ -110,7 +110,10 @@ class HeadStack:
         grad = _outer(flat, activations[0])
         grad = grad.view_as(self.coefs[0])
         coef_grads.append(grad if self._reads is None else grad * self._reads)
-        intercept_grads.append(flat.sum(1).view_as(self.intercepts[0]))
+        # Balanced batches make this sum zero at the start but for rounding, which Adam
+        # would blow up to a full step, another one in every stack.
+        total = flat.sum(1, dtype=torch.float64).to(flat.dtype)
+        intercept_grads.append(total.view_as(self.intercepts[0]))
         return coef_grads[::-1], intercept_grads[::-1]
 
     def numpy(self, head: int) -> tuple[list[NDArray], list[NDArray]]:

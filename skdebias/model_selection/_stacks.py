@@ -1,6 +1,7 @@
 """The fits of one cross-validation split, gathered into stacks of heads."""
 
 import time
+from functools import cached_property
 from itertools import pairwise
 from traceback import format_exc
 from typing import NamedTuple
@@ -107,6 +108,8 @@ class SplitFits:
         self._error_score = error_score
         self._verbose = verbose
         self._whole = None
+        #: X and its features by device, of the last X only.
+        self.features = {}
 
     def run(self, X, y, train, test, fit_params, score_params):
         """Fit and score every candidate on one split.
@@ -284,7 +287,6 @@ class _Fold:
         self._seed = np.random.default_rng().integers(np.iinfo(np.int32).max)
         self._encoded = {}
         self._stages = {}
-        self._features = {}
 
     def run(self, members):
         """Fit and score all candidates, stack by stack."""
@@ -319,20 +321,23 @@ class _Fold:
         if not isinstance(model, BaseDebiasedClassifier):
             return member, None, None
         data = self._data(member.seed, with_X=bool(read))
-        if hasattr(model, "_X_student") or self._X_student is not None:
-            model._X_student = model._validate_X_student(
-                self._X_student, len(self._rows.train)
-            )
-        elif hasattr(type(model), "_validate_X_student"):
-            model._X_student = None
+        if hasattr(model, "_validate_X_student"):
+            student = self._X_student
+            if student is not None:
+                student = model._validate_X_student(student, len(self._rows.train))
+            model._X_student = student
         groups = self._groups(member, data)
         return member, model._make_method(groups), groups
 
+    @cached_property
+    def _X_train(self):
+        """The training rows in one piece, for what does not take row numbers."""
+        return self._rows.X[self._rows.train]
+
     def _data(self, seed, with_X):
-        rows = self._rows
         return TrainingData(
-            rows.X[rows.train] if with_X else None,
-            rows.y[rows.train],
+            self._X_train if with_X else None,
+            self._rows.y[self._rows.train],
             self._params.get("attributes"),
             self._params.get("X_val"),
             self._params.get("y_val"),
@@ -361,7 +366,7 @@ class _Fold:
         rows, model = self._rows, member.model
         start = time.perf_counter()
         try:
-            model.fit(rows.X[rows.train], rows.y[rows.train], **self._params)
+            model.fit(self._X_train, rows.y[rows.train], **self._params)
         except Exception:
             self._split.fail(member.number)
         else:
@@ -377,7 +382,8 @@ class _Fold:
         first = models[0]
         _, validation, classes = self._encoded[first.selection]
         codes = np.searchsorted(classes, rows.y).clip(max=len(classes) - 1)
-        where = {"features": self._shared_features(first.device), "rows": rows.train}
+        features = self._features(first.device)
+        where = {"features": features, "rows": rows.train}
         X_student = getattr(first, "_X_student", None)
         if X_student is not None:
             # The two embeddings are joined for the training rows alone.
@@ -397,7 +403,7 @@ class _Fold:
         seconds = (time.perf_counter() - start) / len(models)
         answers = None
         if X_student is None:
-            answers = self._answers(fitted, methods[0].n_heads)
+            answers = self._answers(fitted.stack, methods[0].n_heads, features)
         diverged = fitted.diverged.reshape(len(models), -1).max(1)
         for m, member in enumerate(members):
             vars(member.model).pop("_X_student", None)
@@ -412,11 +418,10 @@ class _Fold:
                 self._split.score(member.number, member.model, rows.steps, own, seconds)
             self._bar.update()
 
-    def _answers(self, fitted, n_heads):
+    def _answers(self, stack, n_heads, features):
         """Decision values (n_rows, n_models[, n_classes]) of the parts to score."""
         import torch
 
-        features = self._shared_features(None)
         found = {}
         parts = {"test": self._rows.test}
         if self._fits._return_train_score:
@@ -425,25 +430,22 @@ class _Fold:
             blocks = []
             for start in range(0, len(rows), _SCORED_ROWS):
                 index = torch.as_tensor(rows[start : start + _SCORED_ROWS])[None]
-                logits, _ = fitted.stack.forward(features.rows(index))
+                logits, _ = stack.forward(features.rows(index))
                 blocks.append(logits[0, :, n_heads - 1 :: n_heads].cpu().numpy())
             values = np.concatenate(blocks)
             found[name] = values[..., 0] if values.shape[2] == 1 else values
         return found
 
-    def _shared_features(self, device):
-        """Features of all rows, moved to the device once."""
+    def _features(self, device):
+        """Features of all rows; over splits of the same X they are made once."""
         from skdebias._engine._features import Features
         from skdebias._fit import resolve_device
 
-        if device is not None and device not in self._features:
-            cache = self._fits.__dict__.setdefault("_features", {})
-            key = device, id(self._rows.X)
-            if key not in cache:
-                cache.clear()
-                cache[key] = Features(self._rows.X, resolve_device(device))
-            self._features = {device: cache[key]}
-        return next(iter(self._features.values()))
+        X, kept = self._rows.X, self._fits.features
+        if device not in kept or kept[device][0] is not X:
+            kept.clear()
+            kept[device] = X, Features(X, resolve_device(device))
+        return kept[device][1]
 
     def _stack_size(self, model, n_heads):
         """Most methods of one stack."""

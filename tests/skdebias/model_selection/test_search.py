@@ -3,6 +3,8 @@
 import numpy as np
 import pytest
 import sklearn
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from scipy.stats import loguniform
 from sklearn.datasets import make_classification
 from sklearn.exceptions import FitFailedWarning
@@ -434,3 +436,64 @@ def test_verbose_shows_progress(data, capsys):
     X, y, _ = data
     BatchedGridSearchCV(ERMClassifier(**SMALL), {}, cv=2, verbose=1).fit(X, y)
     assert "fit" in capsys.readouterr().err
+
+
+@settings(
+    max_examples=10,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(
+    rates=st.lists(st.floats(1e-4, 1e-1), min_size=1, max_size=4, unique=True),
+    betas=st.lists(st.floats(-1.0, 1.0), min_size=1, max_size=4, unique=True),
+    c=st.floats(0.1, 1.0),
+    max_heads=st.integers(1, 9),
+    solver=st.sampled_from(["sgd", "adamw", "lbfgs"]),
+)
+def test_random_grids(data, rates, betas, c, max_heads, solver):
+    X, y, attributes = data
+    estimator = GERNEClassifier(
+        c=c, solver=solver, out_of_bounds="clip", tol=1e-6, **SMALL
+    )
+    grid = {"learning_rate": rates, "beta": betas}
+    options = {"scoring": "neg_log_loss", "cv": AttributeStratifiedKFold(2)}
+    stock = _stock(estimator, grid, X, y, attributes, **options)
+    batched = BatchedGridSearchCV(estimator, grid, max_heads=max_heads, **options)
+    batched.fit(X, y, attributes=attributes)
+    np.testing.assert_allclose(
+        batched.cv_results_["mean_test_score"],
+        stock.cv_results_["mean_test_score"],
+        rtol=1e-4,
+    )
+
+
+@pytest.mark.parametrize("hidden", [(), (4,)])
+def test_a_head_does_not_depend_on_its_stack(data, hidden):
+    X, y, attributes = data
+    estimator = GERNEClassifier(hidden_layer_sizes=hidden, **SMALL)
+    options = {"scoring": "neg_log_loss", "cv": 3, "refit": False}
+    scores = []
+    for n_others, max_heads in ((0, "auto"), (6, "auto"), (299, "auto"), (299, 41)):
+        grid = {"learning_rate": [0.01, *np.geomspace(1e-4, 1e-1, n_others)]}
+        search = BatchedGridSearchCV(estimator, grid, max_heads=max_heads, **options)
+        search.fit(X, y, attributes=attributes)
+        scores.append(search.cv_results_["mean_test_score"][0])
+    np.testing.assert_allclose(scores, scores[0], rtol=1e-5)
+
+
+def test_a_fold_without_some_group(data):
+    """The stock search leaves the group out in the same way."""
+    X, y, attributes = data
+    kept = ~((y == 1) & (attributes == 0)) | (np.cumsum(y == 1) < 20)
+    X, y, attributes = X[kept], y[kept], attributes[kept]
+    cell = (y == 1) & (attributes == 0)
+    cv = PredefinedSplit(np.where(cell, 0, np.arange(len(y)) % 2))
+    estimator, grid = GERNEClassifier(**SMALL), {"beta": [0.0, 0.3]}
+    options = {"scoring": worst_group_accuracy_scorer, "cv": cv}
+    stock = _stock(estimator, grid, X, y, attributes, **options)
+    batched = BatchedGridSearchCV(estimator, grid, **options)
+    batched.fit(X, y, attributes=attributes)
+    np.testing.assert_allclose(
+        batched.cv_results_["mean_test_score"],
+        stock.cv_results_["mean_test_score"],
+    )
