@@ -35,10 +35,10 @@ UNKNOWN_BETAS = (2.0, 2.6)
 PAPER_BETA = {-1.0: 21.5, 0.0: 72.0, 1.0: 77.7, 1.2: 77.0}
 PAPER_T = {5e-4: 69.0, 1e-3: 75.0, 3e-3: 77.3, 5e-3: 73.5, 1e-2: 66.0}
 EPILOGUE = """
-Both curves have the paper's shape. Beyond beta = 1 (s = 1, balance) the majority is what
-pays, on our draw sooner than on the paper's. Ours prefers a larger t: the biased model
-marks 85 % true conflicts at the true share of 5e-3, theirs 78 %. With t below the share
-the pseudo-majority keeps most conflicts, and beta cannot make up for them.
+Both curves have the paper's shape. Beyond beta = 1 (s = 1, balance) the majority is
+what pays, on our draw sooner than on the paper's. Ours prefers a larger t: the biased
+model marks 85 % true conflicts at the true share of 5e-3, theirs 78 %. With t below the
+share the pseudo-majority keeps most conflicts, and beta cannot make up for them.
 """
 
 
