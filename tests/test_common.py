@@ -1,6 +1,8 @@
 """scikit-learn's own checks, on every estimator of the package."""
 
 import pytest
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from skdebias import (
@@ -14,6 +16,7 @@ from skdebias import (
     UGCClassifier,
     ULEClassifier,
 )
+from skdebias.model_selection import BatchedGridSearchCV, BatchedRandomizedSearchCV
 
 ESTIMATORS = [
     ERMClassifier(max_iter=20),
@@ -50,6 +53,20 @@ ESTIMATORS = [
         student_loss="ce",
         hidden_layer_sizes=(16,),
         learning_rate=0.05,
+    ),
+    ERMClassifier(solver="lbfgs", max_iter=200),
+    GERNEClassifier(solver="lbfgs", max_iter=200),
+    BatchedGridSearchCV(
+        GERNEClassifier(max_iter=5, learning_rate=0.1, batch_size=32),
+        {"beta": [0.0, 1.0]},
+        cv=2,
+    ),
+    BatchedRandomizedSearchCV(
+        make_pipeline(StandardScaler(), ERMClassifier(solver="lbfgs", max_iter=200)),
+        {"ermclassifier__weight_decay": [0.01, 0.1]},
+        n_iter=2,
+        cv=2,
+        random_state=0,
     ),
 ]
 

@@ -16,7 +16,7 @@ from sklearn.metrics._scorer import (
 )
 from sklearn.model_selection._validation import _score
 from sklearn.pipeline import Pipeline
-from sklearn.utils import _safe_indexing
+from sklearn.utils import _safe_indexing, check_random_state
 from sklearn.utils.metadata_routing import get_routing_for_object, process_routing
 from sklearn.utils.validation import _check_method_params
 from tqdm import tqdm
@@ -284,7 +284,8 @@ class _Fold:
         self._fits, self._split, self._rows, self._bar = fits, split, rows, bar
         self._params = dict(params)
         self._X_student = self._params.pop("X_student", None)
-        self._seed = np.random.default_rng().integers(np.iinfo(np.int32).max)
+        # Heads without a seed share one, or each would be a stack of its own.
+        self._seed = check_random_state(None).randint(np.iinfo(np.int32).max)
         self._encoded = {}
         self._stages = {}
 
