@@ -96,7 +96,9 @@ def settings(minority):
         reference_estimator=biased,
         **SHARED,
     )
-    one = clone(unknown).set_params(weight_decay=0.003, reference_estimator=stronger)
+    lowered = clone(unknown).set_params(
+        weight_decay=0.003, reference_estimator=stronger, max_iter=40
+    )
     # Methods without balanced batches get the optimiser of their reference code.
     adam = SHARED | {
         "solver": "adamw",
@@ -114,12 +116,7 @@ def settings(minority):
         "JTT": {"": JTTClassifier(0.5 / minority, warmup_epochs=1, **adam)},
         "LfF": {"q=0.7": LfFClassifier(**adam)},
         "GERNE unknown": decays(unknown)
-        | {
-            "stronger biased model weight_decay=0.003": one,
-            "stronger biased model weight_decay=0.003 rate lowered": Lowered(
-                clone(one).set_params(max_iter=40)
-            ),
-        },
+        | {"stronger biased model, rate lowered": Lowered(lowered)},
         # Two clusters of gradient norms: with more of them, or of the gradients
         # themselves, the pseudo-minority is one part in fifty of true conflicts.
         "UGC": {
