@@ -6,6 +6,7 @@ import sklearn
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from scipy.stats import loguniform
+from sklearn.callback import ScoringMonitor
 from sklearn.datasets import make_classification
 from sklearn.exceptions import FitFailedWarning
 from sklearn.linear_model import LogisticRegression
@@ -13,6 +14,7 @@ from sklearn.model_selection import (
     GridSearchCV,
     PredefinedSplit,
     RandomizedSearchCV,
+    cross_validate,
 )
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import MinMaxScaler, StandardScaler
@@ -497,3 +499,33 @@ def test_a_fold_without_some_group(data):
         batched.cv_results_["mean_test_score"],
         stock.cv_results_["mean_test_score"],
     )
+
+
+def test_nested_cross_validation(data):
+    X, y, attributes = data
+    search = BatchedGridSearchCV(
+        GERNEClassifier(**SMALL),
+        {"beta": [0.0, 1.0]},
+        scoring=worst_group_accuracy_scorer,
+        cv=AttributeStratifiedKFold(2),
+    )
+    with sklearn.config_context(enable_metadata_routing=True):
+        found = cross_validate(
+            search,
+            X,
+            y,
+            params={"attributes": attributes},
+            scoring=worst_group_accuracy_scorer,
+            cv=AttributeStratifiedKFold(3),
+            error_score="raise",
+        )
+    assert np.isfinite(found["test_score"]).all()
+
+
+def test_callbacks_see_the_refit(data):
+    X, y, attributes = data
+    monitor = ScoringMonitor(scoring=worst_group_accuracy_scorer)
+    estimator = GERNEClassifier(**SMALL).set_callbacks(monitor)
+    search = BatchedGridSearchCV(estimator, {"beta": [0.0, 1.0]}, cv=2)
+    search.fit(X, y, attributes=attributes)
+    assert search.best_estimator_.n_iter_ == SMALL["max_iter"]
