@@ -12,7 +12,7 @@ Two sets, by embeddings of a pretrained MobileNetV1:
   and validates on the other 20 %, which is as biased; the test part is the official.
 
 The scaler sees training rows only. The epoch and the setting of every method (grids in
-`_methods.py`, fixed before any test score was seen) are chosen per split on validation:
+`_methods.py`, which says when they were fixed) are chosen per split on validation:
 by worst-group accuracy where validation has attributes, by worst-class accuracy where
 nothing has, and by the worst of inferred groups in the last regime, where a model of
 the training part infers them for both parts. A line is the mean and the standard
@@ -83,7 +83,9 @@ of a method matter less than who picks the epoch.
 
 Groups inferred from the errors of a class-balanced model, on validation rows too, give
 the best worst group of all lines without attributes on the faces: .79 of the way from
-ERM to group-balanced training, which knows them. On BAR they bring nothing.
+ERM to group-balanced training, which knows them. That form was picked after runs on
+these splits whose test scores were seen; on BAR, which played no part, it brings
+nothing.
 
 BAR's validation part is as biased as its training part, and its worst class has some
 thirty rows: choosing by it is noisy, and ERM differs most from split to split. UGC has

@@ -19,7 +19,7 @@ Three sets, by embeddings of all-MiniLM-L6-v2, whose weights come with a package
   told; "worst group" is the worst class x origin.
 
 The scaler sees training rows only. The epoch and the setting of every method (grids in
-`_methods.py`, fixed before any test score was seen) are chosen per split on validation:
+`_methods.py`, which says when they were fixed) are chosen per split on validation:
 by worst-group accuracy where validation has attributes, by worst-class accuracy where
 nothing has, and by the worst of inferred groups in the last regime, where a model of
 the training part infers them for both parts. The validation part of CEBaB is balanced
