@@ -2,8 +2,8 @@
 
 The grids were written down before any test score of these scripts was looked at, and
 are the same for every data set; but for the two forms with inferred groups, which were
-picked after exploratory runs on the faces whose test scores were seen. A setting and an epoch are chosen per split, on the
-validation part alone.
+picked after exploratory runs on the faces whose test scores were seen. A setting and an
+epoch are chosen per split, on the validation part alone.
 """
 
 import warnings
