@@ -27,6 +27,9 @@ _MEMORY = 10
 _BLOCK_ENTRIES = 1 << 22
 # Entries of one block of rows on the CPU, which the second product finds in the cache.
 _CACHED_ENTRIES = 1 << 18
+# Problems of at most this many entries are solved in double precision throughout: with
+# little weight decay the rounding of float32 ends the line search too early.
+_DOUBLE_ENTRIES = 1 << 20
 # Rows that are not in one piece are gathered once if they take no more bytes than this.
 _GATHERED_BYTES = 1 << 30
 _ARMIJO = 1e-4
@@ -43,12 +46,9 @@ class Solved(Fitted):
     ----------
     gradient : ndarray of shape (n_total_heads,), default=None
         Largest entry of the gradient at the end.
-    n_problems : int, default=0
-        Distinct problems that were solved.
     """
 
     gradient: NDArray[np.float64] | None = None
-    n_problems: int = 0
 
 
 def solve(
@@ -126,7 +126,6 @@ def solve(
         history,
         diverged=np.zeros(len(plans), dtype=np.int64),
         gradient=state.gradient[position],
-        n_problems=len(distinct),
     )
 
 
@@ -227,8 +226,10 @@ class _Objective:
         size = 4 * len(self._index) * features.n_features
         if not self._whole and size <= _GATHERED_BYTES:
             self._gathered = features.rows(self._index)
+        small = len(self._index) * features.n_features <= _DOUBLE_ENTRIES
+        self._dtype = torch.float64 if small else torch.float32
         self._y = torch.from_numpy(y[index[used]]).to(device)
-        self._weights = torch.from_numpy(weights[used]).to(device, torch.float32)
+        self._weights = torch.from_numpy(weights[used]).to(device, self._dtype)
         self._decay = torch.from_numpy(weight_decay).to(device)[:, None]
         self.start = start
         self._n_out = start.shape[1] // (features.n_features + 1)
@@ -241,7 +242,7 @@ class _Objective:
     def __call__(self, w: Tensor, heads: Tensor) -> tuple[Tensor, Tensor]:
         """Value (n,) and gradient (n, n_parameters) at `w` of some problems."""
         shape = (len(w), self._n_out, -1)
-        layers = w.view(shape).float()
+        layers = w.view(shape).to(self._dtype)
         coef, bias = layers[..., :-1].flatten(0, 1), layers[..., -1].flatten()
         value = w.new_zeros(len(w))
         gradient = torch.zeros_like(w).view(shape)
@@ -251,7 +252,7 @@ class _Objective:
         size = max(size, 256)
         for start in range(0, len(self._index), size):
             where = slice(start, start + size)
-            X = self._rows(where)
+            X = self._rows(where).to(self._dtype)
             logits = torch.addmm(bias, X, coef.T).view(1, len(X), len(w), -1)
             losses, residual = cross_entropy(logits, self._y[None, where])
             weights = self._weights[where].index_select(1, heads)

@@ -209,7 +209,7 @@ class BatchedGridSearchCV(BaseBatchedSearchCV):
     Parameters
     ----------
     estimator : estimator of skdebias, or Pipeline that ends in one
-        The steps before it are fitted once per fold; the grid may not reach them.
+        The steps before it are fitted once per fold and setting of theirs.
     param_grid : dict or list of dict
         Lists of settings to try. A parameter that cannot be stacked, such as
         `max_iter`, splits the grid into several stacks.

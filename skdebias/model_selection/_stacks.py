@@ -134,8 +134,8 @@ class SplitFits:
         with tqdm(
             total=len(self._candidates), unit="fit", disable=not self._verbose
         ) as bar:
-            for steps, members in self._by_steps():
-                rows, params = self._rows(X, y, train, test, steps, fit_params)
+            for pipeline, members in self._by_steps():
+                rows, params = self._rows(X, y, train, test, pipeline, fit_params)
                 _Fold(self, split, rows, params, bar).run(members)
         return split.results
 
@@ -145,15 +145,14 @@ class SplitFits:
         for number, candidate in enumerate(self._candidates):
             full = clone(self._estimator)
             full.set_params(**clone(candidate, safe=False))
-            steps, model, key = None, full, None
+            pipeline, model, key = None, full, None
             if isinstance(full, Pipeline):
-                steps, model = full[:-1], full[-1]
+                pipeline, model = full, full[-1]
                 key = joblib.hash(
-                    [(s, type(t), t.get_params()) for s, t in steps.steps]
+                    [(s, type(t), t.get_params()) for s, t in full[:-1].steps]
                 )
-                steps = Pipeline(full.steps, transform_input=full.transform_input)
             check_stackable(model, "a batched search")
-            groups.setdefault(key, (steps, []))[1].append((number, model))
+            groups.setdefault(key, (pipeline, []))[1].append((number, model))
         return groups.values()
 
     def _rows(self, X, y, train, test, pipeline, fit_params):
@@ -190,7 +189,6 @@ class _Split:
 
     def __init__(self, fits, X, y, train, test, score_params):
         self.results = [None] * len(fits._candidates)
-        self._fits = fits
         self._error_score = fits._error_score
         self._scorers = fits._scorers
         self._parts = {"test": test}

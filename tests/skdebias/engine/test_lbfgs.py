@@ -23,7 +23,7 @@ from skdebias.datasets import make_spurious_classification
 from skdebias.methods import ERM, GERNE, JTT, extrapolated_distribution
 from skdebias.model_selection import BatchedGridSearchCV
 
-SOLVER = {"solver": "lbfgs", "max_iter": 500, "tol": 1e-7}
+SOLVER = {"solver": "lbfgs", "max_iter": 2000, "tol": 1e-9}
 
 
 def _data(n_samples=400, n_classes=2, seed=0, n_features=12):
