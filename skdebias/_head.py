@@ -1,6 +1,7 @@
 """What every head estimator shares: input, groups, and prediction."""
 
 from abc import ABCMeta, abstractmethod
+from functools import cache
 
 import numpy as np
 from scipy.special import expit, softmax
@@ -147,6 +148,12 @@ default=None
         task.end(reconstruction_attributes={})
         self._finish()
         return self
+
+    @classmethod
+    @cache
+    def _get_param_names(cls):
+        # A search asks for them often, and reading a signature takes a while.
+        return super()._get_param_names()
 
     def _finish(self):
         """Warn of what training showed; called when all attributes are set."""

@@ -6,7 +6,7 @@ scikit-learn's linear classifiers.
 
 import torch
 from torch import Tensor
-from torch.nn.functional import one_hot, softplus
+from torch.nn.functional import one_hot
 
 
 def n_logits(n_classes: int) -> int:
@@ -33,7 +33,10 @@ def cross_entropy(logits: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     if logits.shape[-1] == 1:
         target = y[..., None].to(logits.dtype)
         z = logits[..., 0]
-        losses = softplus(z) - target * z
+        # softplus((1 - 2 target) z), at a third of its cost on a CPU: log and sigmoid
+        # have vector instructions there, log1p has none.
+        losses = torch.sigmoid(z.abs()).log_().neg_()
+        losses += torch.relu(z * (1.0 - 2.0 * target))
         return losses, (torch.sigmoid(z) - target)[..., None]
     target = one_hot(y, logits.shape[-1])[:, :, None, :].to(logits.dtype)
     log_p = torch.log_softmax(logits, dim=-1)

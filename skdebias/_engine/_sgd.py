@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice
 from typing import Literal, Self
 
@@ -16,7 +17,7 @@ from skdebias._engine._loss import cross_entropy, n_logits
 from skdebias._engine._optimisers import make_optimiser
 from skdebias._engine._sampler import IndexSampler
 from skdebias._engine._selection import Stopping, Tracker, Validation
-from skdebias._engine._threads import fit_threads
+from skdebias._engine._threads import Threads, fit_threads
 from skdebias.methods import (
     ForwardPass,
     Method,
@@ -191,11 +192,11 @@ def train(
     loop = _Loop(features, y, n_classes, problems, settings)
     tracker = Tracker(loop.stack, stopping or Stopping(), validation, loop.n_heads)
     diverged = np.zeros(len(settings.learning_rate), dtype=np.int64)
-    with fit_threads(loop.work), torch.no_grad():
+    with fit_threads(loop.work) as threads, torch.no_grad():
         for epoch in range(1, settings.max_iter + 1):
             if on_epoch_begin is not None:
                 on_epoch_begin(loop.stack)
-            losses = loop.run_epoch(epoch)
+            losses = loop.run_epoch(epoch, threads)
             lost = ~np.isfinite(losses)
             diverged[lost & (diverged == 0)] = epoch
             if lost.any() and not tolerate:
@@ -276,16 +277,20 @@ class _Loop:
         self._steps_per_epoch = -(-n_rows // settings.batch_size)
         n_steps = self._steps_per_epoch * settings.max_iter
         self._steps = zip(*(s.steps(0, n_steps) for s in samplers))
-        self.work = weights.size * features.n_features * self.stack.coefs[0].shape[1]
+        self.work = 0
+        if device.type == "cpu":
+            width = self.stack.coefs[0].shape[1]
+            self.work = weights.size * features.n_features * width
 
-    def run_epoch(self, epoch: int) -> NDArray[np.float64]:
+    def run_epoch(self, epoch: int, threads: Threads) -> NDArray[np.float64]:
         """Run the next epoch, number `epoch`; return the mean objective per head."""
         if self._epochs is not None:
             self._optimiser.freeze(self._epochs < epoch)
         objective = torch.zeros(self._weights.shape[0], self._weights.shape[2])
         objective = objective.to(self._weights.device)
         for rows in islice(self._steps, self._steps_per_epoch):
-            objective += self._step(torch.from_numpy(np.stack(rows)))
+            index = torch.from_numpy(np.stack(rows))
+            objective += threads.run(partial(self._step, index))
         return (objective / self._steps_per_epoch).flatten().double().cpu().numpy()
 
     def _step(self, index: torch.Tensor) -> torch.Tensor:

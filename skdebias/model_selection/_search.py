@@ -135,10 +135,7 @@ default=None
             error_score=self.error_score,
             verbose=self.verbose,
         )
-        by_split = [
-            fits.run(X, y, train, test, routed.estimator.fit, routed.scorer.score)
-            for train, test in splits
-        ]
+        by_split = fits.run(X, y, splits, routed.estimator.fit, routed.scorer.score)
         out = [results[c] for c in range(len(candidates)) for results in by_split]
         _warn_or_raise_about_fit_failures(out, self.error_score)
         if callable(self.scoring):

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import joblib
 import numpy as np
+from sklearn import config_context
 from sklearn.base import clone
 from sklearn.metrics._scorer import (
     _BaseScorer,
@@ -30,6 +31,8 @@ _RATES = ("learning_rate", "weight_decay", "momentum")
 # Bytes that a stack may take with max_heads="auto".
 _STACK_BYTES = 1 << 30
 _SCORED_ROWS = 16384
+# Multiply-adds of a step from which a part of a stack is worth a thread of its own.
+_PART_WORK = 8_000_000
 
 
 def check_stackable(estimator, search):
@@ -45,13 +48,17 @@ def check_stackable(estimator, search):
     ------
     ValueError
     """
-    final = estimator[-1] if isinstance(estimator, Pipeline) else estimator
+    final = _head(estimator)
     if not isinstance(final, HeadClassifier):
         raise ValueError(
             f"estimator={final!r} cannot be trained in stacks: {search} takes head "
             "estimators of skdebias, alone or at the end of a Pipeline. Use "
             "sklearn.model_selection.GridSearchCV for others."
         )
+
+
+def _head(estimator):
+    return estimator[-1] if isinstance(estimator, Pipeline) else estimator
 
 
 class _Member(NamedTuple):
@@ -111,33 +118,89 @@ class SplitFits:
         #: X and its features by device, of the last X only.
         self.features = {}
 
-    def run(self, X, y, train, test, fit_params, score_params):
-        """Fit and score every candidate on one split.
+    def run(self, X, y, splits, fit_params, score_params):
+        """Fit and score every candidate on every split.
 
         Parameters
         ----------
         X, y : array-like
             All rows.
-        train, test : ndarray
-            Row numbers.
+        splits : list of (ndarray, ndarray)
+            Row numbers for training and for scoring.
         fit_params, score_params : dict
             For all rows, as routed to the estimator and to the scorers.
 
         Returns
         -------
-        list of dict
-            One per candidate, as `sklearn.model_selection._validation._fit_and_score`
-            returns them.
+        list of list of dict
+            Per split and candidate what
+            `sklearn.model_selection._validation._fit_and_score` returns.
         """
-        fit_params = _check_method_params(X, params=fit_params, indices=train)
-        split = _Split(self, X, y, train, test, score_params)
+        from skdebias._engine._threads import own_threads, side_by_side
+        from skdebias._fit import resolve_device
+
+        device = resolve_device(getattr(_head(self._estimator), "device", "cpu"))
+        self._n_threads = own_threads() if device.type == "cpu" else 1
+        self._n_splits = len(splits)
+        found = [
+            _Split(self, X, y, train, test, score_params) for train, test in splits
+        ]
         with tqdm(
-            total=len(self._candidates), unit="fit", disable=not self._verbose
-        ) as bar:
+            total=len(splits) * len(self._candidates),
+            unit="fit",
+            disable=not self._verbose,
+        ) as self.bar:
+            # Stacks of different splits share no rows, but they train side by side at
+            # full width; the next one is prepared, and the last one scored, meanwhile.
+            stacks = self._stacks(X, y, splits, found, fit_params)
+            training = (stack.train for stack in stacks)
+            for stack in side_by_side(training, self._n_threads, len(splits)):
+                stack.score()
+        return [split.results for split in found]
+
+    def _stacks(self, X, y, splits, found, fit_params):
+        """Yield the stacks of all splits."""
+        for (train, test), split in zip(splits, found):
+            own_params = _check_method_params(X, params=fit_params, indices=train)
             for pipeline, members in self._by_steps():
-                rows, params = self._rows(X, y, train, test, pipeline, fit_params)
-                _Fold(self, split, rows, params, bar).run(members)
-        return split.results
+                rows, params = self._rows(X, y, train, test, pipeline, own_params)
+                yield from _Fold(self, split, rows, params).stacks(members)
+
+    def most_methods(self, layer_sizes, n_outputs, n_rows, model, n_heads, n_methods):
+        """Divide methods into stacks; return how many one of them holds at most.
+
+        Parameters
+        ----------
+        layer_sizes : list of int
+            Weights of every layer of a head.
+        n_outputs : int
+            Outputs of all layers.
+        n_rows : int
+            Rows that are scored.
+        model : BaseDebiasedClassifier
+        n_heads : int
+            Heads of a method.
+        n_methods : int
+
+        Returns
+        -------
+        int
+        """
+        most = n_methods
+        if self._max_heads == "auto":
+            # Weights, gradients, two moments, kept ones; activations and what follows.
+            floats = 6 * sum(layer_sizes) + 16 * model.batch_size * n_outputs
+            floats += 3 * min(n_rows, 4 * _SCORED_ROWS) * n_outputs
+            budget = _STACK_BYTES // min(self._n_threads, self._n_splits)
+            most = budget // (4 * floats * n_heads)
+        else:
+            most = self._max_heads // n_heads
+        n_stacks = -(-n_methods // max(1, most))
+        if model.solver != "lbfgs":  # which divides the rows among idle threads
+            work = model.batch_size * sum(layer_sizes) * n_heads * n_methods
+            idle = -(-self._n_threads // self._n_splits)
+            n_stacks = max(n_stacks, min(idle, work // _PART_WORK))
+        return -(-n_methods // n_stacks)
 
     def _by_steps(self):
         """Group candidates by the settings of the steps before the head."""
@@ -195,7 +258,9 @@ class _Split:
         if fits._return_train_score:
             self._parts["train"] = train
         self._y = {name: _safe_indexing(y, i) for name, i in self._parts.items()}
-        self._X = {name: _safe_indexing(X, i) for name, i in self._parts.items()}
+        self._X = _Part(X)
+        self._asks_for_answers = _asks_for_answers(fits._scorers)
+        self._checked = False
         self._params = {
             name: _check_method_params(X, params=score_params, indices=i)
             for name, i in self._parts.items()
@@ -226,28 +291,33 @@ class _Split:
         """
         start = time.perf_counter()
         estimator = model
-        if steps is not None and not _asks_for_answers(self._scorers):
+        if steps is not None and not self._asks_for_answers:
             # A function may look at the estimator; scorers only want its answers.
             estimator, answers = Pipeline([*steps.steps, ("head", model)]), None
         scores = {}
-        for name in self._parts:
-            X = self._X[name]
+        for name, rows in self._parts.items():
             if answers is not None:
-                known = answers[name]
-                model.decision_function = _Known(model, X, known)
-            elif estimator is model and steps is not None:
-                X = steps.transform(X)
+                # Scorers that only want answers get row numbers: X is not copied.
+                X = rows if self._asks_for_answers else self._X[rows]
+                model.decision_function = _Known(model, X, answers[name])
+            else:
+                X = self._X[rows]
+                if estimator is model and steps is not None:
+                    X = steps.transform(X)
             try:
-                scores[name] = _score(
-                    estimator,
-                    X,
-                    self._y[name],
-                    self._scorers,
-                    self._params[name],
-                    self._error_score,
-                )
+                # The scorers' own parameters are the same for every candidate.
+                with config_context(skip_parameter_validation=self._checked):
+                    scores[name] = _score(
+                        estimator,
+                        X,
+                        self._y[name],
+                        self._scorers,
+                        self._params[name],
+                        self._error_score,
+                    )
             finally:
                 vars(model).pop("decision_function", None)
+        self._checked = True
         self._record(number, scores, fit_time, time.perf_counter() - start, None)
 
     def _record(self, number, scores, fit_time, score_time, error):
@@ -263,6 +333,18 @@ class _Split:
         self.results[number] = result
 
 
+class _Part:
+    """Rows of X, copied when they are first asked for and kept until others are."""
+
+    def __init__(self, X):
+        self._X, self._rows, self._part = X, None, None
+
+    def __getitem__(self, rows):
+        if rows is not self._rows:
+            self._rows, self._part = rows, _safe_indexing(self._X, rows)
+        return self._part
+
+
 class _Known:
     """Decision function that knows the answer for one X."""
 
@@ -276,10 +358,10 @@ class _Known:
 
 
 class _Fold:
-    """Stacks of the heads that see the same rows."""
+    """Heads that see the same rows, on their way into stacks."""
 
-    def __init__(self, fits, split, rows, params, bar):
-        self._fits, self._split, self._rows, self._bar = fits, split, rows, bar
+    def __init__(self, fits, split, rows, params):
+        self._fits, self._split, self._rows = fits, split, rows
         self._params = dict(params)
         self._X_student = self._params.pop("X_student", None)
         # Heads without a seed share one, or each would be a stack of its own.
@@ -287,15 +369,15 @@ class _Fold:
         self._encoded = {}
         self._stages = {}
 
-    def run(self, members):
-        """Fit and score all candidates, stack by stack."""
+    def stacks(self, members):
+        """Yield the stacks of the candidates; fit those that are none here."""
         stacks = {}
         for number, model in members:
             try:
                 member, method, groups = self._prepare(number, model)
             except Exception:
                 self._split.fail(number)
-                self._bar.update()
+                self._fits.bar.update()
                 continue
             if method is None:
                 self._alone(member)
@@ -303,9 +385,37 @@ class _Fold:
             key = (type(model), member.seed, member.stage, _structure(model))
             stacks.setdefault(key, (groups, []))[1].append((member, method))
         for groups, stack in stacks.values():
-            size = self._stack_size(stack[0][0].model, stack[0][1].n_heads)
-            for start in range(0, len(stack), size):
-                self._train(groups, *zip(*stack[start : start + size]))
+            yield from self._divide(groups, stack)
+
+    def _divide(self, groups, stack):
+        """Yield a stack in parts that fit the memory."""
+        first, n_heads = stack[0][0].model, stack[0][1].n_heads
+        n_classes = len(first.classes_)
+        n_out = 1 if n_classes == 2 else n_classes
+        widths = [self._rows.X.shape[1], *first.hidden_layer_sizes, n_out]
+        size = self._fits.most_methods(
+            [a * b for a, b in pairwise(widths)],
+            sum(widths[1:]),
+            len(self._rows.y),
+            first,
+            n_heads,
+            len(stack),
+        )
+        with_X = getattr(first, "_X_student", None) is not None
+        data = self._data(stack[0][0].seed, with_X)
+        for start in range(0, len(stack), size):
+            members, methods = zip(*stack[start : start + size])
+            yield _Stack(
+                self._fits,
+                self._split,
+                self._rows,
+                members,
+                list(methods),
+                groups,
+                data,
+                self._encoded[first.selection],
+                self._features(first.device),
+            )
 
     def _prepare(self, number, model):
         """Bring a head to where its training begins."""
@@ -371,69 +481,7 @@ class _Fold:
         else:
             seconds = time.perf_counter() - start
             self._split.score(member.number, model, rows.steps, None, seconds)
-        self._bar.update()
-
-    def _train(self, groups, members, methods):
-        from skdebias._engine._sgd import divergence
-        from skdebias._fit import fit_heads
-
-        rows, models = self._rows, [member.model for member in members]
-        first = models[0]
-        _, validation, classes = self._encoded[first.selection]
-        codes = np.searchsorted(classes, rows.y).clip(max=len(classes) - 1)
-        features = self._features(first.device)
-        where = {"features": features, "rows": rows.train}
-        X_student = getattr(first, "_X_student", None)
-        if X_student is not None:
-            # The two embeddings are joined for the training rows alone.
-            codes, where = codes[rows.train], {"X_student": X_student}
-        data = self._data(members[0].seed, with_X=X_student is not None)
-        start = time.perf_counter()
-        fitted = fit_heads(
-            models,
-            list(methods),
-            data,
-            codes,
-            groups,
-            validation=validation,
-            tolerate=True,
-            **where,
-        )
-        seconds = (time.perf_counter() - start) / len(models)
-        answers = None
-        if X_student is None:
-            answers = self._answers(fitted.stack, methods[0].n_heads, features)
-        diverged = fitted.diverged.reshape(len(models), -1).max(1)
-        for m, member in enumerate(members):
-            vars(member.model).pop("_X_student", None)
-            if diverged[m]:
-                try:
-                    raise divergence(int(diverged[m]), member.model.learning_rate)
-                except FloatingPointError:
-                    self._split.fail(member.number)
-            else:
-                member.model._finish()
-                own = answers and {name: a[:, m] for name, a in answers.items()}
-                self._split.score(member.number, member.model, rows.steps, own, seconds)
-            self._bar.update()
-
-    def _answers(self, stack, n_heads, features):
-        """Decision values (n_rows, n_models[, n_classes]) of the parts to score."""
-        import torch
-
-        found = {}
-        parts = {"test": self._rows.test}
-        if self._fits._return_train_score:
-            parts["train"] = self._rows.train
-        for name, rows in parts.items():
-            blocks = []
-            for start in range(0, len(rows), _SCORED_ROWS):
-                index = torch.as_tensor(rows[start : start + _SCORED_ROWS])[None]
-                logits, _ = stack.forward(features.rows(index))
-                blocks.append(logits[0, :, n_heads - 1 :: n_heads].cpu().numpy())
-            values = np.concatenate(blocks)
-            found[name] = values[..., 0] if values.shape[2] == 1 else values
-        return found
+        self._fits.bar.update()
 
     def _features(self, device):
         """Features of all rows; over splits of the same X they are made once."""
@@ -446,24 +494,94 @@ class _Fold:
             kept[device] = X, Features(X, resolve_device(device))
         return kept[device][1]
 
-    def _stack_size(self, model, n_heads):
-        """Most methods of one stack."""
-        if self._fits._max_heads != "auto":
-            return max(1, self._fits._max_heads // n_heads)
-        widths = [self._rows.X.shape[1], *model.hidden_layer_sizes]
-        n_out = 1 if len(model.classes_) == 2 else len(model.classes_)
-        widths.append(n_out)
-        weights = sum(a * b for a, b in pairwise(widths))
-        # Weights, gradients, two moments, kept ones; activations and what follows.
-        floats = 6 * weights + 8 * 2 * model.batch_size * sum(widths[1:])
-        floats += 3 * min(len(self._rows.y), 4 * _SCORED_ROWS) * sum(widths[1:])
-        return max(1, _STACK_BYTES // (4 * floats * n_heads))
+
+class _Stack:
+    """Heads that are trained as one, and scored one by one."""
+
+    def __init__(
+        self, fits, split, rows, members, methods, groups, data, encoded, features
+    ):
+        self._fits, self._split, self._rows = fits, split, rows
+        self._members, self._methods = members, methods
+        self._groups, self._data, self._encoded = groups, data, encoded
+        self._features = features
+
+    def train(self):
+        """Train the heads and let them answer; safe in any thread.
+
+        Returns
+        -------
+        _Stack
+        """
+        from skdebias._fit import fit_heads
+
+        rows, models = self._rows, [member.model for member in self._members]
+        _, validation, classes = self._encoded
+        codes = np.searchsorted(classes, rows.y).clip(max=len(classes) - 1)
+        where = {"features": self._features, "rows": rows.train}
+        X_student = getattr(models[0], "_X_student", None)
+        if X_student is not None:
+            # The two embeddings are joined for the training rows alone.
+            codes, where = codes[rows.train], {"X_student": X_student}
+        start = time.perf_counter()
+        fitted = fit_heads(
+            models,
+            self._methods,
+            self._data,
+            codes,
+            self._groups,
+            validation=validation,
+            tolerate=True,
+            **where,
+        )
+        self._answers = None
+        if X_student is None:
+            self._answers = self._answered(fitted.stack, self._methods[0].n_heads)
+        self._diverged = fitted.diverged.reshape(len(models), -1).max(1)
+        self._seconds = (time.perf_counter() - start) / len(models)
+        return self
+
+    def score(self):
+        """Score the trained heads."""
+        from skdebias._engine._sgd import divergence
+
+        answers = self._answers
+        for m, member in enumerate(self._members):
+            number, model = member.number, member.model
+            vars(model).pop("_X_student", None)
+            if self._diverged[m]:
+                try:
+                    raise divergence(int(self._diverged[m]), model.learning_rate)
+                except FloatingPointError:
+                    self._split.fail(number)
+            else:
+                model._finish()
+                own = answers and {name: a[:, m] for name, a in answers.items()}
+                self._split.score(number, model, self._rows.steps, own, self._seconds)
+            self._fits.bar.update()
+
+    def _answered(self, stack, n_heads):
+        """Decision values (n_rows, n_models[, n_classes]) of the parts to score."""
+        import torch
+
+        found = {}
+        parts = {"test": self._rows.test}
+        if self._fits._return_train_score:
+            parts["train"] = self._rows.train
+        for name, rows in parts.items():
+            blocks = []
+            for start in range(0, len(rows), _SCORED_ROWS):
+                index = torch.as_tensor(rows[start : start + _SCORED_ROWS])[None]
+                logits, _ = stack.forward(self._features.rows(index))
+                blocks.append(logits[0, :, n_heads - 1 :: n_heads].cpu().numpy())
+            values = np.concatenate(blocks)
+            found[name] = values[..., 0] if values.shape[2] == 1 else values
+        return found
 
 
 def _validated(model, X, y):
     """Check X and y as `fit` would; return them and what that set on the head."""
-    if isinstance(model, Pipeline):
-        model = model[-1]
+    model = _head(model)
     before = set(vars(model))
     X, y = model._validate_fit_input(X, y)
     own = {k: v for k, v in vars(model).items() if k not in before}

@@ -377,7 +377,7 @@ def test_candidates_of_a_fold_are_one_stack(data, monkeypatch):
     monkeypatch.setattr(_fit, "fit_heads", counted)
     grid = {"beta": [0.0, 0.5, 1.0], "c": [0.5, 1.0], "learning_rate": [0.01, 0.1]}
     grid["out_of_bounds"] = ["clip"]
-    for max_heads, expected in (("auto", [12] * 3), (5, [5, 5, 2] * 3)):
+    for max_heads, expected in (("auto", [12] * 3), (5, [4] * 9)):
         sizes.clear()
         search = BatchedGridSearchCV(
             GERNEClassifier(**SMALL), grid, cv=3, refit=False, max_heads=max_heads
