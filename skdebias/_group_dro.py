@@ -2,7 +2,7 @@
 
 from numbers import Real
 
-from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils._param_validation import Interval
 
 from skdebias._base import BaseDebiasedClassifier
 
@@ -15,6 +15,10 @@ class GroupDROClassifier(BaseDebiasedClassifier):
     group g in the batch, normalises them, and descends `sum_g q_g L_g` (algorithm 1
     and equation 5).
 
+    With `solver="lbfgs"` there are no steps: the head minimises the smooth maximum
+    `T log mean_g exp((L_g + adjustment / sqrt(n_g)) / T)` of the mean losses of all
+    groups, T being the `temperature`.
+
     Parameters
     ----------
     step_size : float, default=0.01
@@ -23,10 +27,16 @@ class GroupDROClassifier(BaseDebiasedClassifier):
     adjustment : float, default=0.0
         Generalisation adjustment C: small groups, whose training loss says less about
         their test loss, get a higher weight.
+    temperature : float, default=0.1
+        Only for `solver="lbfgs"`, which has no use for `step_size`: how far the
+        objective is from the loss of the worst group, by at most `temperature
+        log(n_groups)`. Large values give every group the same weight.
     hidden_layer_sizes : array-like of int, default=()
         Sizes of hidden ReLU layers. Empty is a linear head.
-    solver : {"sgd", "adamw"}, default="sgd"
-        SGD with heavy-ball momentum, or AdamW.
+    solver : {"sgd", "adamw", "lbfgs"}, default="sgd"
+        SGD with heavy-ball momentum, AdamW, or for a linear head batched L-BFGS on the
+        objective above: deterministic, to a gradient of at most `tol` in at most
+        `max_iter` iterations, the validation set selecting nothing.
     learning_rate : float, default=1e-3
         Constant step size; the default suits standardised embeddings.
     momentum : float, default=0.9
@@ -118,14 +128,13 @@ class GroupDROClassifier(BaseDebiasedClassifier):
     True
     """
 
-    _stackable = ("step_size", "adjustment")
+    _stackable = ("step_size", "adjustment", "temperature")
 
     _parameter_constraints: dict = {
         **BaseDebiasedClassifier._parameter_constraints,
-        # The objective changes during training: nothing for a deterministic solver.
-        "solver": [StrOptions({"sgd", "adamw"})],
         "step_size": [Interval(Real, 0, None, closed="left")],
         "adjustment": [Interval(Real, 0, None, closed="left")],
+        "temperature": [Interval(Real, 0, None, closed="neither")],
     }
 
     def __init__(
@@ -133,6 +142,7 @@ class GroupDROClassifier(BaseDebiasedClassifier):
         step_size=0.01,
         *,
         adjustment=0.0,
+        temperature=0.1,
         hidden_layer_sizes=(),
         solver="sgd",
         learning_rate=1e-3,
@@ -168,11 +178,14 @@ class GroupDROClassifier(BaseDebiasedClassifier):
         )
         self.step_size = step_size
         self.adjustment = adjustment
+        self.temperature = temperature
 
     def _make_method(self, groups):
         from skdebias.methods import GroupDRO
 
-        return GroupDRO(self.step_size, self.adjustment)
+        return GroupDRO(self.step_size, self.adjustment, self.temperature)
 
     def _further_attributes(self, fitted):
+        if self.solver == "lbfgs":
+            return {"group_weights_": fitted.shares[0]}
         return {"group_weights_": fitted.rule.q[0, :, fitted.position].cpu().numpy()}

@@ -68,8 +68,8 @@ default="feature_magnitude"
     solver : {"sgd", "adamw", "lbfgs"}, default="sgd"
         SGD with heavy-ball momentum, AdamW, or for a linear head batched L-BFGS on the
         expected objective: deterministic, to a gradient of at most `tol` in at most
-        `max_iter` iterations, the validation set selecting nothing. Not for
-        `robust="group_dro"`.
+        `max_iter` iterations, the validation set selecting nothing. "group_dro" is then
+        the smooth maximum of :class:`GroupDROClassifier` at its default temperature.
     learning_rate : float, default=1e-3
         Constant step size; the default suits standardised embeddings.
     momentum : float, default=0.9

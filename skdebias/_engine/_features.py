@@ -38,6 +38,11 @@ class Features:
                 tensor = tensor.to(device)
         self._tensor = tensor
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """Precision in which the rows are held."""
+        return self._tensor.dtype
+
     def rows(self, index: torch.Tensor) -> torch.Tensor:
         """Gather rows.
 
@@ -100,6 +105,7 @@ class JoinedFeatures:
         widths = [p if isinstance(p, int) else p.n_features for p in parts]
         ends = np.cumsum([0, *widths]).tolist()
         self.n_features = ends[-1]
+        self.dtype = torch.float32
         #: Columns of each part.
         self.columns = [slice(a, b) for a, b in pairwise(ends)]
 

@@ -5,8 +5,10 @@ its own weight decay, and its own steps; what they share is the passes over the 
 two matrix products each. Problems that are equal in expectation are solved once.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Self
 
 import numpy as np
 import torch
@@ -18,22 +20,23 @@ from skdebias._engine._heads import HeadStack, initial_parameters, stack_paramet
 from skdebias._engine._loss import cross_entropy, n_logits
 from skdebias._engine._selection import Validation
 from skdebias._engine._sgd import Fitted, Problem, Settings
-from skdebias._engine._threads import fit_threads
-from skdebias.methods import SamplingPlan, Setting
+from skdebias._engine._threads import RowThreads, row_threads
+from skdebias.methods import Method, SamplingPlan, Setting
 
 # Pairs of steps and gradient differences that are remembered.
 _MEMORY = 10
 # Entries of one block of logits.
 _BLOCK_ENTRIES = 1 << 22
-# Entries of one block of rows on the CPU, which the second product finds in the cache.
-_CACHED_ENTRIES = 1 << 18
+# Entries of one block of rows on the CPU, which the second product finds in a cache.
+_CACHED_ENTRIES = 1 << 19
 # Problems of at most this many entries are solved in double precision throughout: with
 # little weight decay the rounding of float32 ends the line search too early.
 _DOUBLE_ENTRIES = 1 << 20
-# Rows that are not in one piece are gathered once if they take no more bytes than this.
-_GATHERED_BYTES = 1 << 30
+# Rows that are not in one piece, or not in the precision of the products, are copied
+# once if the copy takes no more bytes than this.
+_COPIED_BYTES = 1 << 30
 _ARMIJO = 1e-4
-_MAX_HALVINGS = 20
+_SHORTEST_STEP = 1e-6
 # Objectives are sums of float32 losses: differences below this share are rounding.
 _ROUNDING = 1e-7
 
@@ -46,9 +49,22 @@ class Solved(Fitted):
     ----------
     gradient : ndarray of shape (n_total_heads,), default=None
         Largest entry of the gradient at the end.
+    shares : ndarray of shape (n_total_heads, n_strata), default=None
+        Weight of every stratum's mean loss at the end.
     """
 
     gradient: NDArray[np.float64] | None = None
+    shares: NDArray[np.float64] | None = None
+
+    def part(self, position: int, n_heads: int) -> Self:
+        """Return what a stack of this method alone would have yielded."""
+        own = slice(position * n_heads, (position + 1) * n_heads)
+        return replace(
+            super().part(position, n_heads),
+            source=None,
+            gradient=None if self.gradient is None else self.gradient[own],
+            shares=None if self.shares is None else self.shares[own],
+        )
 
 
 def solve(
@@ -71,7 +87,7 @@ def solve(
         Class codes of all rows.
     n_classes : int
     problem : Problem
-        Its methods have no rule and no penalty: their objectives are fixed sums.
+        Its methods have no penalty, and a rule only together with an aggregate.
     settings : Settings
         `max_iter` counts iterations; learning rate, momentum and batch size have no
         meaning here.
@@ -90,28 +106,35 @@ def solve(
         If a method has no deterministic objective, if a head is not linear, or if a
         weight is negative, so that the objective need not have a minimum.
     """
-    _check(problem, settings, torch.from_numpy(y), features.device)
-    plans = [method.plan(problem.groups) for method in problem.methods]
-    weights = [expected_weights(plan) for plan in plans]
-    _check_weights(weights)
+    if settings.hidden_layer_sizes:
+        raise ValueError(
+            f"solver='lbfgs' trains linear heads only, but hidden_layer_sizes="
+            f"{settings.hidden_layer_sizes}: choose solver='sgd' or 'adamw'."
+        )
+    device = features.device
+    setting = Setting((problem.groups,), torch.from_numpy(y), device)
+    for method in problem.methods:
+        check_solvable(method, setting)
+    kind = type(problem.methods[0])
+    summed = kind.aggregate(problem.methods, setting) is None
+    distinct, position = _distinct(problem, settings.weight_decay, summed)
     starts = problem.initial
     if starts is None:
         sizes = (features.n_features, n_logits(n_classes))
-        starts = [initial_parameters(sizes, problem.seed)] * len(plans)
-    distinct, position = _distinct(weights, settings.weight_decay)
-    with fit_threads(len(y) * features.n_features * len(distinct)), torch.no_grad():
+        starts = [initial_parameters(sizes, problem.seed)] * len(problem.methods)
+    anchors = problem.anchor
+    with row_threads(device) as threads, torch.no_grad():
         objective = _Objective(
-            features,
-            y,
-            problem.rows,
-            np.stack([weights[h] for h in distinct], axis=1),
+            _Rows(features, y, problem, device),
+            [problem.methods[h] for h in distinct],
+            setting,
             settings.weight_decay[distinct],
-            _flat([starts[h] for h in distinct], features.device),
-            None
-            if problem.anchor is None
-            else _flat([problem.anchor[h] for h in distinct], features.device),
+            _flat([starts[h] for h in distinct], device),
+            None if anchors is None else _flat([anchors[h] for h in distinct], device),
+            threads,
         )
         state = _minimise(objective, settings.max_iter, tol)
+        shares = objective.shares(state.w)
         stack = objective.stack(state.w[torch.from_numpy(position)])
     history = {"loss": [loss[position] for loss in state.losses]}
     if validation is not None:
@@ -124,50 +147,36 @@ def solve(
         n_iter,
         n_iter,
         history,
-        diverged=np.zeros(len(plans), dtype=np.int64),
+        diverged=np.zeros(len(position), dtype=np.int64),
+        source=distinct[position],
         gradient=state.gradient[position],
+        shares=shares[position],
     )
 
 
-def expected_weights(plan: SamplingPlan) -> NDArray[np.float64]:
-    """Weight of every row in the expectation of a step's objective.
+def check_solvable(method: Method, setting: Setting) -> None:
+    """Refuse a method whose objective changes during training or may be unbounded.
 
     Parameters
     ----------
-    plan : SamplingPlan
+    method : Method
+    setting : Setting
 
-    Returns
-    -------
-    ndarray of shape (n_samples,)
-        `sum over batches of factor * p(stratum) / n_stratum`, times the row's own
-        factor. For GERNE that is `p_ext(a|y) / (K n_group)`.
+    Raises
+    ------
+    ValueError
     """
-    share = np.sum([batch.factor * batch.probabilities for batch in plan.batches], 0)
-    weights = (share / np.bincount(plan.strata))[plan.strata]
-    return weights if plan.row_weights is None else weights * plan.row_weights
-
-
-def _check(
-    problem: Problem, settings: Settings, y: Tensor, device: torch.device
-) -> None:
-    methods = problem.methods
-    name = type(methods[0]).__name__
-    setting = Setting((problem.groups,), y, device)
-    kind = type(methods[0])
-    if kind.rule(methods, setting) or kind.penalty(methods, setting):
+    kind = type(method)
+    fixed = kind.rule([method], setting) is None or kind.aggregate([method], setting)
+    if not fixed or kind.penalty([method], setting) is not None:
         raise ValueError(
             f"solver='lbfgs' needs an objective that does not change during training, "
-            f"which {name} has not: choose solver='sgd' or 'adamw'."
+            f"which {kind.__name__} has not: choose solver='sgd' or 'adamw'."
         )
-    if settings.hidden_layer_sizes:
-        raise ValueError(
-            f"solver='lbfgs' trains linear heads only, but hidden_layer_sizes="
-            f"{settings.hidden_layer_sizes}: choose solver='sgd' or 'adamw'."
-        )
-
-
-def _check_weights(weights: Sequence[NDArray[np.float64]]) -> None:
-    lowest = min(float(own.min()) for own in weights)
+    plan = method.plan(setting.groups[0])
+    lowest = float((expected_shares(plan) / np.bincount(plan.strata)).min())
+    if plan.row_weights is not None:
+        lowest = min(lowest, float(plan.row_weights.min()))
     if lowest < -1e-12:
         raise ValueError(
             f"solver='lbfgs' needs weights of at least 0, and a row has {lowest:.3g}: "
@@ -176,16 +185,38 @@ def _check_weights(weights: Sequence[NDArray[np.float64]]) -> None:
         )
 
 
+def expected_shares(plan: SamplingPlan) -> NDArray[np.float64]:
+    """Weight of every stratum's mean loss in the expectation of a step's objective.
+
+    Parameters
+    ----------
+    plan : SamplingPlan
+
+    Returns
+    -------
+    ndarray of shape (n_strata,)
+        `sum over batches of factor * p(stratum)`. For GERNE that is `p_ext(a|y) / K`.
+    """
+    return np.sum([batch.factor * batch.probabilities for batch in plan.batches], 0)
+
+
 def _distinct(
-    weights: Sequence[NDArray[np.float64]], weight_decay: NDArray[np.float64]
+    problem: Problem, weight_decay: NDArray[np.float64], summed: bool
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """First head of every distinct problem, and the problem of every head."""
-    seen: dict[tuple[bytes, float], int] = {}
+    seen: dict[tuple, int] = {}
     first: list[int] = []
     position: list[int] = []
-    for head, (own, decay) in enumerate(zip(weights, weight_decay)):
-        # Rounded: c (1 + beta) comes out a little different in different ways.
-        key = (np.round(own * len(own), 10).tobytes(), float(decay))
+    for head, (method, decay) in enumerate(zip(problem.methods, weight_decay)):
+        plan = method.plan(problem.groups)
+        own = plan.row_weights
+        key = (
+            # Rounded: c (1 + beta) comes out a little different in different ways.
+            np.round(expected_shares(plan), 10).tobytes(),
+            None if own is None else own.tobytes(),
+            None if summed else method,
+            float(decay),
+        )
         if key not in seen:
             seen[key] = len(first)
             first.append(head)
@@ -202,81 +233,188 @@ def _flat(
     return torch.from_numpy(np.stack(rows)).to(device, torch.float64).flatten(1)
 
 
-class _Objective:
-    """Values and gradients of all problems, by passes over the rows."""
+class _Rows:
+    """The rows that a pass goes through, with their classes and strata."""
 
     def __init__(
         self,
         features: Features | JoinedFeatures,
         y: NDArray[np.int64],
-        rows: NDArray[np.int64] | None,
-        weights: NDArray[np.float64],
+        problem: Problem,
+        device: torch.device,
+    ) -> None:
+        self._features = features
+        self.n_features = features.n_features
+        plans = [method.plan(problem.groups) for method in problem.methods]
+        strata = plans[0].strata
+        # A row without weight anywhere costs a pass and changes nothing.
+        reached = np.any([expected_shares(plan) != 0 for plan in plans], axis=0)
+        used = reached[strata]
+        if all(plan.row_weights is not None for plan in plans):
+            used &= np.any([plan.row_weights != 0 for plan in plans], axis=0)
+        self.used = used
+        index = np.flatnonzero(used) if problem.rows is None else problem.rows[used]
+        self._index = torch.from_numpy(index)
+        self._whole = problem.rows is None and bool(used.all())
+        self.y = torch.from_numpy(y[index]).to(device)
+        self.strata = torch.from_numpy(strata[used]).to(device)
+        size = len(index) * features.n_features
+        self.dtype = torch.float64 if size <= _DOUBLE_ENTRIES else torch.float32
+        self._copy: Tensor | None = None
+        direct = self._whole and features.dtype == self.dtype
+        if not direct and size * self.dtype.itemsize <= _COPIED_BYTES:
+            self._copy = features.rows(self._index).to(self.dtype)
+
+    def __len__(self) -> int:
+        return len(self._index)
+
+    def block(self, where: slice) -> Tensor:
+        """Rows (n_block_rows, n_features)."""
+        if self._copy is not None:
+            return self._copy[where]
+        if self._whole:
+            return self._features.block(where).to(self.dtype)
+        return self._features.rows(self._index[where]).to(self.dtype)
+
+
+class _Objective:
+    """Values and gradients of all problems, by passes over the rows.
+
+    Logits lie head first, (n_heads * n_out, n_rows): products of few heads are faster
+    this way round.
+    """
+
+    def __init__(
+        self,
+        rows: _Rows,
+        methods: Sequence[Method],
+        setting: Setting,
         weight_decay: NDArray[np.float64],
         start: Tensor,
         anchor: Tensor | None,
+        threads: RowThreads,
     ) -> None:
-        device = features.device
-        self._features = features
-        index = np.arange(len(y)) if rows is None else rows
-        # A row without weight anywhere costs a pass and changes nothing.
-        used = weights.any(axis=1)
-        self._index = torch.from_numpy(index[used])
-        self._gathered: Tensor | None = None
-        self._whole = rows is None and bool(used.all())
-        size = 4 * len(self._index) * features.n_features
-        if not self._whole and size <= _GATHERED_BYTES:
-            self._gathered = features.rows(self._index)
-        small = len(self._index) * features.n_features <= _DOUBLE_ENTRIES
-        self._dtype = torch.float64 if small else torch.float32
-        self._y = torch.from_numpy(y[index[used]]).to(device)
-        self._weights = torch.from_numpy(weights[used]).to(device, self._dtype)
+        device = setting.device
+        self._rows, self._threads = rows, threads
+        plans = [method.plan(setting.groups[0]) for method in methods]
+        shares = np.stack([expected_shares(plan) for plan in plans])
+        self._shares = torch.from_numpy(shares).to(device)
+        counts = np.bincount(plans[0].strata).astype(float)
+        self._counts = torch.from_numpy(counts).to(device)
+        self._factors, self._factor = _row_factors(plans, rows)
+        self._aggregate = type(methods[0]).aggregate(methods, setting)
         self._decay = torch.from_numpy(weight_decay).to(device)[:, None]
         self.start = start
-        self._n_out = start.shape[1] // (features.n_features + 1)
+        self._n_out = start.shape[1] // (rows.n_features + 1)
         self._anchor = anchor
-        self._decayed = torch.ones(self._n_out, features.n_features + 1, device=device)
+        decayed = torch.ones(self._n_out, rows.n_features + 1, device=device)
         if anchor is None:
-            self._decayed[:, -1] = 0.0  # biases are left alone
-        self._decayed = self._decayed.flatten().double()
+            decayed[:, -1] = 0.0  # biases are left alone
+        self._decayed = decayed.flatten().double()
 
     def __call__(self, w: Tensor, heads: Tensor) -> tuple[Tensor, Tensor]:
         """Value (n,) and gradient (n, n_parameters) at `w` of some problems."""
-        shape = (len(w), self._n_out, -1)
-        layers = w.view(shape).to(self._dtype)
-        coef, bias = layers[..., :-1].flatten(0, 1), layers[..., -1].flatten()
-        value = w.new_zeros(len(w))
-        gradient = torch.zeros_like(w).view(shape)
-        size = _BLOCK_ENTRIES // len(coef)
-        if w.device.type == "cpu":
-            size = min(size, _CACHED_ENTRIES // self._features.n_features)
-        size = max(size, 256)
-        for start in range(0, len(self._index), size):
-            where = slice(start, start + size)
-            X = self._rows(where).to(self._dtype)
-            logits = torch.addmm(bias, X, coef.T).view(1, len(X), len(w), -1)
-            losses, residual = cross_entropy(logits, self._y[None, where])
-            weights = self._weights[where].index_select(1, heads)
-            value += (losses[0] * weights).sum(0, dtype=torch.float64)
-            delta = (residual[0] * weights[..., None]).flatten(1)
-            gradient[..., :-1] += (delta.T @ X).view(*shape[:2], -1)
-            gradient[..., -1] += delta.sum(0, dtype=torch.float64).view(shape[:2])
+        aggregated, shares = self._weigh(w, heads)
+        table = (shares / self._counts).to(self._rows.dtype)
+        value, coefs, biases = self._sum(self._gradients, w, heads, table)
+        gradient = torch.cat([coefs, biases[:, None]], 1).view(len(w), -1)
         away = w if self._anchor is None else w - self._anchor[heads]
         pulled = self._decay[heads] * self._decayed * away
-        value += 0.5 * (pulled * away).sum(1)
-        return value, gradient.flatten(1) + pulled
+        value = value if aggregated is None else aggregated
+        return value + 0.5 * (pulled * away).sum(1), gradient + pulled
 
-    def _rows(self, where: slice) -> Tensor:
-        if self._whole:
-            return self._features.block(where)
-        if self._gathered is not None:
-            return self._gathered[where]
-        return self._features.rows(self._index[where])
+    def shares(self, w: Tensor) -> NDArray[np.float64]:
+        """Weights of the strata's mean losses at `w` of all problems."""
+        return self._weigh(w, torch.arange(len(w)))[1].cpu().numpy()
 
     def stack(self, w: Tensor) -> HeadStack:
         """Heads with these parameters."""
         layers = w.view(len(w), self._n_out, -1).float().cpu().numpy()
         parameters = [([own[:, :-1].copy()], [own[:, -1].copy()]) for own in layers]
         return stack_parameters(parameters, 1, w.device)
+
+    def _weigh(self, w: Tensor, heads: Tensor) -> tuple[Tensor | None, Tensor]:
+        """Aggregated values, if that is what counts, and the strata's weights."""
+        shares = self._shares[heads]
+        if self._aggregate is None:
+            return None, shares
+        (sums,) = self._sum(self._stratum_losses, w, heads)
+        return self._aggregate(sums / self._counts, heads)
+
+    def _sum(
+        self, task: Callable[..., tuple[Tensor, ...]], w: Tensor, *further: Tensor
+    ) -> list[Tensor]:
+        """Add up what a task finds on all rows."""
+        layers = w.view(len(w) * self._n_out, -1).to(self._rows.dtype)
+        coefs, biases = layers[:, :-1].contiguous(), layers[:, -1:].contiguous()
+        own = partial(task, coefs, biases, *further)
+        parts = self._threads.map(own, len(self._rows), len(self._rows) * coefs.numel())
+        return [sum(found[1:], found[0]) for found in zip(*parts)]
+
+    def _gradients(
+        self, coefs: Tensor, biases: Tensor, heads: Tensor, table: Tensor, rows: range
+    ) -> tuple[Tensor, ...]:
+        """Weighted losses (n,), and their gradients in the weights and biases."""
+        value = coefs.new_zeros(len(heads), dtype=torch.float64)
+        gradient = torch.zeros_like(coefs, dtype=torch.float64)
+        bias_gradient = gradient.new_zeros(len(coefs))
+        for where, X, losses, residual in self._blocks(coefs, biases, heads, rows):
+            weights = table.index_select(1, self._rows.strata[where])
+            value += (losses * weights).sum(1, dtype=torch.float64)
+            delta = (residual * weights[:, None]).flatten(0, 1)
+            gradient += delta @ X
+            bias_gradient += delta.sum(1, dtype=torch.float64)
+        return value, gradient, bias_gradient
+
+    def _stratum_losses(
+        self, coefs: Tensor, biases: Tensor, heads: Tensor, rows: range
+    ) -> tuple[Tensor]:
+        """Summed losses (n, n_strata)."""
+        sums = coefs.new_zeros(len(heads), len(self._counts), dtype=torch.float64)
+        for where, _, losses, _ in self._blocks(coefs, biases, heads, rows):
+            sums.index_add_(1, self._rows.strata[where], losses.double())
+        return (sums,)
+
+    def _blocks(
+        self, coefs: Tensor, biases: Tensor, heads: Tensor, rows: range
+    ) -> Iterator[tuple[slice, Tensor, Tensor, Tensor]]:
+        """Yield rows with their losses (n, n_rows) and residuals (n, n_out, n_rows)."""
+        size = _BLOCK_ENTRIES // len(coefs)
+        if coefs.device.type == "cpu":
+            size = min(size, _CACHED_ENTRIES // self._rows.n_features)
+        size = max(size, 256)
+        for start in range(rows.start, rows.stop, size):
+            where = slice(start, min(start + size, rows.stop))
+            X = self._rows.block(where)
+            logits = torch.addmm(biases, coefs, X.T).view(-1, self._n_out, len(X))
+            losses, residual = cross_entropy(
+                logits.permute(2, 0, 1)[None], self._rows.y[None, where]
+            )
+            losses, residual = losses[0].T, residual[0].permute(1, 2, 0)
+            if self._factors is not None:
+                factors = self._factors[self._factor[heads], where]
+                losses, residual = losses * factors, residual * factors[:, None]
+            yield where, X, losses, residual
+
+
+def _row_factors(
+    plans: Sequence[SamplingPlan], rows: _Rows
+) -> tuple[Tensor | None, Tensor]:
+    """Distinct loss factors of the rows (n_distinct, n_rows), and whose they are."""
+    if all(plan.row_weights is None for plan in plans):
+        return None, torch.empty(0)
+    seen: dict[bytes, int] = {}
+    distinct, position = [], []
+    for plan in plans:
+        own = plan.row_weights
+        own = np.ones(len(plan.strata)) if own is None else own
+        if own.tobytes() not in seen:
+            seen[own.tobytes()] = len(seen)
+            distinct.append(torch.from_numpy(own[rows.used]))
+        position.append(seen[own.tobytes()])
+    device = rows.y.device
+    factors = torch.stack(distinct).to(device, rows.dtype)
+    return factors, torch.tensor(position, device=device)
 
 
 @dataclass
@@ -288,69 +426,60 @@ class _State:
 
 
 def _minimise(objective: _Objective, max_iter: int, tol: float) -> _State:
-    """L-BFGS with a backtracking line search, each problem by itself."""
+    """L-BFGS with a backtracking line search, each problem at its own pace.
+
+    Every pass evaluates one point of every problem: the first of a line search for
+    some, a shorter step for others. Passes for the few that must retreat would cost as
+    much as those for many.
+    """
     w = objective.start.clone()
     n_problems, device = len(w), w.device
     active = torch.arange(n_problems, device=device)
     value, gradient = objective(w, active)
+    # The first step has no curvature to go by: a step of length one at most.
+    step = -gradient / gradient.norm(dim=1, keepdim=True).clamp_min(1.0)
+    slope, length = (step * gradient).sum(1), torch.ones_like(value)
     n_iter = torch.zeros(n_problems, dtype=torch.int64, device=device)
     memory = _Memory(w)
-    losses: list[NDArray[np.float64]] = []
-    for iteration in range(max_iter):
-        active = active[gradient[active].abs().amax(1) > tol]
+    passes = [(n_iter.cpu().numpy(), value.cpu().numpy())]
+    while True:
+        unsolved = gradient[active].abs().amax(1) > tol
+        # Below this length a step changes nothing but the rounding.
+        able = (n_iter[active] < max_iter) & (length[active] > _SHORTEST_STEP)
+        active = active[unsolved & able]
         if not len(active):
             break
-        step = memory.direction(gradient[active], active)
-        slope = (step * gradient[active]).sum(1)
-        if iteration == 0:
-            # The first step has no curvature to go by: a step of length one at most.
-            scale = gradient[active].norm(dim=1, keepdim=True).clamp_min(1.0)
-            step, slope = step / scale, slope / scale[:, 0]
-        moved = _line_search(objective, active, w, value, gradient, step, slope)
-        new_w, new_value, new_gradient, stuck = moved
-        memory.add(new_w - w[active], new_gradient - gradient[active], active)
-        w[active], value[active], gradient[active] = new_w, new_value, new_gradient
-        n_iter[active] += 1
-        losses.append(value.cpu().numpy().copy())
-        active = active[~stuck]
-    largest = gradient.abs().amax(1).cpu().numpy()
-    losses = losses or [value.cpu().numpy()]
-    return _State(w, losses, n_iter.cpu().numpy(), largest)
-
-
-def _line_search(
-    objective: _Objective,
-    active: Tensor,
-    w: Tensor,
-    value: Tensor,
-    gradient: Tensor,
-    step: Tensor,
-    slope: Tensor,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Halve the steps of the problems that do not descend enough.
-
-    Returns the new points, values and gradients, and which problems cannot move.
-    """
-    new_w, new_value = w[active].clone(), value[active].clone()
-    new_gradient = gradient[active].clone()
-    pending = torch.arange(len(active), device=w.device)
-    length = 1.0
-    for _ in range(_MAX_HALVINGS):
-        trial = w[active[pending]] + length * step[pending]
-        found, slopes = objective(trial, active[pending])
-        old = value[active[pending]]
-        allowed = old + _ARMIJO * length * slope[pending] + _ROUNDING * old.abs()
+        trial = w[active] + length[active, None] * step[active]
+        found, slopes = objective(trial, active)
+        old, taken, descent = value[active], length[active], slope[active]
+        allowed = old + _ARMIJO * taken * descent + _ROUNDING * old.abs()
         good = found <= allowed
-        where = pending[good]
-        new_w[where], new_value[where] = trial[good], found[good]
-        new_gradient[where] = slopes[good]
-        pending = pending[~good]
-        if not len(pending):
-            break
-        length /= 2
-    stuck = torch.zeros(len(active), dtype=torch.bool, device=w.device)
-    stuck[pending] = True
-    return new_w, new_value, new_gradient, stuck
+        # The minimum of the parabola through what is known, within bounds.
+        bend = 2.0 * (found - old - taken * descent)
+        shorter = (-descent * taken**2 / bend).clamp(0.1 * taken, 0.5 * taken)
+        length[active] = torch.where(good, 1.0, shorter.nan_to_num(0.1))
+        moved, trial, slopes = active[good], trial[good], slopes[good]
+        memory.add(trial - w[moved], slopes - gradient[moved], moved)
+        w[moved], value[moved], gradient[moved] = trial, found[good], slopes
+        step[moved] = memory.direction(slopes, moved)
+        slope[moved] = (step[moved] * slopes).sum(1)
+        n_iter[moved] += 1
+        passes.append((n_iter.cpu().numpy().copy(), value.cpu().numpy().copy()))
+    largest = gradient.abs().amax(1).cpu().numpy()
+    counts = n_iter.cpu().numpy()
+    return _State(w, _curves(passes), counts, largest)
+
+
+def _curves(
+    passes: Sequence[tuple[NDArray[np.int64], NDArray[np.float64]]],
+) -> list[NDArray[np.float64]]:
+    """Value of every problem after every iteration; of a solved one, the last."""
+    n_iter, values = passes[-1]
+    curves = np.tile(values, (max(1, n_iter.max()), 1))
+    for counts, values in passes:
+        begun = counts > 0
+        curves[counts[begun] - 1, np.flatnonzero(begun)] = values[begun]
+    return list(curves)
 
 
 class _Memory:
@@ -362,34 +491,34 @@ class _Memory:
         # Inverse curvatures; zero for a pair that does not count.
         self._rho = w.new_zeros(_MEMORY, len(w))
         self._gamma = w.new_ones(len(w))
-        self._n = 0
+        self._n = torch.zeros(len(w), dtype=torch.int64, device=w.device)
 
-    def add(self, s: Tensor, y: Tensor, active: Tensor) -> None:
-        """Remember a step and its change of the gradient."""
-        slot = self._n % _MEMORY
-        self._n += 1
+    def add(self, s: Tensor, y: Tensor, problems: Tensor) -> None:
+        """Remember a step of some problems and its change of the gradient."""
+        slots = self._n[problems] % _MEMORY
+        self._n[problems] += 1
         curvature = (s * y).sum(1)
         sound = curvature > 1e-10 * s.norm(dim=1) * y.norm(dim=1)
-        self._rho[slot] = 0.0
-        self._rho[slot, active] = torch.where(sound, 1.0 / curvature, 0.0)
-        self._s[slot, active], self._y[slot, active] = s, y
+        self._rho[slots, problems] = torch.where(sound, 1.0 / curvature, 0.0)
+        self._s[slots, problems], self._y[slots, problems] = s, y
         scale = curvature / (y * y).sum(1)
-        self._gamma[active] = torch.where(sound, scale, self._gamma[active])
+        self._gamma[problems] = torch.where(sound, scale, self._gamma[problems])
 
-    def direction(self, gradient: Tensor, active: Tensor) -> Tensor:
+    def direction(self, gradient: Tensor, problems: Tensor) -> Tensor:
         """Return the quasi-Newton step of these problems (two-loop recursion)."""
-        newest_first = range(self._n - 1, max(self._n - 1 - _MEMORY, -1), -1)
-        slots = [n % _MEMORY for n in newest_first]
-        q, alphas = gradient.clone(), {}
-        for slot in slots:
-            s, y, rho = self._pair(slot, active)
-            alphas[slot] = rho * (s * q).sum(1)
-            q -= alphas[slot][:, None] * y
-        q *= self._gamma[active, None]
-        for slot in reversed(slots):
-            s, y, rho = self._pair(slot, active)
-            q += (alphas[slot] - rho * (y * q).sum(1))[:, None] * s
+        # Newest first; pairs that do not exist yet have no curvature and no effect.
+        newest = self._n[problems] - 1
+        slots = [(newest - age) % _MEMORY for age in range(_MEMORY)]
+        pairs = [
+            (self._s[slot, problems], self._y[slot, problems], rho)
+            for slot in slots
+            if (rho := self._rho[slot, problems]).any()
+        ]
+        q, alphas = gradient.clone(), []
+        for s, y, rho in pairs:
+            alphas.append(rho * (s * q).sum(1))
+            q -= alphas[-1][:, None] * y
+        q *= self._gamma[problems, None]
+        for (s, y, rho), alpha in zip(reversed(pairs), reversed(alphas)):
+            q += (alpha - rho * (y * q).sum(1))[:, None] * s
         return -q
-
-    def _pair(self, slot: int, active: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        return self._s[slot, active], self._y[slot, active], self._rho[slot, active]

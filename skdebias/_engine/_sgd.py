@@ -106,6 +106,8 @@ class Fitted:
         Epoch in which the objective of a head was no longer finite, 0 for never.
     position : int, default=0
         Number of the method among those of its stream, in a part of a stack.
+    source : ndarray of shape (n_total_heads,), default=None
+        For every head the first one that is the same; None if all are different.
     """
 
     stack: HeadStack
@@ -115,6 +117,7 @@ class Fitted:
     rule: Rule | None = None
     diverged: NDArray[np.int64] | None = None
     position: int = 0
+    source: NDArray[np.int64] | None = None
 
     def part(self, position: int, n_heads: int) -> Self:
         """Return what a stack of this method alone would have yielded.

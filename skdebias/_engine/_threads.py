@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from itertools import islice
+from itertools import islice, pairwise
 from threading import local
 from typing import TypeVar
 
@@ -22,6 +22,8 @@ Result = TypeVar("Result")
 
 # Steps of fewer multiply-adds, a millisecond or so, are too short to try threads on.
 _ADAPTIVE_WORK = 50_000_000
+# Multiply-adds from which a range of rows is worth a thread, half a millisecond or so.
+_ROW_WORK = 4_000_000
 # Steps of a trial, the seconds to the next one, and the share of time lost in trials.
 _TRIAL_STEPS = 3
 _PAUSE = 0.5
@@ -157,6 +159,63 @@ def side_by_side(
             result = waiting.popleft().result()
             waiting.extend(pool.submit(own, task) for task in islice(remaining, 1))
             yield result
+
+
+@contextmanager
+def row_threads(device: torch.device) -> Iterator["RowThreads"]:
+    """Run a block that divides rows among Python threads, on the CPU only.
+
+    Parameters
+    ----------
+    device : torch.device
+        Where the rows are worked on.
+
+    Yields
+    ------
+    RowThreads
+    """
+    n_threads = own_threads() if device.type == "cpu" else 1
+    with fit_threads(0), ThreadPoolExecutor(max(1, n_threads - 1)) as pool:
+        yield RowThreads(pool, n_threads)
+
+
+class RowThreads:
+    """Divides rows among threads.
+
+    Parameters
+    ----------
+    pool : ThreadPoolExecutor
+        Starts its threads when they are first needed.
+    n_threads : int
+        The calling thread included.
+    """
+
+    def __init__(self, pool: ThreadPoolExecutor, n_threads: int) -> None:
+        self._pool, self._n_threads = pool, n_threads
+
+    def map(
+        self, task: Callable[[range], Result], n_rows: int, work: int
+    ) -> list[Result]:
+        """Run a task on all rows, in as many ranges as there are threads.
+
+        Parameters
+        ----------
+        task : callable
+            Takes the range of its rows.
+        n_rows : int
+        work : int
+            Multiply-adds over all rows; if they are few, one thread does them.
+
+        Returns
+        -------
+        list
+            Results in the order of the rows.
+        """
+        n_threads = min(self._n_threads, max(1, work // _ROW_WORK), n_rows)
+        ends = [n_rows * i // n_threads for i in range(n_threads + 1)]
+        first, *others = (range(a, b) for a, b in pairwise(ends))
+        waiting = [self._pool.submit(task, rows) for rows in others]
+        return [task(first), *(future.result() for future in waiting)]
 
 
 _share = local()

@@ -16,6 +16,7 @@ from skdebias.methods._group_dro import GroupDRO
 from skdebias.methods._jtt import JTT
 from skdebias.methods._lff import LfF
 from skdebias.methods._method import (
+    Aggregate,
     ForwardPass,
     Method,
     Penalty,
@@ -34,6 +35,7 @@ __all__ = [
     "GERNE",
     "JTT",
     "ULE",
+    "Aggregate",
     "Batch",
     "ForwardPass",
     "GroupDRO",

@@ -28,6 +28,8 @@ class GroupDRO(Method):
         Step size of the group weights. 0 is group-balanced training.
     adjustment : float, default=0.0
         Generalisation adjustment: raises the weight of small groups.
+    temperature : float, default=0.1
+        Of the deterministic objective, see :class:`LogMeanExp`.
 
     References
     ----------
@@ -37,6 +39,7 @@ class GroupDRO(Method):
 
     step_size: float = 0.01
     adjustment: float = 0.0
+    temperature: float = 0.1
 
     def plan(self, groups: Groups) -> SamplingPlan:
         """Return the one-batch plan, uniform over groups.
@@ -67,6 +70,67 @@ class GroupDRO(Method):
         GroupWeights
         """
         return GroupWeights(methods, setting)
+
+    @classmethod
+    def aggregate(cls, methods: Sequence[Self], setting: Setting) -> "LogMeanExp":
+        """Return the deterministic objective.
+
+        Parameters
+        ----------
+        methods : sequence of GroupDRO
+            As for :meth:`Method.aggregate`.
+        setting : Setting
+
+        Returns
+        -------
+        LogMeanExp
+        """
+        return LogMeanExp(methods, setting)
+
+
+class LogMeanExp:
+    """Smooth maximum of the groups' mean losses.
+
+    `T log mean_g exp((L_g + adjustment / sqrt(n_g)) / T)`, between the mean (T to
+    infinity) and the maximum (T to 0). Its derivatives are the weights at which the
+    online updates would stand still after steps that sum to `1 / T`.
+
+    Parameters
+    ----------
+    methods : sequence of GroupDRO
+    setting : Setting
+    """
+
+    def __init__(self, methods: Sequence[GroupDRO], setting: Setting) -> None:
+        (groups,), device = setting.groups, setting.device
+        roots = torch.as_tensor(groups.counts, device=device).double().sqrt()
+        adjustment, temperature = (
+            torch.tensor(
+                [[m.adjustment, m.temperature] for m in methods],
+                dtype=torch.float64,
+                device=device,
+            )[..., None]
+        ).unbind(1)
+        self._margin, self._temperature = adjustment / roots, temperature
+
+    def __call__(self, losses: Tensor, heads: Tensor) -> tuple[Tensor, Tensor]:
+        """Aggregate mean losses, as :class:`Aggregate` says.
+
+        Parameters
+        ----------
+        losses : Tensor of shape (n, n_groups)
+        heads : Tensor of shape (n,)
+
+        Returns
+        -------
+        values : Tensor of shape (n,)
+        shares : Tensor of shape (n, n_groups)
+        """
+        temperature = self._temperature[heads]
+        scaled = (losses + self._margin[heads]) / temperature
+        n_groups = losses.new_tensor(losses.shape[1])
+        values = temperature[:, 0] * (scaled.logsumexp(1) - n_groups.log())
+        return values, torch.softmax(scaled, dim=1)
 
 
 class GroupWeights:
@@ -105,6 +169,12 @@ class GroupWeights:
     def q(self) -> Tensor:
         """Weights of the groups, (S, n_groups, M); they sum to one."""
         return self._log_q.exp()
+
+    def keep(self, methods: Tensor) -> None:
+        """Drop the state of all other methods."""
+        self._step_size = self._step_size[:, :, methods]
+        self._margin = self._margin[:, :, methods]
+        self._log_q = self._log_q[:, :, methods]
 
     def __call__(self, step: Step) -> Tensor:
         """Update the group weights, then weight the rows by them.

@@ -68,6 +68,41 @@ class Rule(Protocol):
         """Return the weights (S, R, M) of the step's losses and advance the state."""
         ...
 
+    def keep(self, methods: Tensor) -> None:
+        """Drop the state of all other methods.
+
+        Parameters
+        ----------
+        methods : Tensor of shape (n_kept,)
+            Positions among the methods of a stream, the same in every stream.
+        """
+        ...
+
+
+class Aggregate(Protocol):
+    """A convex objective of the strata's mean losses, for a solver that sees all rows.
+
+    What a rule does step by step is there a function of the mean losses themselves.
+    """
+
+    def __call__(self, losses: Tensor, heads: Tensor) -> tuple[Tensor, Tensor]:
+        """Aggregate mean losses.
+
+        Parameters
+        ----------
+        losses : Tensor of shape (n, n_strata)
+            Mean loss in every stratum of the plan.
+        heads : Tensor of shape (n,)
+            Which of the methods they belong to.
+
+        Returns
+        -------
+        values : Tensor of shape (n,)
+        shares : Tensor of shape (n, n_strata)
+            Derivative of the value in every mean loss.
+        """
+        ...
+
 
 @dataclass(frozen=True)
 class ForwardPass:
@@ -135,6 +170,16 @@ class Penalty(Protocol):
         """
         ...
 
+    def keep(self, methods: Tensor) -> None:
+        """Drop the state of all other methods.
+
+        Parameters
+        ----------
+        methods : Tensor of shape (n_kept,)
+            Positions among the methods of a stream, the same in every stream.
+        """
+        ...
+
 
 class Method(ABC):
     """Base class of the methods: frozen dataclasses of a method's hyper-parameters.
@@ -177,6 +222,26 @@ class Method(ABC):
         Returns
         -------
         Rule or None
+        """
+        return None
+
+    @classmethod
+    def aggregate(cls, methods: Sequence[Self], setting: Setting) -> Aggregate | None:
+        """Return the deterministic objective, or None where it is a weighted sum.
+
+        A method whose rule changes weights during training has one only if it says so
+        here.
+
+        Parameters
+        ----------
+        methods : sequence of Method
+            The problems of the deterministic solver, one head each.
+        setting : Setting
+            Of one stream.
+
+        Returns
+        -------
+        Aggregate or None
         """
         return None
 

@@ -4,23 +4,35 @@ import warnings
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.optimize import minimize
+from scipy.special import logsumexp
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import GridSearchCV
 
 from skdebias import (
     AFRClassifier,
     ERMClassifier,
     GERNEClassifier,
+    GroupDROClassifier,
     JTTClassifier,
     LfFClassifier,
-    UGCClassifier,
 )
 from skdebias._attributes import Groups
 from skdebias._engine import _lbfgs
+from skdebias._engine._sgd import Problem
 from skdebias.datasets import make_spurious_classification
-from skdebias.methods import ERM, GERNE, JTT, extrapolated_distribution
+from skdebias.methods import (
+    ERM,
+    GERNE,
+    JTT,
+    LfF,
+    Setting,
+    extrapolated_distribution,
+)
 from skdebias.model_selection import BatchedGridSearchCV
 
 SOLVER = {"solver": "lbfgs", "max_iter": 2000, "tol": 1e-9}
@@ -109,12 +121,73 @@ def test_decay_towards_an_anchor():
     assert abs(residual.sum() + 0.2 * moved[1]) < 1e-5
 
 
+def _smooth_maximum(flat, X, y, group, head, counts):
+    """GroupDRO's deterministic objective, written down again."""
+    z = X @ flat[:-1] + flat[-1]
+    losses = np.logaddexp(0, z) - y * z
+    means = np.bincount(group, losses) / counts + head.adjustment / np.sqrt(counts)
+    scaled = means / head.temperature
+    top = head.temperature * (logsumexp(scaled) - np.log(len(counts)))
+    return top + 0.5 * head.weight_decay * (flat[:-1] ** 2).sum()
+
+
+@pytest.mark.parametrize("temperature", [0.05, 1.0])
+@pytest.mark.parametrize("adjustment", [0.0, 2.0])
+def test_group_dro_is_the_smooth_maximum_of_the_group_losses(temperature, adjustment):
+    X, y, attributes = _data(n_features=6)
+    head = GroupDROClassifier(
+        temperature=temperature, adjustment=adjustment, weight_decay=0.05, **SOLVER
+    )
+    head.fit(X, y, attributes)
+    group = 2 * y + attributes
+    counts = np.bincount(group)
+    arguments = (X.astype(np.float64), y, group, head, counts)
+    reference = minimize(
+        _smooth_maximum, np.zeros(7), arguments, "BFGS", options={"gtol": 1e-7}
+    )
+    found = np.append(head.coef_[0], head.intercept_)
+    np.testing.assert_allclose(found, reference.x, atol=1e-4)
+    assert head.loss_curve_[-1] == pytest.approx(reference.fun, abs=1e-7)
+    assert head.group_weights_.sum() == pytest.approx(1.0)
+
+
+def test_group_dro_goes_from_the_mean_to_the_worst_group():
+    X, y, attributes = _data(1000)
+    base = {"weight_decay": 0.05, **SOLVER}
+    balanced = ERMClassifier(reweight="group", **base).fit(X, y, attributes)
+    mild = GroupDROClassifier(temperature=1e6, **base).fit(X, y, attributes)
+    np.testing.assert_allclose(mild.coef_, balanced.coef_, atol=1e-4)
+    strict = GroupDROClassifier(temperature=1e-3, **base).fit(X, y, attributes)
+
+    def worst(head):
+        z = head.decision_function(X)
+        losses = np.logaddexp(0, z) - y * z
+        group = 2 * y + attributes
+        return (np.bincount(group, losses) / np.bincount(group)).max()
+
+    assert worst(strict) < worst(balanced)
+    assert strict.group_weights_.max() > 0.3
+
+
+def test_group_dro_in_a_search_is_group_dro_alone():
+    X, y, attributes = _data()
+    grid = {"temperature": [0.03, 0.3], "weight_decay": [0.01, 0.1]}
+    base = GroupDROClassifier(solver="lbfgs", random_state=0)
+    search = BatchedGridSearchCV(base, grid, cv=3).fit(X, y, attributes=attributes)
+    stock = GridSearchCV(base, grid, cv=3).fit(X, y, attributes=attributes)
+    for name in ("mean_test_score", "params"):
+        np.testing.assert_array_equal(search.cv_results_[name], stock.cv_results_[name])
+    weights = search.best_estimator_.group_weights_
+    np.testing.assert_allclose(weights, stock.best_estimator_.group_weights_)
+
+
 def test_equal_strength_is_one_problem():
     _, y, attributes = _data()
     groups = Groups.from_labels(y, attributes, 2, 2)
     methods = [GERNE(1.0, 0.5), GERNE(0.0, 1.0), GERNE(0.5, 0.5), GERNE(1.0, 0.5, True)]
-    weights = [_lbfgs.expected_weights(method.plan(groups)) for method in methods]
-    first, position = _lbfgs._distinct(weights, np.array([0.1, 0.1, 0.1, 0.2]))
+    problem = Problem(methods, groups, 0)
+    decay = np.array([0.1, 0.1, 0.1, 0.2])
+    first, position = _lbfgs._distinct(problem, decay, summed=True)
     assert position.tolist() == [0, 0, 1, 2]
     assert first.tolist() == [0, 2, 3]
 
@@ -187,23 +260,25 @@ def test_negative_weights_are_refused():
 
 
 def test_what_has_no_deterministic_objective_is_refused():
-    X, y, _ = _data()
+    X, y, attributes = _data()
     with pytest.raises(ValueError, match="'solver' parameter of LfFClassifier"):
         LfFClassifier(solver="lbfgs").fit(X, y)
-    with pytest.raises(ValueError, match=r"GroupDRO has not.*'sgd' or 'adamw'"):
-        UGCClassifier(robust="group_dro", random_state=0, **SOLVER).fit(X, y)
+    groups = Groups.from_labels(y, attributes, 2, 2)
+    setting = Setting((groups,), torch.from_numpy(y), torch.device("cpu"))
+    with pytest.raises(ValueError, match=r"LfF has not.*'sgd' or 'adamw'"):
+        _lbfgs.check_solvable(LfF(), setting)
     with pytest.raises(ValueError, match=r"hidden_layer_sizes=\(4,\)"):
         ERMClassifier(hidden_layer_sizes=(4,), **SOLVER).fit(X, y)
 
 
 @pytest.mark.parametrize("method", [ERM(), GERNE(1.0, 0.5), JTT(5)])
-def test_expected_weights_sum_to_what_a_step_weighs(method):
+def test_expected_shares_sum_to_what_a_step_weighs(method):
     _, y, attributes = _data()
     groups = Groups.from_labels(y, attributes, 2, 2)
     plan = method.plan(groups)
     total = sum(batch.factor for batch in plan.batches)
-    weights = _lbfgs.expected_weights(plan)
-    assert weights.sum() == pytest.approx(total)
+    shares = _lbfgs.expected_shares(plan)
+    assert shares.sum() == pytest.approx(total)
 
 
 def test_float16_and_blocks_give_the_same(monkeypatch):
