@@ -142,6 +142,20 @@ class HeadStack:
         ):
             mine[heads] = theirs[heads]
 
+    def keep(self, heads: Tensor) -> None:
+        """Drop all but the given heads, from memory too.
+
+        Parameters
+        ----------
+        heads : Tensor of shape (n_kept,)
+            Head numbers over all streams, equally many of each.
+        """
+        self.coefs = [c[heads] for c in self.coefs]
+        self.intercepts = [b[heads] for b in self.intercepts]
+        if self.inputs is not None and self._reads is not None:
+            self.inputs = [self.inputs[head] for head in heads.tolist()]
+            self._reads = self._reads[heads]
+
     def part(self, heads: slice) -> "HeadStack":
         """Return a view of some neighbouring heads, as one stream."""
         inputs = None if self.inputs is None else self.inputs[heads]

@@ -1,7 +1,7 @@
 """SGD and AdamW over stacks of heads, with hyper-parameters per head."""
 
 from collections.abc import Sequence
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -24,6 +24,10 @@ class Optimiser(Protocol):
 
     def freeze(self, heads: NDArray[np.bool_]) -> None:
         """Leave these heads as they are from now on."""
+        ...
+
+    def keep(self, stack: HeadStack, heads: Tensor) -> None:
+        """Go on with the given heads, which are all that is left of the stack."""
         ...
 
 
@@ -103,6 +107,12 @@ class SGD:
         for rate in self._rate:
             rate[torch.from_numpy(heads).to(rate.device)] = 0.0
 
+    def keep(self, stack: HeadStack, heads: Tensor) -> None:
+        """Go on with the given heads, which are all that is left of the stack."""
+        self._parameters = [*stack.coefs, *stack.intercepts]
+        _keep(heads, self._anchors, self._rate, self._decay)
+        _keep(heads, self._momentum, self._velocity)
+
 
 class AdamW:
     """Adam with decoupled weight decay, as in `torch.optim.AdamW`.
@@ -159,6 +169,18 @@ class AdamW:
         """Leave these heads as they are from now on."""
         for values in (*self._rate, *self._decay):
             values[torch.from_numpy(heads).to(values.device)] = 0.0
+
+    def keep(self, stack: HeadStack, heads: Tensor) -> None:
+        """Go on with the given heads, which are all that is left of the stack."""
+        self._parameters = [*stack.coefs, *stack.intercepts]
+        _keep(heads, self._anchors, self._rate, self._decay)
+        _keep(heads, self._beta1, self._first, self._second)
+
+
+def _keep(heads: Tensor, *states: list[Any]) -> None:
+    """Drop the other heads from lists of tensors, or of None, in place."""
+    for state in states:
+        state[:] = [None if values is None else values[heads] for values in state]
 
 
 def _anchors(stack: HeadStack, anchor: HeadStack | None) -> list[Tensor | None]:

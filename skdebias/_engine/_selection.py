@@ -202,6 +202,22 @@ class Tracker:
             )
             self._kept.copy_heads(self.stack, where)
 
+    def keep(self, heads: NDArray[np.int64]) -> None:
+        """Forget all but the given heads, of which the stack still consists.
+
+        Parameters
+        ----------
+        heads : ndarray of shape (n_kept,)
+            Head numbers; the history of the others goes too.
+        """
+        self.active, self.n_iter = self.active[heads], self.n_iter[heads]
+        self.best_epoch, self._best = self.best_epoch[heads], self._best[heads]
+        self._reference, self._stale = self._reference[heads], self._stale[heads]
+        for epochs in self.history.values():
+            epochs[:] = [values[..., heads] for values in epochs]
+        if self._kept is not None:
+            self._kept.keep(torch.from_numpy(heads))
+
     def result(self) -> HeadStack:
         """Return the heads of the epochs that were kept."""
         return self.stack if self._kept is None else self._kept

@@ -192,31 +192,146 @@ def train(
     FloatingPointError
         If the objective of a head is no longer finite, unless tolerated.
     """
-    loop = _Loop(features, y, n_classes, problems, settings)
-    tracker = Tracker(loop.stack, stopping or Stopping(), validation, loop.n_heads)
-    diverged = np.zeros(len(settings.learning_rate), dtype=np.int64)
-    with fit_threads(loop.work) as threads, torch.no_grad():
-        for epoch in range(1, settings.max_iter + 1):
-            if on_epoch_begin is not None:
-                on_epoch_begin(loop.stack)
-            losses = loop.run_epoch(epoch, threads)
-            lost = ~np.isfinite(losses)
-            diverged[lost & (diverged == 0)] = epoch
-            if lost.any() and not tolerate:
-                raise divergence(epoch, settings.learning_rate[lost].max())
-            done = tracker.update(epoch, losses, loop.observed())
-            if on_epoch_end is not None and on_epoch_end(tracker):
-                break
-            if done:
-                break
-    return Fitted(
-        tracker.result(),
-        tracker.n_iter,
-        tracker.best_epoch,
-        tracker.history,
-        loop.rule,
-        diverged,
+    training = Training(
+        features,
+        y,
+        n_classes,
+        problems,
+        settings,
+        validation=validation,
+        stopping=stopping,
+        tolerate=tolerate,
     )
+    training.run(on_epoch_begin=on_epoch_begin, on_epoch_end=on_epoch_end)
+    return training.result()
+
+
+class Training:
+    """A stack of heads in training, which can be read, thinned out and continued.
+
+    Parameters
+    ----------
+    features : Features or JoinedFeatures
+        This and the following as for :func:`train`.
+    y : ndarray of shape (n_samples,)
+    n_classes : int
+    problems : sequence of Problem
+    settings : Settings
+    validation : Validation, default=None
+    stopping : Stopping, default=None
+    tolerate : bool, default=False
+
+    Attributes
+    ----------
+    epoch : int
+        Epochs run so far.
+    """
+
+    def __init__(
+        self,
+        features: Features | JoinedFeatures,
+        y: NDArray[np.int64],
+        n_classes: int,
+        problems: Sequence[Problem],
+        settings: Settings,
+        *,
+        validation: Validation | None = None,
+        stopping: Stopping | None = None,
+        tolerate: bool = False,
+    ) -> None:
+        self.epoch = 0
+        self._max_iter = settings.max_iter
+        self._tolerate = tolerate
+        self._done = False
+        self._n_streams = len(problems)
+        self._learning_rate = settings.learning_rate
+        self._diverged = np.zeros(len(settings.learning_rate), dtype=np.int64)
+        self._loop = loop = _Loop(features, y, n_classes, problems, settings)
+        self._tracker = Tracker(
+            loop.stack, stopping or Stopping(), validation, loop.n_heads
+        )
+
+    def run(
+        self,
+        until: int | None = None,
+        *,
+        on_epoch_begin: Callable[[HeadStack], None] | None = None,
+        on_epoch_end: Callable[[Tracker], bool] | None = None,
+    ) -> None:
+        """Train until some epochs have been run in all, or training is over.
+
+        Parameters
+        ----------
+        until : int, default=None
+            At most `max_iter`, which is also the default.
+        on_epoch_begin, on_epoch_end : callable, default=None
+            As for :func:`train`.
+
+        Raises
+        ------
+        FloatingPointError
+            If the objective of a head is no longer finite, unless tolerated.
+        """
+        loop, last = self._loop, self._max_iter if until is None else until
+        with fit_threads(loop.work) as threads, torch.no_grad():
+            while self.epoch < min(last, self._max_iter) and not self._done:
+                if on_epoch_begin is not None:
+                    on_epoch_begin(loop.stack)
+                self.epoch += 1
+                losses = loop.run_epoch(self.epoch, threads)
+                lost = ~np.isfinite(losses)
+                self._diverged[lost & (self._diverged == 0)] = self.epoch
+                if lost.any() and not self._tolerate:
+                    raise divergence(self.epoch, self._learning_rate[lost].max())
+                self._done = self._tracker.update(self.epoch, losses, loop.observed())
+                if on_epoch_end is not None and on_epoch_end(self._tracker):
+                    self._done = True
+
+    def keep(self, methods: Sequence[int]) -> None:
+        """Drop the heads of all other methods; the rest goes on from where it is.
+
+        The rows that a head sees do not depend on the heads beside it: those that are
+        left see the same as before, and do no other work.
+
+        Parameters
+        ----------
+        methods : sequence of int
+            Positions among the methods that are left.
+
+        Raises
+        ------
+        ValueError
+            If there are several streams.
+        """
+        if self._n_streams > 1:
+            raise ValueError(
+                f"{self._n_streams} streams cannot be thinned out: train one stack for "
+                "each."
+            )
+        n_heads = self._loop.n_heads
+        heads = (np.asarray(methods)[:, None] * n_heads + np.arange(n_heads)).ravel()
+        self._loop.keep(torch.as_tensor(methods), torch.from_numpy(heads))
+        self._tracker.keep(heads)
+        self._learning_rate = self._learning_rate[heads]
+        self._diverged = self._diverged[heads]
+
+    def result(self) -> Fitted:
+        """Return the heads as training until here would have yielded them.
+
+        Returns
+        -------
+        Fitted
+            Valid until training goes on.
+        """
+        tracker = self._tracker
+        return Fitted(
+            tracker.result(),
+            tracker.n_iter,
+            tracker.best_epoch,
+            tracker.history,
+            self._loop.rule,
+            self._diverged,
+        )
 
 
 def divergence(epoch: int, learning_rate: float) -> FloatingPointError:
@@ -280,10 +395,28 @@ class _Loop:
         self._steps_per_epoch = -(-n_rows // settings.batch_size)
         n_steps = self._steps_per_epoch * settings.max_iter
         self._steps = zip(*(s.steps(0, n_steps) for s in samplers))
-        self.work = 0
-        if device.type == "cpu":
-            width = self.stack.coefs[0].shape[1]
-            self.work = weights.size * features.n_features * width
+
+    @property
+    def work(self) -> int:
+        """Multiply-adds of a step on the CPU, in the first layer; 0 elsewhere."""
+        if self._features.device.type != "cpu":
+            return 0
+        width = self.stack.coefs[0].shape[1]
+        return self._weights.numel() * self._features.n_features * width
+
+    def keep(self, methods: torch.Tensor, heads: torch.Tensor) -> None:
+        """Go on with some methods of the one stream, whose heads are `heads`."""
+        self.stack.keep(heads)
+        self._optimiser.keep(self.stack, heads)
+        # Slots that only dropped heads used stay, with no weight: rules may count rows.
+        self._weights = self._weights[..., heads]
+        if self._row_weights is not None:
+            self._row_weights = self._row_weights[..., heads]
+        if self._epochs is not None:
+            self._epochs = self._epochs[heads.numpy()]
+        for state in (self.rule, self._penalty):
+            if state is not None:
+                state.keep(methods)
 
     def run_epoch(self, epoch: int, threads: Threads) -> NDArray[np.float64]:
         """Run the next epoch, number `epoch`; return the mean objective per head."""

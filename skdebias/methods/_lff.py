@@ -123,6 +123,11 @@ class RelativeDifficulty:
         easy = torch.exp(-self._q * losses[..., 0])  # p_y ** q
         return step.weights * torch.stack([easy, relative], dim=-1).flatten(2)
 
+    def keep(self, methods: Tensor) -> None:
+        """Drop the state of all other methods."""
+        self._q, self._alpha = self._q[..., methods], self._alpha[..., methods]
+        self._average = self._average[:, :, methods]
+
     def _update(self, place: Tensor, losses: Tensor) -> Tensor:
         """Advance the averages of the rows in `place`; return them."""
         seen = self._seen[self._stream, place][..., None]

@@ -169,6 +169,10 @@ class LossWeights:
         by_head = torch.stack([student, self._lam.expand_as(student)], dim=-1)
         return step.weights * by_head.flatten(-2)
 
+    def keep(self, methods: Tensor) -> None:
+        """Drop the state of all other methods."""
+        self._q, self._lam = self._q[..., methods], self._lam[..., methods]
+
 
 class SaliencyPenalty:
     """The second term of the teachers' objectives, and the guard of the training.
@@ -223,6 +227,27 @@ class SaliencyPenalty:
                 factor = factor * heads.confidence()
             heads.add(term, factor, values, d_logits, d_coefs)
         return term
+
+    def keep(self, methods: Tensor) -> None:
+        """Drop the state of all other methods."""
+        forms, scale = zip(self._members, self._methods), self._scale
+        self._members, self._methods, self._scale = [], [], {}
+        for i, (members, method) in enumerate(forms):
+            left = torch.isin(methods, members).nonzero().flatten()
+            if not len(left):
+                continue
+            if i in scale:
+                places = torch.searchsorted(members, methods[left])
+                self._scale[len(self._members)] = self._of(scale[i], places)
+            self._members.append(left)
+            self._methods.append(method)
+        self._strength = self._strength[:, methods]
+        self._learned = self._of(self._learned, methods)
+        self._sound = self._of(self._sound, methods)
+
+    def _of(self, state: Tensor, places: Tensor) -> Tensor:
+        """Take some places of every stream from a flat state."""
+        return state.unflatten(0, (self._n_streams, -1))[:, places].flatten()
 
     @staticmethod
     def _first_scale(method: ULE, losses: Tensor, values: Tensor) -> Tensor:
