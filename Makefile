@@ -27,10 +27,13 @@ MINORITY ?= 0.5 1 2 5
 reproduce-cmnist: $(VENV)/.installed-demo
 	$(BIN)/python examples/reproduce/cmnist.py --seeds $(SEEDS) --minority $(MINORITY)
 
-# Stacks of heads against loops of single fits; SET=a, b or celeba.
+# Stacks of heads against loops of single fits, five tables; SET=a, b or celeba, which
+# needs SKDEBIAS_DATA. Options of the script: make bench-heads BENCH="--tables 2 3"
 SET ?= a
+BENCH ?=
 bench-heads: $(VENV)/.installed-demo
-	$(BIN)/python examples/benchmarks/heads.py --set $(SET)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check skorch
+	OMP_NUM_THREADS=1 $(BIN)/python examples/benchmarks/heads.py --set $(SET) $(BENCH)
 
 docs: $(VENV)/.installed-docs
 	$(BIN)/sphinx-build -W -b html docs docs/_build/html
