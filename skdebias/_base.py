@@ -148,7 +148,7 @@ class BaseDebiasedClassifier(HeadClassifier):
     def _train(self, data, y_codes, groups, validation, task):
         from skdebias import _fit
 
-        _fit.fit_heads(
+        _fit.StackFit(
             [self],
             [self._make_method(groups)],
             data,
@@ -157,7 +157,7 @@ class BaseDebiasedClassifier(HeadClassifier):
             validation=validation,
             task=task,
             X_student=self._student_rows(),
-        )
+        ).run()
 
     def _set_fitted(self, state):
         """Set fitted attributes, and drop those of a head of another shape."""

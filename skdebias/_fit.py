@@ -1,6 +1,7 @@
 """From an estimator's parameters to the engine and back."""
 
 import warnings
+from functools import partial
 from itertools import pairwise
 from numbers import Integral
 
@@ -13,7 +14,7 @@ from skdebias._engine._features import Features, JoinedFeatures
 from skdebias._engine._lbfgs import solve
 from skdebias._engine._loss import n_logits
 from skdebias._engine._selection import Stopping, Validation
-from skdebias._engine._sgd import Problem, Settings, train
+from skdebias._engine._sgd import Problem, Settings, Training
 
 
 def resolve_device(device):
@@ -46,21 +47,8 @@ def resolve_device(device):
     return resolved
 
 
-def fit_heads(
-    estimators,
-    methods,
-    data,
-    y_codes,
-    groups,
-    *,
-    validation=None,
-    task=None,
-    X_student=None,
-    features=None,
-    rows=None,
-    tolerate=False,
-):
-    """Train the heads of estimators as one stack, and set their fitted attributes.
+class StackFit:
+    """Estimators whose heads are trained as one stack.
 
     Parameters
     ----------
@@ -87,66 +75,100 @@ def fit_heads(
         Which of the `features` the local rows are; None for all of them.
     tolerate : bool, default=False
         Let single heads diverge.
-
-    Returns
-    -------
-    Fitted
     """
-    first = estimators[0]
-    device = resolve_device(first.device)
-    anchors = [_anchor(estimator) for estimator in estimators]
-    starts = [
-        _warm_start(estimator) or anchor
-        for estimator, anchor in zip(estimators, anchors)
-    ]
-    problem = Problem(
+
+    def __init__(
+        self,
+        estimators,
         methods,
+        data,
+        y_codes,
         groups,
-        data.seed,
-        rows,
-        initial=_side_by_side(starts),
-        anchor=_side_by_side(anchors),
-    )
-    n_heads = methods[0].n_heads
-    if features is None:
-        features = _features(data.X, X_student, device)
-    settings = _settings(estimators, n_heads)
-    judge = _validation(validation, device, X_student)
-    codes, n_classes = y_codes.astype(np.int64), len(first.classes_)
-    if first.solver == "lbfgs":
-        fitted = solve(
-            features,
-            codes,
-            n_classes,
-            problem,
-            settings,
-            tol=first.tol,
-            validation=judge,
+        *,
+        validation=None,
+        task=None,
+        X_student=None,
+        features=None,
+        rows=None,
+        tolerate=False,
+    ):
+        self._estimators = estimators
+        self._first = first = estimators[0]
+        self._n_heads = methods[0].n_heads
+        self._encoded = validation
+        self._task = task
+        device = resolve_device(first.device)
+        anchors = [_anchor(estimator) for estimator in estimators]
+        starts = [
+            _warm_start(estimator) or anchor
+            for estimator, anchor in zip(estimators, anchors)
+        ]
+        problem = Problem(
+            methods,
+            groups,
+            data.seed,
+            rows,
+            initial=_side_by_side(starts),
+            anchor=_side_by_side(anchors),
         )
-        _warn_if_unsolved(fitted, first)
-        for position, estimator in enumerate(estimators):
-            estimator._set_fitted(
-                _state(estimator, fitted.part(position, 1), validation)
+        if features is None:
+            features = _features(data.X, X_student, device)
+        settings = _settings(estimators, self._n_heads)
+        judge = _validation(validation, device, X_student)
+        codes, n_classes = y_codes.astype(np.int64), len(first.classes_)
+        what = features, codes, n_classes
+        self._training = None
+        if first.solver == "lbfgs":
+            self._solve = partial(
+                solve, *what, problem, settings, tol=first.tol, validation=judge
             )
-        return fitted
-    observer = _Observer(first, task)
-    with observer:
-        fitted = train(
-            features,
-            codes,
-            n_classes,
+            return
+        self._training = Training(
+            *what,
             [problem],
             settings,
             validation=judge,
             stopping=Stopping(first.early_stopping, first.tol, first.n_iter_no_change),
-            on_epoch_begin=observer.begin,
-            on_epoch_end=observer.end,
             tolerate=tolerate,
         )
-    for position, estimator in enumerate(estimators):
-        part = fitted.part(position, n_heads)
-        estimator._set_fitted(_state(estimator, part, validation))
-    return fitted
+
+    def run(self, until=None):
+        """Train, and set the fitted attributes of the estimators.
+
+        Parameters
+        ----------
+        until : int, default=None
+            Stop after so many epochs in all, to go on in the next call. None is
+            `max_iter`, and the only choice of a solver that has no epochs.
+
+        Returns
+        -------
+        Fitted
+        """
+        if self._training is None:
+            fitted = self._solve()
+            _warn_if_unsolved(fitted, self._first)
+        else:
+            with _Observer(self._first, self._task, self._training.epoch) as observer:
+                self._training.run(
+                    until, on_epoch_begin=observer.begin, on_epoch_end=observer.end
+                )
+            fitted = self._training.result()
+        for position, estimator in enumerate(self._estimators):
+            part = fitted.part(position, self._n_heads)
+            estimator._set_fitted(_state(estimator, part, self._encoded))
+        return fitted
+
+    def keep(self, positions):
+        """Go on with some of the estimators; the heads of the others are dropped.
+
+        Parameters
+        ----------
+        positions : list of int
+            Among the estimators that are left. Their solver has epochs.
+        """
+        self._estimators = [self._estimators[position] for position in positions]
+        self._training.keep(positions)
 
 
 def _warn_if_unsolved(fitted, estimator):
@@ -303,10 +325,11 @@ def _history(history, validation):
 class _Observer:
     """Reports epochs to scikit-learn's callbacks, if any, and to a progress bar."""
 
-    def __init__(self, estimator, task):
+    def __init__(self, estimator, task, epoch):
         self._task = task
         self._bar = tqdm(
             total=estimator.max_iter,
+            initial=epoch,
             desc=type(estimator).__name__,
             unit="epoch",
             disable=not estimator.verbose,

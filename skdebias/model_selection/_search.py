@@ -109,7 +109,7 @@ default=None
             return self._search(X, y, params)
 
     def _search(self, X, y, params):
-        scorers, refit_metric = self._get_scorers()
+        scorers, _ = self._get_scorers()
         X, y = indexable(X, y)
         params = _check_method_params(X, params=params)
         splitter = self._splitter(y, params)
@@ -126,7 +126,48 @@ default=None
                 f"No fits were performed: there are {len(candidates)} candidates and "
                 f"{len(splits)} splits."
             )
-        fits = SplitFits(
+        data = X, y, splits, routed.estimator.fit, routed.scorer.score
+        tried, out, more = self._evaluate(candidates, scorers, data)
+        more = more | extrapolation_strength(self.estimator, tried)
+        results = self._format_results(tried, self.n_splits_, out, more)
+
+        if self.refit or not self.multimetric_:
+            metric = self._metric()
+            self.best_index_ = self._select_best_index(self.refit, metric, results)
+            if not callable(self.refit):
+                self.best_score_ = results[f"mean_test_{metric}"][self.best_index_]
+            self.best_params_ = tried[self.best_index_]
+        if self.refit:
+            self._refit(X, y, routed.estimator.fit, callback)
+        multimetric = isinstance(scorers, _MultimetricScorer)
+        self.scorer_ = scorers._scorers if multimetric else scorers
+        self.cv_results_ = results
+        callback.call_on_fit_task_end(estimator=self, X=X, y=y, metadata=None)
+        return self
+
+    def _evaluate(self, candidates, scorers, data):
+        """Fit and score the candidates.
+
+        Parameters
+        ----------
+        candidates : list of dict
+        scorers : callable
+        data : tuple
+            The arguments of :meth:`SplitFits.run`.
+
+        Returns
+        -------
+        tried : list of dict
+            Settings, one for each row of `cv_results_`.
+        out : list of dict
+            Results of every split, row by row.
+        more : dict of str to list
+            Further columns of `cv_results_`.
+        """
+        return candidates, self._checked(self._fits(candidates, scorers).run(*data)), {}
+
+    def _fits(self, candidates, scorers):
+        return SplitFits(
             self.estimator,
             candidates,
             scorers,
@@ -135,34 +176,21 @@ default=None
             error_score=self.error_score,
             verbose=self.verbose,
         )
-        by_split = fits.run(X, y, splits, routed.estimator.fit, routed.scorer.score)
-        out = [results[c] for c in range(len(candidates)) for results in by_split]
+
+    def _checked(self, out):
+        """Report fits that failed, and see what the scorers return."""
         _warn_or_raise_about_fit_failures(out, self.error_score)
         if callable(self.scoring):
             _insert_error_scores(out, self.error_score)
-        more = extrapolation_strength(self.estimator, candidates)
-        results = self._format_results(candidates, self.n_splits_, out, more)
-
-        first_scores = out[0]["test_scores"]
-        self.multimetric_ = isinstance(first_scores, dict)
+        scores = out[0]["test_scores"]
+        self.multimetric_ = isinstance(scores, dict)
         if callable(self.scoring) and self.multimetric_:
-            self._check_refit_for_multimetric(first_scores)
-            refit_metric = self.refit
-        if self.refit or not self.multimetric_:
-            self.best_index_ = self._select_best_index(
-                self.refit, refit_metric, results
-            )
-            if not callable(self.refit):
-                means = results[f"mean_test_{refit_metric}"]
-                self.best_score_ = means[self.best_index_]
-            self.best_params_ = candidates[self.best_index_]
-        if self.refit:
-            self._refit(X, y, routed.estimator.fit, callback)
-        multimetric = isinstance(scorers, _MultimetricScorer)
-        self.scorer_ = scorers._scorers if multimetric else scorers
-        self.cv_results_ = results
-        callback.call_on_fit_task_end(estimator=self, X=X, y=y, metadata=None)
-        return self
+            self._check_refit_for_multimetric(scores)
+        return out
+
+    def _metric(self):
+        """Name of the score that decides, as in the columns of `cv_results_`."""
+        return self.refit if self.multimetric_ else "score"
 
     def _splitter(self, y, params):
         """Return the splitter; with attributes the default stratifies on groups."""

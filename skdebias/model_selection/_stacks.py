@@ -1,7 +1,7 @@
 """The fits of one cross-validation split, gathered into stacks of heads."""
 
 import time
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import pairwise
 from traceback import format_exc
 from typing import NamedTuple
@@ -118,7 +118,7 @@ class SplitFits:
         #: X and its features by device, of the last X only.
         self.features = {}
 
-    def run(self, X, y, splits, fit_params, score_params):
+    def run(self, X, y, splits, fit_params, score_params, until=None):
         """Fit and score every candidate on every split.
 
         Parameters
@@ -129,38 +129,70 @@ class SplitFits:
             Row numbers for training and for scoring.
         fit_params, score_params : dict
             For all rows, as routed to the estimator and to the scorers.
+        until : int, default=None
+            Stop after so many epochs and keep what :meth:`go_on` needs.
 
         Returns
         -------
-        list of list of dict
-            Per split and candidate what
-            `sklearn.model_selection._validation._fit_and_score` returns.
+        list of dict
+            What `sklearn.model_selection._validation._fit_and_score` returns for the
+            splits of the first candidate, then for those of the second, and so on.
         """
-        from skdebias._engine._threads import own_threads, side_by_side
+        from skdebias._engine._threads import own_threads
         from skdebias._fit import resolve_device
 
         device = resolve_device(getattr(_head(self._estimator), "device", "cpu"))
         self._n_threads = own_threads() if device.type == "cpu" else 1
-        self._n_splits = len(splits)
-        found = [
+        self._splits = [
             _Split(self, X, y, train, test, score_params) for train, test in splits
         ]
+        stacks = self._stacks(X, y, splits, fit_params)
+        return self._trained(stacks, range(len(self._candidates)), until)
+
+    def go_on(self, numbers, until):
+        """Train some candidates further, from where they are, and drop the others.
+
+        Parameters
+        ----------
+        numbers : sequence of int
+            Candidates. Fits that have failed stay so.
+        until : int
+            Epochs in all.
+
+        Returns
+        -------
+        list of dict
+            As of :meth:`run`, with the times of these epochs.
+        """
+        for split in self._splits:
+            split.restart()
+        stacks = [stack for stack in self._alive if stack.keep(set(numbers))]
+        return self._trained(stacks, numbers, until)
+
+    def _trained(self, stacks, numbers, until):
+        from skdebias._engine._threads import side_by_side
+
+        self._alive = []
         with tqdm(
-            total=len(splits) * len(self._candidates),
+            total=sum(
+                split.results[n] is None for split in self._splits for n in numbers
+            ),
+            desc=None if until is None else f"{until} epochs",
             unit="fit",
             disable=not self._verbose,
         ) as self.bar:
             # Stacks of different splits share no rows, but they train side by side at
             # full width; the next one is prepared, and the last one scored, meanwhile.
-            stacks = self._stacks(X, y, splits, found, fit_params)
-            training = (stack.train for stack in stacks)
-            for stack in side_by_side(training, self._n_threads, len(splits)):
+            training = (partial(stack.train, until) for stack in stacks)
+            for stack in side_by_side(training, self._n_threads, len(self._splits)):
                 stack.score()
-        return [split.results for split in found]
+                if until is not None:
+                    self._alive.append(stack)
+        return [split.results[number] for number in numbers for split in self._splits]
 
-    def _stacks(self, X, y, splits, found, fit_params):
+    def _stacks(self, X, y, splits, fit_params):
         """Yield the stacks of all splits."""
-        for (train, test), split in zip(splits, found):
+        for (train, test), split in zip(splits, self._splits):
             own_params = _check_method_params(X, params=fit_params, indices=train)
             for pipeline, members in self._by_steps():
                 rows, params = self._rows(X, y, train, test, pipeline, own_params)
@@ -191,14 +223,14 @@ class SplitFits:
             # Weights, gradients, two moments, kept ones; activations and what follows.
             floats = 6 * sum(layer_sizes) + 16 * model.batch_size * n_outputs
             floats += 3 * min(n_rows, 4 * _SCORED_ROWS) * n_outputs
-            budget = _STACK_BYTES // min(self._n_threads, self._n_splits)
+            budget = _STACK_BYTES // min(self._n_threads, len(self._splits))
             most = budget // (4 * floats * n_heads)
         else:
             most = self._max_heads // n_heads
         n_stacks = -(-n_methods // max(1, most))
         if model.solver != "lbfgs":  # which divides the rows among idle threads
             work = model.batch_size * sum(layer_sizes) * n_heads * n_methods
-            idle = -(-self._n_threads // self._n_splits)
+            idle = -(-self._n_threads // len(self._splits))
             n_stacks = max(n_stacks, min(idle, work // _PART_WORK))
         return -(-n_methods // n_stacks)
 
@@ -265,6 +297,10 @@ class _Split:
             name: _check_method_params(X, params=score_params, indices=i)
             for name, i in self._parts.items()
         }
+
+    def restart(self):
+        """Forget all results but those of failed fits."""
+        self.results = [r if r and r["fit_error"] else None for r in self.results]
 
     def fail(self, number):
         """Record the exception that is being handled."""
@@ -502,53 +538,67 @@ class _Stack:
         self, fits, split, rows, members, methods, groups, data, encoded, features
     ):
         self._fits, self._split, self._rows = fits, split, rows
-        self._members, self._methods = members, methods
-        self._groups, self._data, self._encoded = groups, data, encoded
+        self._members, self._n_heads = members, methods[0].n_heads
         self._features = features
+        self._start = partial(self._started, methods, groups, data, encoded)
+        self._fit = None
 
-    def train(self):
+    def train(self, until=None):
         """Train the heads and let them answer; safe in any thread.
+
+        Parameters
+        ----------
+        until : int, default=None
+            Stop after so many epochs in all, ready to go on.
 
         Returns
         -------
         _Stack
         """
-        from skdebias._fit import fit_heads
+        start = time.perf_counter()
+        if self._fit is None:
+            self._fit, self._start = self._start(), None
+        fitted = self._fit.run(until)
+        if until is None:
+            self._fit = None  # the state of training is larger than the heads
+        self._answers = None
+        if self._X_student is None:
+            self._answers = self._answered(fitted.stack, self._n_heads)
+        self._diverged = fitted.diverged.reshape(len(self._members), -1).max(1)
+        self._seconds = (time.perf_counter() - start) / len(self._members)
+        return self
+
+    def _started(self, methods, groups, data, encoded):
+        """Bring the heads to the first step."""
+        from skdebias._fit import StackFit
 
         rows, models = self._rows, [member.model for member in self._members]
-        _, validation, classes = self._encoded
+        _, validation, classes = encoded
         codes = np.searchsorted(classes, rows.y).clip(max=len(classes) - 1)
         where = {"features": self._features, "rows": rows.train}
-        X_student = getattr(models[0], "_X_student", None)
-        if X_student is not None:
+        students = [vars(model).pop("_X_student", None) for model in models]
+        self._X_student = students[0]
+        if self._X_student is not None:
             # The two embeddings are joined for the training rows alone.
-            codes, where = codes[rows.train], {"X_student": X_student}
-        start = time.perf_counter()
-        fitted = fit_heads(
+            codes, where = codes[rows.train], {"X_student": self._X_student}
+        return StackFit(
             models,
-            self._methods,
-            self._data,
+            methods,
+            data,
             codes,
-            self._groups,
+            groups,
             validation=validation,
             tolerate=True,
             **where,
         )
-        self._answers = None
-        if X_student is None:
-            self._answers = self._answered(fitted.stack, self._methods[0].n_heads)
-        self._diverged = fitted.diverged.reshape(len(models), -1).max(1)
-        self._seconds = (time.perf_counter() - start) / len(models)
-        return self
 
     def score(self):
         """Score the trained heads."""
         from skdebias._engine._sgd import divergence
 
-        answers = self._answers
+        answers, self._answers = self._answers, None
         for m, member in enumerate(self._members):
             number, model = member.number, member.model
-            vars(model).pop("_X_student", None)
             if self._diverged[m]:
                 try:
                     raise divergence(int(self._diverged[m]), model.learning_rate)
@@ -559,6 +609,28 @@ class _Stack:
                 own = answers and {name: a[:, m] for name, a in answers.items()}
                 self._split.score(number, model, self._rows.steps, own, self._seconds)
             self._fits.bar.update()
+
+    def keep(self, numbers):
+        """Drop the heads of other candidates and those that diverged.
+
+        Parameters
+        ----------
+        numbers : set of int
+
+        Returns
+        -------
+        bool
+            Whether any are left.
+        """
+        left = [
+            m
+            for m, member in enumerate(self._members)
+            if member.number in numbers and not self._diverged[m]
+        ]
+        if left:
+            self._members = [self._members[m] for m in left]
+            self._fit.keep(left)
+        return bool(left)
 
     def _answered(self, stack, n_heads):
         """Decision values (n_rows, n_models[, n_classes]) of the parts to score."""

@@ -368,13 +368,13 @@ def test_candidates_of_a_fold_are_one_stack(data, monkeypatch):
 
     X, y, attributes = data
     sizes = []
-    original = _fit.fit_heads
+    original = _fit.StackFit
 
     def counted(estimators, *args, **kwargs):
         sizes.append(len(estimators))
         return original(estimators, *args, **kwargs)
 
-    monkeypatch.setattr(_fit, "fit_heads", counted)
+    monkeypatch.setattr(_fit, "StackFit", counted)
     grid = {"beta": [0.0, 0.5, 1.0], "c": [0.5, 1.0], "learning_rate": [0.01, 0.1]}
     grid["out_of_bounds"] = ["clip"]
     for max_heads, expected in (("auto", [12] * 3), (5, [4] * 9)):
