@@ -7,6 +7,7 @@ from sklearn.utils._param_validation import Interval
 
 from skdebias._base import BaseDebiasedClassifier
 from skdebias._head import HEAD_ATTRIBUTES
+from skdebias._mapped import take_rows
 
 
 class AFRClassifier(BaseDebiasedClassifier):
@@ -202,7 +203,7 @@ class AFRClassifier(BaseDebiasedClassifier):
 
         held = holdout_mask(data.y, self.holdout, data.seed)
         first = erm_like(self, random_state=data.seed, verbose=0)
-        first.fit(data.X[~held], data.y[~held])
+        first.fit(take_rows(data.X, ~held), data.y[~held])
         own = np.searchsorted(first.classes_, data.y)
         confidence = first.predict_proba(data.X)[np.arange(len(own)), own]
         self.confidence_ = np.where(held, confidence, np.nan)

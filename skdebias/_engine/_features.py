@@ -1,13 +1,20 @@
 """Row access to the embeddings, whatever holds them."""
 
 import warnings
-from collections.abc import Iterator, Sequence
-from itertools import pairwise
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice, pairwise
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from skdebias._mapped import is_mapped
+
+# Bytes of rows that are read ahead where X is a file, or does not fit the device.
+_AHEAD_BYTES = 1 << 26
+# Reads that wait for a disk at the same time.
+_READERS = 8
 # Share of the free device memory that resident embeddings may take.
 _RESIDENT_SHARE = 0.6
 _CHUNK_ROWS = 16384
@@ -17,8 +24,9 @@ class Features:
     """Embeddings that hand out float32 rows on a device.
 
     Nothing is copied or upcast as a whole: rows are cast as they are gathered. On an
-    accelerator the embeddings are moved there once if they fit, in their own precision,
-    and streamed row by row otherwise.
+    accelerator the embeddings are moved there once if they fit, in their own precision.
+    Those that do not fit, and memory maps, are streamed: the rows of many steps are
+    read at once, in the order of the file, while the steps before them run.
 
     Parameters
     ----------
@@ -37,6 +45,7 @@ class Features:
             if tensor.numel() * tensor.element_size() < _RESIDENT_SHARE * free:
                 tensor = tensor.to(device)
         self._tensor = tensor
+        self._streamed = tensor.device != device or is_mapped(X)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -60,6 +69,70 @@ class Features:
         taken = self._tensor.index_select(0, flat)
         taken = taken.to(device=self.device, dtype=torch.float32)
         return taken.view(*index.shape, self.n_features)
+
+    def gathered(
+        self, steps: Iterable[NDArray[np.int64]]
+    ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """Yield the rows of one step after the other, as :meth:`rows` gathers them.
+
+        Parameters
+        ----------
+        steps : iterable of ndarray of shape (...,)
+            Row numbers of every step, all of one shape.
+
+        Yields
+        ------
+        index : Tensor of shape (...,)
+            The row numbers, on the CPU.
+        rows : Tensor of shape (..., n_features)
+        """
+        if not self._streamed:
+            for step in steps:
+                index = torch.from_numpy(step)
+                yield index, self.rows(index)
+            return
+        with ThreadPoolExecutor(1) as ahead, ThreadPoolExecutor(_READERS) as readers:
+            blocks = self._blocks(steps)
+            block = next(blocks, None)
+            waiting = block and ahead.submit(self._read, block, readers)
+            while block and waiting:
+                held, where = waiting.result()
+                current, block = block, next(blocks, None)
+                waiting = block and ahead.submit(self._read, block, readers)
+                for step, position in zip(current, where):
+                    rows = held.index_select(0, position.to(held.device).flatten())
+                    rows = rows.to(device=self.device, dtype=torch.float32)
+                    yield torch.from_numpy(step), rows.view(*step.shape, -1)
+
+    def _blocks(
+        self, steps: Iterable[NDArray[np.int64]]
+    ) -> Iterator[list[NDArray[np.int64]]]:
+        """Gather steps into lists whose rows are read at once."""
+        size = self.n_features * self._tensor.element_size()
+        steps = iter(steps)
+        for first in steps:
+            further = max(0, _AHEAD_BYTES // (size * first.size) - 1)
+            yield [first, *islice(steps, further)]
+
+    def _read(
+        self, steps: list[NDArray[np.int64]], readers: ThreadPoolExecutor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Distinct rows of some steps, and where in them those of each step are."""
+        numbers, position = np.unique(np.stack(steps), return_inverse=True)
+        index = torch.from_numpy(numbers)
+        held = torch.empty(
+            (len(index), self.n_features),
+            dtype=self._tensor.dtype,
+            pin_memory=self.device.type == "cuda",
+        )
+        # Every reader waits for its own pages of the file.
+        parts = zip(index.chunk(_READERS), held.chunk(_READERS))
+        list(readers.map(self._read_part, *zip(*parts)))
+        held = held.to(self.device, non_blocking=True)
+        return held, torch.from_numpy(position.reshape(len(steps), *steps[0].shape))
+
+    def _read_part(self, index: torch.Tensor, out: torch.Tensor) -> None:
+        torch.index_select(self._tensor, 0, index, out=out)
 
     def chunks(self) -> Iterator[tuple[slice, torch.Tensor]]:
         """Yield all rows in order, in float32 blocks on the device.
@@ -118,6 +191,14 @@ class JoinedFeatures:
             for part in self._parts
         ]
         return torch.cat(pieces, dim=-1)
+
+    def gathered(
+        self, steps: Iterable[NDArray[np.int64]]
+    ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """Yield the rows of one step after the other, as :meth:`Features.gathered`."""
+        for step in steps:
+            index = torch.from_numpy(step)
+            yield index, self.rows(index)
 
     def chunks(self) -> Iterator[tuple[slice, torch.Tensor]]:
         """Yield all rows in order, as :meth:`Features.chunks`."""

@@ -394,7 +394,8 @@ class _Loop:
         n_rows = len(problems[0].groups.ids)
         self._steps_per_epoch = -(-n_rows // settings.batch_size)
         n_steps = self._steps_per_epoch * settings.max_iter
-        self._steps = zip(*(s.steps(0, n_steps) for s in samplers))
+        drawn = zip(*(s.steps(0, n_steps) for s in samplers))
+        self._steps = features.gathered(map(np.stack, drawn))
 
     @property
     def work(self) -> int:
@@ -424,14 +425,13 @@ class _Loop:
             self._optimiser.freeze(self._epochs < epoch)
         objective = torch.zeros(self._weights.shape[0], self._weights.shape[2])
         objective = objective.to(self._weights.device)
-        for rows in islice(self._steps, self._steps_per_epoch):
-            index = torch.from_numpy(np.stack(rows))
-            objective += threads.run(partial(self._step, index))
+        for index, X in islice(self._steps, self._steps_per_epoch):
+            objective += threads.run(partial(self._step, index, X))
         return (objective / self._steps_per_epoch).flatten().double().cpu().numpy()
 
-    def _step(self, index: torch.Tensor) -> torch.Tensor:
-        """One optimiser step on the rows `index` (n_streams, n_slots)."""
-        logits, activations = self.stack.forward(self._features.rows(index))
+    def _step(self, index: torch.Tensor, X: torch.Tensor) -> torch.Tensor:
+        """One optimiser step on the rows `index` (n_streams, n_slots), which are X."""
+        logits, activations = self.stack.forward(X)
         y = self._y[index].to(logits.device)
         losses, residual = cross_entropy(logits, y)
         weights = self._weights

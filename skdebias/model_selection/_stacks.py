@@ -24,6 +24,7 @@ from tqdm import tqdm
 
 from skdebias._base import BaseDebiasedClassifier
 from skdebias._head import HeadClassifier
+from skdebias._mapped import take_rows
 from skdebias._validation import TrainingData
 
 # Hyper-parameters of the optimisers that every stack holds as one number per head.
@@ -477,7 +478,7 @@ class _Fold:
     @cached_property
     def _X_train(self):
         """The training rows in one piece, for what does not take row numbers."""
-        return self._rows.X[self._rows.train]
+        return take_rows(self._rows.X, self._rows.train)
 
     def _data(self, seed, with_X):
         return TrainingData(
