@@ -16,7 +16,11 @@ from skdebias import (
     UGCClassifier,
     ULEClassifier,
 )
-from skdebias.model_selection import BatchedGridSearchCV, BatchedRandomizedSearchCV
+from skdebias.model_selection import (
+    BatchedGridSearchCV,
+    BatchedHalvingGridSearchCV,
+    BatchedRandomizedSearchCV,
+)
 
 ESTIMATORS = [
     ERMClassifier(max_iter=20),
@@ -68,6 +72,12 @@ ESTIMATORS = [
         n_iter=2,
         cv=2,
         random_state=0,
+    ),
+    BatchedHalvingGridSearchCV(
+        GERNEClassifier(max_iter=5, learning_rate=0.1, batch_size=32, random_state=0),
+        {"beta": [0.0, 1.0], "weight_decay": [0.01, 0.1]},
+        factor=2,
+        cv=2,
     ),
 ]
 

@@ -1,5 +1,6 @@
 """Cross-validation splitters and searches that know about groups."""
 
+from skdebias.model_selection._halving import BatchedHalvingGridSearchCV
 from skdebias.model_selection._kfold import AttributeStratifiedKFold
 from skdebias.model_selection._search import (
     BatchedGridSearchCV,
@@ -11,5 +12,6 @@ __all__ = [
     "AttributeStratifiedKFold",
     "AttributeStratifiedShuffleSplit",
     "BatchedGridSearchCV",
+    "BatchedHalvingGridSearchCV",
     "BatchedRandomizedSearchCV",
 ]

@@ -275,6 +275,7 @@ class BatchedGridSearchCV(BaseBatchedSearchCV):
     See Also
     --------
     BatchedRandomizedSearchCV : Draws the candidates from distributions.
+    BatchedHalvingGridSearchCV : Trains only the better candidates to the end.
 
     Examples
     --------
@@ -371,6 +372,7 @@ class BatchedRandomizedSearchCV(BaseBatchedSearchCV):
     See Also
     --------
     BatchedGridSearchCV : Tries every setting of a grid.
+    BatchedHalvingGridSearchCV : Trains only the better candidates to the end.
 
     Examples
     --------
