@@ -176,14 +176,17 @@ class BatchedHalvingGridSearchCV(BaseBatchedSearchCV):
     def _candidates(self):
         return ParameterGrid(self.param_grid)
 
-    def _evaluate(self, candidates, scorers, data):
+    def _n_scores(self, n_candidates):
+        return None
+
+    def _evaluate(self, candidates, scorers, data, report):
         self._check_metric(isinstance(scorers, _MultimetricScorer))
         resource = self._resource()
         self._check_candidates(candidates, resource)
         self._plan_rungs(len(candidates))
         # What is read of max_iter before the first epoch is that of the last rung.
         whole = [c | {resource: self.max_resources_} for c in candidates]
-        fits = self._fits(whole, scorers)
+        fits = self._fits(whole, scorers, report)
         left = np.arange(len(candidates))
         tried, results, more = [], [], {"iter": [], "n_resources": []}
         for rung, epochs in enumerate(self.n_resources_):

@@ -2,6 +2,7 @@
 
 import time
 from abc import abstractmethod
+from functools import partial
 from numbers import Integral, Real
 
 import numpy as np
@@ -115,7 +116,7 @@ default=None
         splitter = self._splitter(y, params)
         routed = self._routed(splitter, params)
         callback = self._init_callback_context(
-            max_subtasks=int(self.refit is not False)
+            max_subtasks=1 + (self.refit is not False)
         ).call_on_fit_task_begin(estimator=self, X=X, y=y, metadata=None)
 
         splits = list(splitter.split(X, y, **routed.splitter.split))
@@ -127,7 +128,12 @@ default=None
                 f"{len(splits)} splits."
             )
         data = X, y, splits, routed.estimator.fit, routed.scorer.score
-        tried, out, more = self._evaluate(candidates, scorers, data)
+        task = callback.subcontext(
+            task_name="search", max_subtasks=self._n_scores(len(candidates))
+        ).call_on_fit_task_begin(estimator=self)
+        report = partial(self._report, task)
+        tried, out, more = self._evaluate(candidates, scorers, data, report)
+        task.call_on_fit_task_end(estimator=self)
         more = more | extrapolation_strength(self.estimator, tried)
         results = self._format_results(tried, self.n_splits_, out, more)
 
@@ -145,7 +151,17 @@ default=None
         callback.call_on_fit_task_end(estimator=self, X=X, y=y, metadata=None)
         return self
 
-    def _evaluate(self, candidates, scorers, data):
+    def _n_scores(self, n_candidates):
+        """How many fits are scored, or None if that is not known in advance."""
+        return n_candidates * self.n_splits_
+
+    def _report(self, task):
+        """Tell callbacks that a fit has been scored."""
+        scored = task.subcontext(task_name="candidate-split-evaluation")
+        scored.call_on_fit_task_begin(estimator=self)
+        scored.call_on_fit_task_end(estimator=self)
+
+    def _evaluate(self, candidates, scorers, data, report):
         """Fit and score the candidates.
 
         Parameters
@@ -154,6 +170,8 @@ default=None
         scorers : callable
         data : tuple
             The arguments of :meth:`SplitFits.run`.
+        report : callable
+            Called for every fit that has been scored.
 
         Returns
         -------
@@ -164,9 +182,10 @@ default=None
         more : dict of str to list
             Further columns of `cv_results_`.
         """
-        return candidates, self._checked(self._fits(candidates, scorers).run(*data)), {}
+        fits = self._fits(candidates, scorers, report)
+        return candidates, self._checked(fits.run(*data)), {}
 
-    def _fits(self, candidates, scorers):
+    def _fits(self, candidates, scorers, report):
         return SplitFits(
             self.estimator,
             candidates,
@@ -175,6 +194,7 @@ default=None
             return_train_score=self.return_train_score,
             error_score=self.error_score,
             verbose=self.verbose,
+            report=report,
         )
 
     def _checked(self, out):

@@ -95,6 +95,8 @@ class SplitFits:
     return_train_score : bool
     error_score : "raise" or float
     verbose : int
+    report : callable
+        Called once for every fit that has been scored.
     """
 
     def __init__(
@@ -107,6 +109,7 @@ class SplitFits:
         return_train_score,
         error_score,
         verbose,
+        report,
     ):
         self._estimator = estimator
         self._candidates = candidates
@@ -115,6 +118,7 @@ class SplitFits:
         self._return_train_score = return_train_score
         self._error_score = error_score
         self._verbose = verbose
+        self._report = report
         self._whole = None
         #: X and its features by device, of the last X only.
         self.features = {}
@@ -181,7 +185,7 @@ class SplitFits:
             desc=None if until is None else f"{until} epochs",
             unit="fit",
             disable=not self._verbose,
-        ) as self.bar:
+        ) as self._bar:
             # Stacks of different splits share no rows, but they train side by side at
             # full width; the next one is prepared, and the last one scored, meanwhile.
             training = (partial(stack.train, until) for stack in stacks)
@@ -190,6 +194,11 @@ class SplitFits:
                 if until is not None:
                     self._alive.append(stack)
         return [split.results[number] for number in numbers for split in self._splits]
+
+    def scored(self):
+        """Tell that a fit has been scored, or has failed."""
+        self._bar.update()
+        self._report()
 
     def _stacks(self, X, y, splits, fit_params):
         """Yield the stacks of all splits."""
@@ -222,7 +231,9 @@ class SplitFits:
         most = n_methods
         if self._max_heads == "auto":
             # Weights, gradients, two moments, kept ones; activations and what follows.
-            floats = 6 * sum(layer_sizes) + 16 * model.batch_size * n_outputs
+            # The deterministic solver remembers ten steps and gradients in double.
+            copies = 60 if model.solver == "lbfgs" else 6
+            floats = copies * sum(layer_sizes) + 16 * model.batch_size * n_outputs
             floats += 3 * min(n_rows, 4 * _SCORED_ROWS) * n_outputs
             budget = _STACK_BYTES // min(self._n_threads, len(self._splits))
             most = budget // (4 * floats * n_heads)
@@ -312,7 +323,7 @@ class _Split:
             scores = dict.fromkeys(self._scorers._scorers, scores)
         self._record(number, dict.fromkeys(self._parts, scores), 0, 0, format_exc())
 
-    def score(self, number, model, steps, answers, fit_time):
+    def score(self, number, model, steps, answers, fit_time, twin=None):
         """Score a fitted head.
 
         Parameters
@@ -325,8 +336,13 @@ class _Split:
         answers : dict of str to ndarray, or None
             Decision values of every part, where they are at hand.
         fit_time : float
+        twin : int, default=None
+            A candidate that has been scored and gives the same answers.
         """
         start = time.perf_counter()
+        if twin is not None and self._asks_for_answers:
+            self.results[number] = self.results[twin] | {"score_time": 0.0}
+            return
         estimator = model
         if steps is not None and not self._asks_for_answers:
             # A function may look at the estimator; scorers only want its answers.
@@ -414,7 +430,7 @@ class _Fold:
                 member, method, groups = self._prepare(number, model)
             except Exception:
                 self._split.fail(number)
-                self._fits.bar.update()
+                self._fits.scored()
                 continue
             if method is None:
                 self._alone(member)
@@ -473,7 +489,20 @@ class _Fold:
                 student = model._validate_X_student(student, len(self._rows.train))
             model._X_student = student
         groups = self._groups(member, data)
-        return member, model._make_method(groups), groups
+        method = model._make_method(groups)
+        if model.solver == "lbfgs":
+            self._check_solvable(model, method, groups)
+        return member, method, groups
+
+    def _check_solvable(self, model, method, groups):
+        """Refuse a problem alone, and not together with all others of its stack."""
+        import torch
+
+        from skdebias._engine._lbfgs import check_solvable
+        from skdebias.methods import Setting
+
+        y = torch.as_tensor(self._encoded[model.selection][0])
+        check_solvable(method, Setting((groups,), y, torch.device("cpu")))
 
     @cached_property
     def _X_train(self):
@@ -518,7 +547,7 @@ class _Fold:
         else:
             seconds = time.perf_counter() - start
             self._split.score(member.number, model, rows.steps, None, seconds)
-        self._fits.bar.update()
+        self._fits.scored()
 
     def _features(self, device):
         """Features of all rows; over splits of the same X they are made once."""
@@ -566,6 +595,7 @@ class _Stack:
         if self._X_student is None:
             self._answers = self._answered(fitted.stack, self._n_heads)
         self._diverged = fitted.diverged.reshape(len(self._members), -1).max(1)
+        self._source = fitted.source
         self._seconds = (time.perf_counter() - start) / len(self._members)
         return self
 
@@ -608,8 +638,13 @@ class _Stack:
             else:
                 model._finish()
                 own = answers and {name: a[:, m] for name, a in answers.items()}
-                self._split.score(number, model, self._rows.steps, own, self._seconds)
-            self._fits.bar.update()
+                twin = None
+                if self._source is not None and self._source[m] != m:
+                    twin = self._members[self._source[m]].number
+                self._split.score(
+                    number, model, self._rows.steps, own, self._seconds, twin
+                )
+            self._fits.scored()
 
     def keep(self, numbers):
         """Drop the heads of other candidates and those that diverged.
