@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.base import clone
+from sklearn.callback import ProgressBar, ScoringMonitor
 from sklearn.exceptions import FitFailedWarning
 from sklearn.experimental import enable_halving_search_cv  # noqa: F401
 from sklearn.linear_model import LogisticRegression
@@ -251,6 +252,29 @@ def test_pipelines(data):
             plain.cv_results_["mean_test_score"],
             rtol=1e-4,
         )
+
+
+def test_a_memory_map_is_read_ahead_between_rungs(data, tmp_path):
+    X, y, attributes = data
+    np.save(tmp_path / "X.npy", X)
+    mapped = np.load(tmp_path / "X.npy", mmap_mode="r")
+    estimator, fit = GERNEClassifier(**SMALL), {"attributes": attributes}
+    found = _halve(estimator, BETAS, mapped, y, fit=fit)
+    expected = _halve(estimator, BETAS, X, y, fit=fit)
+    np.testing.assert_allclose(
+        found.cv_results_["mean_test_score"], expected.cv_results_["mean_test_score"]
+    )
+
+
+def test_callbacks_see_every_fit_and_the_refit(data, capsys):
+    X, y, attributes = data
+    monitor = ScoringMonitor(scoring=worst_group_accuracy_scorer)
+    search = BatchedHalvingGridSearchCV(
+        GERNEClassifier(**SMALL).set_callbacks(monitor), {"beta": [0.0, 1.0]}, factor=2
+    ).set_callbacks(ProgressBar())
+    search.fit(X, y, attributes=attributes)
+    assert len(monitor.get_logs().data) == 1 + EPOCHS  # of the refit
+    assert "BatchedHalvingGridSearchCV" in capsys.readouterr().out
 
 
 def test_whole_heads_in_the_grid(data):
