@@ -6,7 +6,7 @@ Unlearn a spurious colour
 Handwritten digits, 0-4 against 5-9. In training, colour and class agree in 97 % of the
 rows, so a classifier can be nearly perfect without looking at the digit. In the test
 rows they are independent. We embed the images once, fit a plain head, look at every
-group, and search for a GERNE head with scikit-learn's own grid search.
+group, and search for a GERNE head among 300 candidates, which takes seconds.
 """
 
 # %%
@@ -16,25 +16,25 @@ group, and search for a GERNE head with scikit-learn's own grid search.
 # colour; the two groups in which they disagree have 13 or 14 training rows each.
 
 import json
+import time
 from importlib.resources import files
 
 import matplotlib.pyplot as plt
 import pandas as pd
 import sklearn
-from sklearn.model_selection import GridSearchCV
+from sklearn.model_selection import ParameterGrid
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from embeddings_cache import EmbeddingExtractor
 from skdebias import ERMClassifier, GERNEClassifier
 from skdebias.datasets import load_coloured_digits
-from skdebias.methods import beta_bounds
 from skdebias.metrics import (
     GroupAccuracyDisplay,
     group_summary,
     worst_group_accuracy_scorer,
 )
-from skdebias.model_selection import AttributeStratifiedKFold
+from skdebias.model_selection import AttributeStratifiedKFold, BatchedGridSearchCV
 
 data = load_coloured_digits(correlation=0.97, random_state=0)
 train, test = data.split == "train", data.split == "test"
@@ -80,22 +80,29 @@ display.ax_.set_title("Plain training: right only where the colour is")
 # ------------
 # ``c`` says how balanced the less biased of GERNE's two batches is, ``beta`` how far
 # to extrapolate from one to the other. With ``c=1``, ``beta=0`` is group resampling;
-# more is over-correction, up to a bound that depends on the data.
+# more is over-correction, up to a bound that depends on the data. All heads of a fold
+# are trained as one stack; scikit-learn's own ``GridSearchCV`` finds the same, later.
 
-_, highest = beta_bounds(y_train, a_train, c=1.0)
-search = GridSearchCV(
-    make_pipeline(StandardScaler(), GERNEClassifier(c=1.0, random_state=0)),
-    {
-        "gerneclassifier__beta": [
-            part * highest for part in (0, 0.125, 0.25, 0.375, 0.5)
-        ]
-    },
+grid = {
+    "beta": [-0.5, 0.0, 0.5, 1.0, 1.5],
+    "c": [0.2, 0.4, 0.6, 0.8, 1.0],
+    "learning_rate": [3e-4, 1e-3, 3e-3, 1e-2],
+    "weight_decay": [0.001, 0.01, 0.1],
+}
+search = BatchedGridSearchCV(
+    make_pipeline(
+        StandardScaler(), GERNEClassifier(out_of_bounds="clip", random_state=0)
+    ),
+    {f"gerneclassifier__{name}": values for name, values in grid.items()},
     scoring=worst_group_accuracy_scorer,
     cv=AttributeStratifiedKFold(n_splits=4, shuffle=True, random_state=0),
 )
+start = time.perf_counter()
 search.fit(X_train, y_train, attributes=a_train)
+print(f"{4 * len(ParameterGrid(grid))} fits in {time.perf_counter() - start:.0f} s")
 display = GroupAccuracyDisplay.from_estimator(search, X_test, y_test, attributes=a_test)
-display.ax_.set_title(f"GERNE, {search.best_params_}")
+best = {name.split("__")[1]: v for name, v in search.best_params_.items()}
+display.ax_.set_title(f"GERNE, beta={best['beta']}, c={best['c']}")
 
 # %%
 # Both in numbers

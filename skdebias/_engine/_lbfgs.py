@@ -28,7 +28,7 @@ _MEMORY = 10
 # Entries of one block of logits.
 _BLOCK_ENTRIES = 1 << 22
 # Entries of one block of rows on the CPU, which the second product finds in a cache.
-_CACHED_ENTRIES = 1 << 19
+_CACHED_ENTRIES = 1 << 20
 # Problems of at most this many entries are solved in double precision throughout: with
 # little weight decay the rounding of float32 ends the line search too early.
 _DOUBLE_ENTRIES = 1 << 20

@@ -151,6 +151,10 @@ class SplitFits:
         self._splits = [
             _Split(self, X, y, train, test, score_params) for train, test in splits
         ]
+        # Splits that do not fill a last round of threads share them.
+        n_last = len(splits) % self._n_threads
+        for split in self._splits[len(splits) - n_last :]:
+            split.n_threads = self._n_threads // n_last
         stacks = self._stacks(X, y, splits, fit_params)
         return self._trained(stacks, range(len(self._candidates)), until)
 
@@ -208,7 +212,9 @@ class SplitFits:
                 rows, params = self._rows(X, y, train, test, pipeline, own_params)
                 yield from _Fold(self, split, rows, params).stacks(members)
 
-    def most_methods(self, layer_sizes, n_outputs, n_rows, model, n_heads, n_methods):
+    def most_methods(
+        self, layer_sizes, n_outputs, n_rows, model, n_heads, n_methods, n_threads
+    ):
         """Divide methods into stacks; return how many one of them holds at most.
 
         Parameters
@@ -223,6 +229,8 @@ class SplitFits:
         n_heads : int
             Heads of a method.
         n_methods : int
+        n_threads : int
+            Threads for the stacks of one split.
 
         Returns
         -------
@@ -242,8 +250,7 @@ class SplitFits:
         n_stacks = -(-n_methods // max(1, most))
         if model.solver != "lbfgs":  # which divides the rows among idle threads
             work = model.batch_size * sum(layer_sizes) * n_heads * n_methods
-            idle = -(-self._n_threads // len(self._splits))
-            n_stacks = max(n_stacks, min(idle, work // _PART_WORK))
+            n_stacks = max(n_stacks, min(n_threads, work // _PART_WORK))
         return -(-n_methods // n_stacks)
 
     def _by_steps(self):
@@ -296,6 +303,8 @@ class _Split:
 
     def __init__(self, fits, X, y, train, test, score_params):
         self.results = [None] * len(fits._candidates)
+        #: Threads that train its stacks.
+        self.n_threads = 1
         self._error_score = fits._error_score
         self._scorers = fits._scorers
         self._parts = {"test": test}
@@ -453,6 +462,7 @@ class _Fold:
             first,
             n_heads,
             len(stack),
+            self._split.n_threads,
         )
         with_X = getattr(first, "_X_student", None) is not None
         data = self._data(stack[0][0].seed, with_X)
