@@ -45,11 +45,17 @@ sphinx_gallery_conf = {
 }
 
 
-def _quote_shapes(app, what, name, obj, options, lines):
-    """Keep reStructuredText from reading ``(n_features_in_,)`` as a link."""
+def _mend(app, what, name, obj, options, lines):
+    """Mend what is no link here.
+
+    ``(n_features_in_,)`` reads like one, and methods that are inherited from
+    scikit-learn refer to its own user guide.
+    """
     lines[:] = [re.sub(r"\((\w+_),\)", r"(``\1``,)", line) for line in lines]
+    guide = r":ref:`[^<`]*<metadata_routing>`"
+    lines[:] = [re.sub(guide, "scikit-learn's user guide", line) for line in lines]
 
 
 def setup(app):
     # Before numpydoc, which turns the docstring into reStructuredText.
-    app.connect("autodoc-process-docstring", _quote_shapes, priority=400)
+    app.connect("autodoc-process-docstring", _mend, priority=400)
