@@ -15,6 +15,8 @@ from skdebias._mapped import is_mapped
 _AHEAD_BYTES = 1 << 26
 # Reads that wait for a disk at the same time.
 _READERS = 8
+# Smaller memory maps stay in the page cache: their rows are gathered as in memory.
+_STREAMED_BYTES = 1 << 30
 # Share of the free device memory that resident embeddings may take.
 _RESIDENT_SHARE = 0.6
 _CHUNK_ROWS = 16384
@@ -25,8 +27,8 @@ class Features:
 
     Nothing is copied or upcast as a whole: rows are cast as they are gathered. On an
     accelerator the embeddings are moved there once if they fit, in their own precision.
-    Those that do not fit, and memory maps, are streamed: the rows of many steps are
-    read at once, in the order of the file, while the steps before them run.
+    Those that do not fit, and large memory maps, are streamed: the rows of many steps
+    are read at once, in the order of the file, while the steps before them run.
 
     Parameters
     ----------
@@ -45,7 +47,8 @@ class Features:
             if tensor.numel() * tensor.element_size() < _RESIDENT_SHARE * free:
                 tensor = tensor.to(device)
         self._tensor = tensor
-        self._streamed = tensor.device != device or is_mapped(X)
+        large = tensor.numel() * tensor.element_size() > _STREAMED_BYTES
+        self._streamed = tensor.device != device or (large and is_mapped(X))
 
     @property
     def dtype(self) -> torch.dtype:

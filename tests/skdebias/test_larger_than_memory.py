@@ -37,6 +37,7 @@ a = np.where(rng.random(len(X)) < 0.9, y, 1 - y)
 _mapped._MEMORY_BYTES = _stacks._STACK_BYTES = _lbfgs._COPIED_BYTES = 1 << 25
 _features._CHUNK_ROWS = _stacks._SCORED_ROWS = 1 << 10
 _ugc._BLOCK_ENTRIES = _head._PREDICT_VALUES = 1 << 20
+_features._STREAMED_BYTES = 0
 _features._AHEAD_BYTES = _mapped._BLOCK_BYTES = 1 << 23
 
 def run(rows):
