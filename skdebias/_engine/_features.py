@@ -90,9 +90,7 @@ class Features:
         rows : Tensor of shape (..., n_features)
         """
         if not self._streamed:
-            for step in steps:
-                index = torch.from_numpy(step)
-                yield index, self.rows(index)
+            yield from _one_by_one(self, steps)
             return
         with ThreadPoolExecutor(1) as ahead, ThreadPoolExecutor(_READERS) as readers:
             blocks = self._blocks(steps)
@@ -199,9 +197,7 @@ class JoinedFeatures:
         self, steps: Iterable[NDArray[np.int64]]
     ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """Yield the rows of one step after the other, as :meth:`Features.gathered`."""
-        for step in steps:
-            index = torch.from_numpy(step)
-            yield index, self.rows(index)
+        return _one_by_one(self, steps)
 
     def chunks(self) -> Iterator[tuple[slice, torch.Tensor]]:
         """Yield all rows in order, as :meth:`Features.chunks`."""
@@ -212,6 +208,14 @@ class JoinedFeatures:
     def block(self, where: slice) -> torch.Tensor:
         """Rows that lie side by side, as :meth:`Features.block`."""
         return self.rows(torch.arange(where.start, min(where.stop, self.n_rows)))
+
+
+def _one_by_one(
+    features: Features | JoinedFeatures, steps: Iterable[NDArray[np.int64]]
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    for step in steps:
+        index = torch.from_numpy(step)
+        yield index, features.rows(index)
 
 
 def _as_tensor(X: NDArray) -> torch.Tensor:

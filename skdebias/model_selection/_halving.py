@@ -16,6 +16,7 @@ from sklearn.utils._param_validation import (
 
 from skdebias._base import BaseDebiasedClassifier
 from skdebias.model_selection._search import BaseBatchedSearchCV
+from skdebias.model_selection._stacks import final_head
 
 _RESOURCES = Interval(Integral, 1, None, closed="left")
 
@@ -227,8 +228,7 @@ class BatchedHalvingGridSearchCV(BaseBatchedSearchCV):
                     f"{others}"
                 )
             model = clone(self.estimator).set_params(**clone(candidate, safe=False))
-            if isinstance(model, Pipeline):
-                model = model[-1]
+            model = final_head(model)
             if not isinstance(model, BaseDebiasedClassifier):
                 raise ValueError(
                     f"estimator={model!r} is not trained in epochs, which the rungs "
@@ -249,8 +249,7 @@ class BatchedHalvingGridSearchCV(BaseBatchedSearchCV):
         """Set how many rungs there are, and their candidates and epochs."""
         factor, most = self.factor, self.max_resources
         if most == "auto":
-            head = self.estimator
-            head = head[-1] if isinstance(head, Pipeline) else head
+            head = final_head(self.estimator)
             own = {"max_iter": head.max_iter}
             constraints = {"max_iter": [_RESOURCES]}
             validate_parameter_constraints(constraints, own, type(head).__name__)

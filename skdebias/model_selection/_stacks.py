@@ -49,7 +49,7 @@ def check_stackable(estimator, search):
     ------
     ValueError
     """
-    final = _head(estimator)
+    final = final_head(estimator)
     if not isinstance(final, HeadClassifier):
         raise ValueError(
             f"estimator={final!r} cannot be trained in stacks: {search} takes head "
@@ -58,7 +58,8 @@ def check_stackable(estimator, search):
         )
 
 
-def _head(estimator):
+def final_head(estimator):
+    """Return the last step of a Pipeline, or the estimator itself."""
     return estimator[-1] if isinstance(estimator, Pipeline) else estimator
 
 
@@ -146,7 +147,7 @@ class SplitFits:
         from skdebias._engine._threads import own_threads
         from skdebias._fit import resolve_device
 
-        device = resolve_device(getattr(_head(self._estimator), "device", "cpu"))
+        device = resolve_device(getattr(final_head(self._estimator), "device", "cpu"))
         self._n_threads = own_threads() if device.type == "cpu" else 1
         self._splits = [
             _Split(self, X, y, train, test, score_params) for train, test in splits
@@ -451,9 +452,10 @@ class _Fold:
 
     def _divide(self, groups, stack):
         """Yield a stack in parts that fit the memory."""
+        from skdebias._engine._loss import n_logits
+
         first, n_heads = stack[0][0].model, stack[0][1].n_heads
-        n_classes = len(first.classes_)
-        n_out = 1 if n_classes == 2 else n_classes
+        n_out = n_logits(len(first.classes_))
         widths = [self._rows.X.shape[1], *first.hidden_layer_sizes, n_out]
         size = self._fits.most_methods(
             [a * b for a, b in pairwise(widths)],
@@ -699,7 +701,7 @@ class _Stack:
 
 def _validated(model, X, y):
     """Check X and y as `fit` would; return them and what that set on the head."""
-    model = _head(model)
+    model = final_head(model)
     before = set(vars(model))
     X, y = model._validate_fit_input(X, y)
     own = {k: v for k, v in vars(model).items() if k not in before}
