@@ -1,44 +1,92 @@
-"""Writing a cache's rows in formats other tools read."""
+"""Writing a cache's rows in formats other tools read.
 
+A file takes its name when it is whole, and then takes the place of an older one: the
+same command can be given again after an interruption. Rows go to the file shard by
+shard, through a map, so that a file may be larger than the memory.
+"""
+
+import io
+import json
+import os
+import struct
+import uuid
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from embeddings_cache._errors import MissingExtraError
+from embeddings_cache._errors import MissingExtraError, StoreError
 from embeddings_cache._folder import ShardFolder
 from embeddings_cache._shard_reading import read_keys
 
 SUFFIXES = (".npy", ".safetensors", ".parquet")
+_GROUP_BYTES = 64 << 20  # rows of a parquet file that are in memory at a time
+_SAFETENSORS = {"float16": "F16", "float32": "F32"}
+
+Fill = Callable[[np.ndarray], None]
 
 
-def check_suffix(path: Path) -> None:
-    """Refuse an output name whose suffix names no format."""
+def check_output(path: Path) -> None:
+    """Refuse, before any work, an output file that could not be written."""
     if path.suffix not in SUFFIXES:
         raise ValueError(
             f"path={str(path)!r} must end in one of {', '.join(SUFFIXES)}, "
             "which names the format"
         )
+    if not path.parent.is_dir():
+        raise FileNotFoundError(
+            f"path={str(path)!r}: there is no folder {str(path.parent)!r}; make it "
+            "first"
+        )
+    if path.suffix == ".parquet":
+        _pyarrow(path)
+
+
+def _pyarrow(path: Path) -> tuple[Any, Any]:
+    try:
+        import pyarrow
+        from pyarrow import parquet
+    except ImportError as error:
+        raise MissingExtraError(
+            f"path={str(path)!r}: parquet files need pyarrow. "
+            'Run: pip install "skdebias[parquet]"'
+        ) from error
+    return pyarrow, parquet
 
 
 def export_rows(folder: ShardFolder, path: Path) -> tuple[int, int]:
     """Write every item of a folder once, sorted by key; return the shape."""
-    check_suffix(path)
+    check_output(path)
     parts = [read_keys(folder.path, record) for record in folder.records()]
     if not parts:
         raise ValueError(f"{folder.path} holds no embeddings yet")
     keys = np.unique(np.concatenate(parts))
     records, places = folder.find(keys)
-    rows = np.empty((len(keys), records[0].columns), dtype=records[0].dtype)
-    if (places < 0).any() or not folder.read(records, places, rows):
-        raise ValueError(
-            f"some rows of {folder.path} are damaged and were set aside; "
-            "export again for the rest"
-        )
-    write_rows(path, rows, "key", [key.hex() for key in keys.tolist()])
-    return rows.shape
+
+    def fill(rows: np.ndarray) -> None:
+        if (places < 0).any() or not folder.read(records, places, rows):
+            raise StoreError(
+                f"some rows of {folder.path} are damaged and were set aside; "
+                "export again for the rest"
+            )
+
+    shape = len(keys), records[0].columns
+    names = (key.item().hex() for key in keys)
+    write_rows(path, shape, records[0].dtype, fill, "key", names)
+    return shape
 
 
-def write_rows(path: Path, rows: np.ndarray, label: str, names: list[str]) -> None:
+def write_rows(
+    path: Path,
+    shape: tuple[int, int],
+    dtype: str,
+    fill: Fill,
+    label: str,
+    names: Iterable[str],
+) -> None:
     """Write rows and what each is, in the format the suffix names.
 
     Parameters
@@ -46,37 +94,104 @@ def write_rows(path: Path, rows: np.ndarray, label: str, names: list[str]) -> No
     path : Path
         ``.npy`` and ``.safetensors`` get the names, one per line, in
         ``<stem>.<label>s.txt`` beside them; ``.parquet`` has a column of them.
-    rows : ndarray of shape (n, n_features)
-        Embeddings.
+    shape : (int, int)
+        Rows and features.
+    dtype : {"float16", "float32"}
+        Type of the rows; parquet files always have float32, which all their readers
+        know.
+    fill : callable
+        Copies the rows into an array of that shape.
     label : str
         What the names are: "key" or "item".
-    names : list of str
+    names : iterable of str
         One per row.
     """
-    check_suffix(path)
-    if path.suffix == ".parquet":
-        _write_parquet(path, rows, label, names)
-        return
-    if path.suffix == ".npy":
-        np.save(path, rows, allow_pickle=False)
-    else:
-        from safetensors.numpy import save_file
+    with _new_file(path) as file:
+        if path.suffix == ".parquet":
+            with _temporary(path) as raw:
+                rows = _mapped(raw, b"", shape, dtype)
+                fill(rows)
+                _write_parquet(file, rows, label, names)
+            return
+        header = _npy_header if path.suffix == ".npy" else _safetensors_header
+        rows = _mapped(file, header(shape, dtype), shape, dtype)
+        fill(rows)
+        rows.flush()
+        with _new_file(path.with_suffix(f".{label}s.txt")) as lines:
+            _write_lines(lines, names)
 
-        save_file({"x": np.ascontiguousarray(rows)}, path)
-    lines = (name.replace("\n", " ") for name in names)
-    text = "".join(f"{line}\n" for line in lines)
-    path.with_suffix(f".{label}s.txt").write_text(text, encoding="utf-8")
+
+@contextmanager
+def _new_file(path: Path) -> Iterator[Path]:
+    """Yield a temporary name for a file that takes the path's place when done."""
+    with _temporary(path) as temporary:
+        yield temporary
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
 
 
-def _write_parquet(path: Path, rows: np.ndarray, label: str, names: list[str]) -> None:
+@contextmanager
+def _temporary(path: Path) -> Iterator[Path]:
+    """Yield a name beside a path; a file of that name is gone afterwards."""
+    temporary = path.with_name(f".{path.name[:100]}.{uuid.uuid4().hex}")
     try:
-        import pyarrow as pa
-        from pyarrow import parquet
-    except ImportError as error:
-        raise MissingExtraError(
-            f"path={str(path)!r}: writing parquet needs pyarrow. "
-            "Run: pip install pyarrow"
-        ) from error
-    values = pa.array(rows.astype(np.float32).ravel())
-    embedding = pa.FixedSizeListArray.from_arrays(values, rows.shape[1])
-    parquet.write_table(pa.table({label: names, "embedding": embedding}), path)
+        yield temporary
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _mapped(path: Path, header: bytes, shape: tuple[int, int], dtype: str) -> np.memmap:
+    """Create a file with a header and room for rows; return a map of the rows."""
+    size = len(header) + shape[0] * shape[1] * np.dtype(dtype).itemsize
+    with path.open("xb") as file:
+        # A map of a file without blocks is a bus error where the disk is full.
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(file.fileno(), 0, size)
+        else:
+            file.truncate(size)
+        file.write(header)
+    little = np.dtype(dtype).newbyteorder("<")
+    return np.memmap(path, little, "r+", offset=len(header), shape=shape)
+
+
+def _npy_header(shape: tuple[int, int], dtype: str) -> bytes:
+    file = io.BytesIO()
+    descr = np.dtype(dtype).newbyteorder("<").str
+    layout = {"descr": descr, "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(file, layout)
+    return file.getvalue()
+
+
+def _safetensors_header(shape: tuple[int, int], dtype: str) -> bytes:
+    size = shape[0] * shape[1] * np.dtype(dtype).itemsize
+    entry = {"dtype": _SAFETENSORS[dtype], "shape": shape, "data_offsets": [0, size]}
+    text = json.dumps({"x": entry}).encode()
+    text += b" " * (-len(text) % 8)
+    return struct.pack("<Q", len(text)) + text
+
+
+def _write_lines(path: Path, names: Iterable[str]) -> None:
+    # Names of files that are not valid text keep their bytes.
+    with path.open("w", encoding="utf-8", errors="surrogateescape") as file:
+        file.writelines(" ".join(name.splitlines()) + "\n" for name in names)
+
+
+def _write_parquet(
+    path: Path, rows: np.ndarray, label: str, names: Iterable[str]
+) -> None:
+    pa, parquet = _pyarrow(path)
+    embedding = pa.list_(pa.float32(), rows.shape[1])
+    schema = pa.schema({label: pa.string(), "embedding": embedding})
+    step = max(1, _GROUP_BYTES // (4 * rows.shape[1]))
+    remaining = iter(names)
+    with parquet.ParquetWriter(path, schema) as writer:
+        for start in range(0, len(rows), step):
+            values = np.ascontiguousarray(rows[start : start + step], dtype=np.float32)
+            # Arrow has no place for bytes that are not valid text.
+            labels = [
+                name.encode(errors="surrogateescape").decode(errors="replace")
+                for name in islice(remaining, len(values))
+            ]
+            vectors = pa.FixedSizeListArray.from_arrays(values.ravel(), rows.shape[1])
+            writer.write_table(pa.table([labels, vectors], schema=schema))

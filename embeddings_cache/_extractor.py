@@ -2,6 +2,8 @@
 
 import os
 import time
+from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,7 +22,9 @@ from embeddings_cache._store import EmbeddingStore
 if TYPE_CHECKING:
     import torch
 
-    from embeddings_cache._runner import Settings
+    from embeddings_cache._job import Job
+    from embeddings_cache._ranks import Part
+    from embeddings_cache._runner import RunReport, Settings
     from embeddings_cache.backbones import Backbone
 
 _RUNTIME = ("_backbone", "_built_from")
@@ -202,11 +206,102 @@ class EmbeddingExtractor(
         """
         if out not in ("array", "memmap"):
             raise ValueError(f"out={out!r} must be 'array' or 'memmap'")
+        rows: np.ndarray = self._run(
+            X, lambda job: job.mapped() if out == "memmap" else job.array()
+        )
+        return rows
+
+    def precompute(
+        self,
+        X: Any,
+        *,
+        shard: tuple[int, int] = (0, 1),
+        output: str | os.PathLike[str] | None = None,
+    ) -> "RunReport":
+        """Compute what the cache does not have, without returning any embedding.
+
+        This is the command ``embeddings-cache extract``: it needs no memory for the
+        rows, and several processes can share the work.
+
+        Parameters
+        ----------
+        X : path-like, sequence or ndarray
+            Items as for `transform`.
+        shard : (int, int), default=(0, 1)
+            ``(i, n)`` takes part i, from 0, of n parts of the items. Parts are told
+            by texts or paths, so all processes must be given the same items.
+        output : path-like, default=None
+            Also write the embeddings of all items, in their order and in the storage
+            type, to this file: ``.npy`` or ``.safetensors`` (tensor ``x``), with the
+            paths or texts, one per line, in ``<stem>.items.txt``; or ``.parquet``
+            (columns ``item`` and ``embedding``). An existing file is replaced when
+            the new one is whole.
+
+        Returns
+        -------
+        RunReport
+            What was found and computed, of this part of the items.
+
+        Raises
+        ------
+        UnreadableItemError
+            If items cannot be read. All others are computed and kept first.
+        EmbeddingValueError
+            If an embedding has NaN or infinite values, or values beyond the storage
+            type.
+
+        See Also
+        --------
+        transform : returns the embeddings.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> import numpy as np
+        >>> from embeddings_cache import EmbeddingExtractor
+        >>> images = np.arange(4, dtype=np.uint8).repeat(32 * 32).reshape(4, 32, 32)
+        >>> extractor = EmbeddingExtractor(
+        ...     "timm:resnet18",
+        ...     pretrained=False,
+        ...     cache_dir=tempfile.mkdtemp(),
+        ...     preprocess={"size": 64},
+        ...     progress=False,
+        ... )
+        >>> parts = [extractor.precompute(images, shard=(i, 2)) for i in range(2)]
+        >>> sum(part.n_computed for part in parts)
+        4
+        >>> extractor.precompute(images).n_found
+        4
+        """
+        from embeddings_cache._export import check_output
+        from embeddings_cache._ranks import Part
+
+        part = Part(*shard)
+        if output is None:
+            self._run(X, lambda job: job.fill(), part)
+            return self.last_run_
+        if part.count > 1:
+            raise ValueError(
+                f"output={os.fspath(output)!r} takes the embeddings of all items, and "
+                f"this is part {part.index} of {part.count}. When all parts are done, "
+                "make the same call without shard: it finds every embedding"
+            )
+        path = Path(output)
+        check_output(path)
+        self._run(X, lambda job: job.save(path))
+        return self.last_run_
+
+    def _run(
+        self, X: Any, act: Callable[["Job"], Any], part: "Part | None" = None
+    ) -> Any:
+        """Make the call's items a job, act on it, and report."""
         started = time.perf_counter()
         parameters = check_parameters(self.get_params(deep=False))
         items = read_items(X, parameters["modality"])
         if not items:
             raise ValueError("items is empty; give at least one item to embed")
+        if part is not None:
+            items = part.of(items, parameters["modality"])
         progress = Progress(bool(self.progress))
         backbone = self._load(parameters, progress)
         from embeddings_cache._job import Job
@@ -215,11 +310,10 @@ class EmbeddingExtractor(
         settings = self._settings(backbone, len(items))
         job = Job(items, backbone, folder, settings, progress)
         try:
-            rows = job.mapped() if out == "memmap" else job.array()
-            self._n_features = rows.shape[1]
-            return rows
+            return act(job)
         finally:
             self.last_run_ = job.report(time.perf_counter() - started)
+            self._n_features = job.n_features or getattr(self, "_n_features", None)
             progress.line(str(self.last_run_))
 
     def describe(self) -> dict[str, Any]:

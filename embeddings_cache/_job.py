@@ -1,10 +1,14 @@
 """One transform: keys, look-up, computing what is missing, and reading back."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
 from embeddings_cache._errors import BadItem, StoreError, UnreadableItemError
+from embeddings_cache._export import write_rows
 from embeddings_cache._folder import ShardFolder
 from embeddings_cache._progress import Progress
 from embeddings_cache._readers import Item
@@ -14,6 +18,8 @@ from embeddings_cache.backbones import Backbone
 
 _ATTEMPTS = 4
 _GATHER_BYTES = 32 << 20
+
+T = TypeVar("T")
 
 
 class _ShardLostError(Exception):
@@ -50,40 +56,77 @@ class Job:
         self.folder = folder
         self.settings = settings
         self.progress = progress
-        self.n_found = self.n_computed = self.n_duplicates = 0
+        self.n_found = self.n_computed = self.n_duplicates = self.n_features = 0
         self.bad: list[BadItem] = []
         self._counted = False
 
+    def fill(self) -> None:
+        """Compute and commit what is missing; copy no row."""
+        self._read_keys()
+        self._complete()
+
     def array(self) -> np.ndarray:
         """Return the rows as float32, computing what is missing."""
+
+        def copy(records: list[ShardRecord], places: np.ndarray) -> np.ndarray:
+            rows = np.empty((len(places), self.n_features), dtype=np.float32)
+            self._copy(records, places, rows)
+            return rows
+
         self._read_keys()
-        for _ in range(_ATTEMPTS):
-            records, places = self._complete()
-            shape = (len(self.unique), records[0].columns if records else 0)
-            rows = np.empty(shape, dtype=np.float32)
-            if (places >= 0).all() and self.folder.read(records, places, rows):
-                if len(self.unique) == len(self.items):
-                    return rows
-                repeated: np.ndarray = rows[self.inverse]
-                return repeated
-        raise self._unstable()
+        return self._with_all_rows(copy)
 
     def mapped(self) -> np.ndarray:
         """Return a map of one shard that holds the items in their order."""
         self._read_keys()
+        record = None if self.bad else self.folder.whole(self.keys)
+        if record is None:
+            record = self._with_all_rows(self._gather)
+        else:
+            self._count(n_found=len(self.items))
+            self.n_features = record.columns
+        return self.folder.map(record)
+
+    def save(self, path: Path) -> None:
+        """Write the rows, in the order of the items, to a file of the user's."""
+
+        def write(records: list[ShardRecord], places: np.ndarray) -> None:
+            write_rows(
+                path,
+                (len(places), self.n_features),
+                self.settings.storage_dtype,
+                lambda rows: self._copy(records, places, rows),
+                "item",
+                (self._label(item) for item in self.items),
+            )
+
+        self._read_keys()
+        self._with_all_rows(write)
+
+    def _label(self, item: Item) -> str:
+        """Return what tells a reader which item it is: the text, or the path."""
+        text = self.backbone.modality == "text"
+        return item.identity().decode() if text else item.name
+
+    def _with_all_rows(self, act: Callable[[list[ShardRecord], np.ndarray], T]) -> T:
+        """Act on where the items' rows are, once all are there.
+
+        Rows can vanish under the action, damaged or pruned by another process; then
+        they are computed and the action starts again.
+        """
         for _ in range(_ATTEMPTS):
-            record = None if self.bad else self.folder.whole(self.keys)
-            if record is not None:
-                self._count(n_found=len(self.items))
-                return self.folder.map(record)
             records, places = self._complete()
-            if (places < 0).any() or self.folder.whole(self.keys) is not None:
+            if (places < 0).any():
                 continue
-            try:
-                self._gather(records, places[self.inverse])
-            except _ShardLostError:
-                continue
+            with suppress(_ShardLostError):
+                return act(records, places[self.inverse])
         raise self._unstable()
+
+    def _copy(
+        self, records: list[ShardRecord], places: np.ndarray, out: np.ndarray
+    ) -> None:
+        if not self.folder.read(records, places, out):
+            raise _ShardLostError
 
     def report(self, seconds: float) -> RunReport:
         """Return what was done, also after an error."""
@@ -94,6 +137,7 @@ class Job:
             n_duplicates=self.n_duplicates,
             n_unreadable=len(self.bad),
             n_damaged=self.folder.n_damaged,
+            n_features=self.n_features,
             seconds=seconds,
         )
 
@@ -126,6 +170,8 @@ class Job:
         if len(missing):
             bad = self._compute(self.first[missing])
             records, places = self.folder.find(self.unique)
+        if records:
+            self.n_features = records[0].columns
         self.bad += self._with_duplicates(bad)
         if self.bad:
             raise UnreadableItemError(sorted(self.bad), len(self.items))
@@ -150,21 +196,22 @@ class Job:
         self.n_duplicates = max(0, self.n_duplicates - (len(found) - len(bad)))
         return found
 
-    def _gather(self, records: list[ShardRecord], places: np.ndarray) -> None:
+    def _gather(self, records: list[ShardRecord], places: np.ndarray) -> ShardRecord:
         """Write the rows, in the order of the items, as one new shard."""
-        columns, dtype = records[0].columns, self.settings.storage_dtype
+        columns, dtype = self.n_features, self.settings.storage_dtype
         step = max(1, _GATHER_BYTES // records[0].row_bytes)
 
         def parts() -> Iterator[np.ndarray]:
             for start in range(0, len(places), step):
                 part = places[start : start + step]
                 rows = np.empty((len(part), columns), dtype=dtype)
-                if not self.folder.read(records, part, rows):
-                    raise _ShardLostError
+                self._copy(records, part, rows)
                 yield rows
 
         made = {"gathered": len(records)}
-        self.folder.write(self.keys, parts(), columns=columns, dtype=dtype, made=made)
+        return self.folder.write(
+            self.keys, parts(), columns=columns, dtype=dtype, made=made
+        )
 
     def _count(self, n_found: int, n_duplicates: int = 0) -> None:
         # Only the first look-up tells what was in the cache before the call.

@@ -133,7 +133,7 @@ def read_items(items: Any, modality: str) -> list[Item]:
                 f"items={items!r}: a text backbone takes a list of strings; "
                 "for one text give a list with it"
             )
-        return [_file_item(path) for path in _paths_below(Path(items))]
+        return [_file_item(path) for path in paths_below(Path(items))]
     if isinstance(items, np.ndarray) and items.ndim == 0:
         raise TypeError("items: an array without rows; give a sequence of items")
     if isinstance(items, np.ndarray) and items.dtype != object and items.ndim > 1:
@@ -211,7 +211,7 @@ def _lazy_item(column: Any, index: int) -> Item:
     return Item(f"row {index}", lambda: inner().content(), lambda: inner().identity())
 
 
-def _paths_below(path: Path) -> list[Path]:
+def paths_below(path: Path) -> list[Path]:
     """Return the image files that a folder, a table or a single path stands for."""
     if path.is_dir():
         found = sorted(

@@ -44,6 +44,8 @@ class RunReport:
         Items that could not be read.
     n_damaged : int
         Damaged cache entries that were set aside.
+    n_features : int
+        Length of an embedding; 0 if the call ended before it was known.
     seconds : float
         Wall time.
     """
@@ -54,6 +56,7 @@ class RunReport:
     n_duplicates: int
     n_unreadable: int
     n_damaged: int
+    n_features: int
     seconds: float
 
     def __str__(self) -> str:
@@ -107,6 +110,8 @@ def ordered_map(
 def auto_workers(n_items: int) -> int:
     """Return the number of reader threads for a number of items."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
+    # The processes that torchrun starts on one machine share its cores.
+    cores //= int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     if cores < 2 or n_items < 32:
         return 0
     return min(cores, 16)

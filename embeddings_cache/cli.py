@@ -1,20 +1,45 @@
 """The command ``embeddings-cache``: extract, info, verify, prune, export.
 
 Results go to the output stream, progress and errors to the error stream. Exit codes:
-0 done, 1 unreadable items or damage, 2 a request that makes no sense.
+
+0
+    Done.
+1
+    Something cannot be read or written: items, damaged entries, the cache, a disk.
+2
+    The request makes no sense; nothing was computed.
+130
+    Interrupted by Ctrl-C or a termination signal; what was computed is in the cache.
 """
 
 import argparse
 import json
+import os
+import signal
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import asdict
-from pathlib import Path
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout
+from dataclasses import asdict, dataclass
 from typing import Any
 
 # Nothing heavy is imported up here: --help must answer at once.
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 _DAY = 86400.0
+_EXIT_CODES = (
+    "exit codes: 0 done; 1 something cannot be read or written (items, damaged "
+    "entries, the cache, a disk); 2 the request makes no sense; 130 interrupted, what "
+    "was computed is in the cache"
+)
+
+
+@dataclass(frozen=True)
+class _Result:
+    """What a command prints: a value as JSON, or lines for people."""
+
+    value: Any
+    lines: Sequence[str]
+    code: int = 0
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -31,18 +56,38 @@ def main(argv: Sequence[str] | None = None) -> int:
         Exit code.
     """
     options = _parser().parse_args(argv)
-    from embeddings_cache._errors import StoreError, UnreadableItemError
+    from embeddings_cache._errors import (
+        EmbeddingValueError,
+        StoreError,
+        UnreadableItemError,
+    )
 
-    run: Callable[[argparse.Namespace], int] = options.run
+    run: Callable[[argparse.Namespace], _Result | None] = options.run
     try:
-        return run(options)
-    except (UnreadableItemError, StoreError) as error:
+        # Whatever a library prints, results alone go to the output.
+        with redirect_stdout(sys.stderr), _termination_interrupts():
+            result = run(options)
+    except (UnreadableItemError, EmbeddingValueError, StoreError) as error:
         return _fail(error, 1)
-    except (ValueError, TypeError, ImportError, OSError) as error:
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
         return _fail(error, 2)
+    except (ValueError, TypeError, ImportError) as error:
+        return _fail(error, 2)
+    except OSError as error:
+        return _fail(error, 1)
     except KeyboardInterrupt:
         sys.stderr.write("stopped; what was finished is in the cache\n")
         return 130
+    if result is None:
+        return 0
+    _show(result, options.json)
+    return result.code
+
+
+def _show(result: _Result, as_json: bool) -> None:
+    text = json.dumps(result.value, indent=2) if as_json else "\n".join(result.lines)
+    if text:
+        sys.stdout.write(text + "\n")
 
 
 def _fail(error: BaseException, code: int) -> int:
@@ -50,10 +95,31 @@ def _fail(error: BaseException, code: int) -> int:
     return code
 
 
+@contextmanager
+def _termination_interrupts() -> Iterator[None]:
+    """Let SIGTERM act like Ctrl-C, so that rows computed so far are kept.
+
+    Job schedulers send it before the time is up, torchrun when another rank failed.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread may set handlers
+        return
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="embeddings-cache",
         description="Embed images or texts with a frozen network, each item once.",
+        epilog=_EXIT_CODES,
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     common = argparse.ArgumentParser(add_help=False)
@@ -70,13 +136,26 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_extract(commands: Any, common: argparse.ArgumentParser) -> None:
     extract = commands.add_parser(
-        "extract", parents=[common], help="compute the embeddings that are missing"
+        "extract",
+        parents=[common],
+        help="compute the embeddings that are missing",
+        description=(
+            "Compute the embeddings that the cache does not have. Under torchrun every "
+            "process takes its part of the items, on its own device."
+        ),
+        epilog=_EXIT_CODES,
     )
     extract.set_defaults(run=_extract)
     add = extract.add_argument
     add(
-        "items", nargs="+", help="folder, metadata.csv, images, or .txt (one text each)"
+        "items",
+        nargs="+",
+        metavar="ITEMS",
+        help="folder, image, quoted pattern such as 'photos/**/*.jpg', table (.csv, "
+        ".jsonl, .parquet), .txt with one text or path a line, or the folder of a "
+        "Hugging Face data set",
     )
+    add("--column", metavar="NAME", help="column of tables and data sets to embed")
     add("--backbone", default="timm:resnet50", metavar="LIBRARY:NAME")
     add("--random", action="store_true", help="seeded random weights, no download")
     add("--weights", metavar="PATH", help="local safetensors file or folder")
@@ -91,7 +170,18 @@ def _add_extract(commands: Any, common: argparse.ArgumentParser) -> None:
     add("--num-workers", default="auto", type=_number, metavar="N")
     add("--model-kwargs", type=_json_object, metavar="JSON", help="for the library")
     add("--preprocess", type=_json_object, metavar="JSON", help="mean, std, size, ...")
-    add("--output", metavar="FILE", help="also write .npy, .safetensors or .parquet")
+    add(
+        "--shard",
+        default="0/1",
+        metavar="I/N",
+        help="take part I, from 0, of N parts: one for every job of an array",
+    )
+    add(
+        "--output",
+        metavar="FILE",
+        help="also write the rows, in the order of the items, to a .npy, .safetensors "
+        "or .parquet file; an existing one is replaced",
+    )
     add("--quiet", action="store_true", help="no bars")
 
 
@@ -126,31 +216,38 @@ def _add_care(commands: Any, common: argparse.ArgumentParser) -> None:
         "export", parents=[common], help="write one extractor's embeddings to a file"
     )
     export.set_defaults(run=_export)
-    export.add_argument("path", help=".npy, .safetensors or .parquet")
+    export.add_argument(
+        "path", help=".npy, .safetensors or .parquet; an existing file is replaced"
+    )
     export.add_argument("--extractor", metavar="KEY", help="first digits of its key")
 
 
 def _number(text: str) -> int | str:
-    return text if text == "auto" else int(text)
+    try:
+        return text if text == "auto" else int(text)
+    except ValueError as error:
+        message = f"{text!r} is neither 'auto' nor a whole number"
+        raise argparse.ArgumentTypeError(message) from error
 
 
 def _size(text: str) -> int:
     unit = text[-1:].lower() if text[-1:].isalpha() else ""
-    return int(float(text[: len(text) - len(unit)]) * _UNITS[unit])
+    try:
+        return int(float(text[: len(text) - len(unit)]) * _UNITS[unit])
+    except (ValueError, KeyError, OverflowError) as error:
+        message = f"{text!r} is no size, such as 5000000, 500M or 20G"
+        raise argparse.ArgumentTypeError(message) from error
 
 
 def _json_object(text: str) -> dict[str, Any]:
-    value = json.loads(text)
+    try:
+        value = json.loads(text)
+    except ValueError:
+        value = None
     if not isinstance(value, dict):
-        raise ValueError("not a JSON object")
+        message = f"{text!r} is no JSON object, such as '{{\"size\": 224}}'"
+        raise argparse.ArgumentTypeError(message)
     return value
-
-
-def _show(options: argparse.Namespace, value: Any, lines: Sequence[str]) -> None:
-    """Print a result: the JSON of a value, or lines for people."""
-    text = json.dumps(value, indent=2) if options.json else "\n".join(lines)
-    if text:
-        sys.stdout.write(text + "\n")
 
 
 def _layer(text: str | None) -> int | str | None:
@@ -159,27 +256,15 @@ def _layer(text: str | None) -> int | str | None:
     return text
 
 
-def _items(options: argparse.Namespace) -> tuple[Any, str]:
-    """Return what to embed (paths, or the lines of text files) and its modality."""
+def _extract(options: argparse.Namespace) -> _Result | None:
+    from embeddings_cache._errors import UnreadableItemError
+    from embeddings_cache._extractor import EmbeddingExtractor
+    from embeddings_cache._ranks import Part, local_device
+    from embeddings_cache._sources import Sources
     from embeddings_cache.backbones import resolve_modality
 
-    modality = resolve_modality(options.backbone, options.modality)
-    if modality == "image":
-        single = len(options.items) == 1
-        return (options.items[0] if single else options.items), modality
-    texts: list[str] = []
-    for name in options.items:
-        texts += Path(name).read_text(encoding="utf-8").splitlines()
-    return texts, modality
-
-
-def _extract(options: argparse.Namespace) -> int:
-    from embeddings_cache._export import check_suffix, write_rows
-    from embeddings_cache._extractor import EmbeddingExtractor
-    from embeddings_cache._readers import read_items
-
-    if options.output:
-        check_suffix(Path(options.output))
+    rank = Part.of_environment(os.environ)
+    part = rank.within(Part.parse(options.shard))
     extractor = EmbeddingExtractor(
         options.backbone,
         cache_dir=options.cache_dir,
@@ -187,32 +272,45 @@ def _extract(options: argparse.Namespace) -> int:
         weights=options.weights,
         layer=_layer(options.layer),
         pooling=options.pooling,
-        device=options.device,
+        device=local_device(options.device, os.environ),
         precision=options.precision,
         storage_dtype=options.storage_dtype,
         batch_size=options.batch_size,
         num_workers=options.num_workers,
-        progress=not options.quiet,
+        # Several bars on one terminal would overwrite each other.
+        progress=not options.quiet and rank.index == 0,
         model_kwargs=options.model_kwargs,
         preprocess=options.preprocess,
         modality=options.modality,
     )
-    items, modality = _items(options)
-    rows = extractor.transform(items, out="array" if options.output else "memmap")
-    if options.output:
-        names = [item.name for item in read_items(items, modality)]
-        write_rows(Path(options.output), rows, "item", names)
-    report = {
-        "extractor": extractor.extractor_key(),
-        "n_features": rows.shape[1],
-        **asdict(extractor.last_run_),
+    modality = resolve_modality(options.backbone, options.modality)
+    items = Sources(modality, options.column).read(options.items)
+    shard = (part.index, part.count)
+    unreadable: list[dict[str, Any]] = []
+    try:
+        extractor.precompute(items, shard=shard, output=options.output)
+    except UnreadableItemError as error:
+        unreadable = [asdict(entry) for entry in error.bad]
+        _fail(error, 1)
+    report = extractor.last_run_
+    key = extractor.extractor_key()
+    if rank.index > 0:
+        if not options.quiet:
+            sys.stderr.write(f"rank {rank.index} of {rank.count}: {report}\n")
+        return None
+    value = {
+        "extractor": key,
+        "shard": list(shard),
+        **asdict(report),
+        "unreadable": unreadable,
     }
-    line = f"{extractor.last_run_}, {rows.shape[1]} features"
-    _show(options, report, [f"{report['extractor'][:12]}  {line}"])
-    return 0
+    line = f"{key[:12]}  {report}, {report.n_features} features"
+    # Where one rank fails, torchrun ends the others before they are done.
+    failed = bool(unreadable) and rank.count == 1
+    return _Result(value, [] if unreadable else [line], int(failed))
 
 
-def _info(options: argparse.Namespace) -> int:
+def _info(options: argparse.Namespace) -> _Result:
     from embeddings_cache._store import EmbeddingStore
 
     store = EmbeddingStore(options.cache_dir)
@@ -227,22 +325,20 @@ def _info(options: argparse.Namespace) -> int:
             f"{entry.n_rows} rows  {entry.n_shards} shards  {entry.n_bytes} bytes"
         )
     value = {"root": str(store.root), "extractors": [asdict(each) for each in found]}
-    _show(options, value, lines)
-    return 0
+    return _Result(value, lines)
 
 
-def _verify(options: argparse.Namespace) -> int:
+def _verify(options: argparse.Namespace) -> _Result:
     from embeddings_cache._store import EmbeddingStore
 
     store = EmbeddingStore(options.cache_dir)
     damage = store.verify(options.level, quarantine=options.quarantine)
     lines = [f"{d.extractor[:12]}  {d.shard[:12]}  {d.reason}" for d in damage]
     lines.append(f"{len(damage)} damaged entries (level {options.level})")
-    _show(options, [asdict(each) for each in damage], lines)
-    return 1 if damage else 0
+    return _Result([asdict(each) for each in damage], lines, 1 if damage else 0)
 
 
-def _prune(options: argparse.Namespace) -> int:
+def _prune(options: argparse.Namespace) -> _Result:
     from embeddings_cache._store import EmbeddingStore
 
     days = options.older_than
@@ -255,15 +351,13 @@ def _prune(options: argparse.Namespace) -> int:
         f"{report.n_deleted} shards deleted ({report.bytes_deleted} bytes), "
         f"{report.n_leftovers} leftovers removed, {report.bytes_left} bytes left"
     )
-    _show(options, asdict(report), [line])
-    return 0
+    return _Result(asdict(report), [line])
 
 
-def _export(options: argparse.Namespace) -> int:
+def _export(options: argparse.Namespace) -> _Result:
     from embeddings_cache._store import EmbeddingStore
 
     store = EmbeddingStore(options.cache_dir)
     rows, columns = store.export(options.path, options.extractor)
     value = {"path": options.path, "n_rows": rows, "n_features": columns}
-    _show(options, value, [f"{options.path}: {rows} x {columns}"])
-    return 0
+    return _Result(value, [f"{options.path}: {rows} x {columns}"])
