@@ -1,6 +1,7 @@
 """Errors and warnings that callers may want to catch by class."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 
@@ -92,6 +93,15 @@ class EmbeddingValueError(ValueError):
 
 class StoreError(RuntimeError):
     """The cache folder cannot be used as it is; the message names the remedy."""
+
+
+@contextmanager
+def store_errors(what: str, remedy: str) -> Iterator[None]:
+    """Raise StoreError instead of OSError, saying what failed and what to do."""
+    try:
+        yield
+    except OSError as error:
+        raise StoreError(f"cache_dir: {what} ({error}). {remedy}") from error
 
 
 class DamagedShardWarning(UserWarning):

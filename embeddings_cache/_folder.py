@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 
 from embeddings_cache import _io
-from embeddings_cache._errors import DamagedShardWarning, StoreError
+from embeddings_cache._errors import DamagedShardWarning, StoreError, store_errors
 from embeddings_cache._fingerprint import canonical_json
 from embeddings_cache._shard_reading import (
+    check_header,
     check_sizes,
     keys_path,
     map_rows,
@@ -30,6 +31,14 @@ from embeddings_cache._shards import (
 )
 
 FOLDERS = ("shards", "commits", "tmp", "quarantine", "access")
+_READ_REMEDY = (
+    "Nothing was changed: see that this user may read it and that the disk and the "
+    "number of open files allow it, and run again"
+)
+_WRITE_REMEDY = (
+    "The shards finished before are kept: make room (see `embeddings-cache prune`) or "
+    "give another cache_dir, and run again"
+)
 _STAMP_SECONDS = 600.0  # an access stamp this fresh is not renewed
 
 
@@ -62,7 +71,7 @@ class ShardFolder:
         try:
             if _io.read_file(path, len(text)) == text:
                 return
-        except OSError:
+        except (OSError, ValueError):
             pass  # absent, or longer than it may be: written below
         write_small(self.path / "tmp", path, text)
 
@@ -71,38 +80,55 @@ class ShardFolder:
 
         A record or shard that fails a check is set aside with a warning; one whose
         files are gone (pruned meanwhile) is passed over.
+
+        Raises
+        ------
+        StoreError
+            If the folder cannot be read.
         """
-        found: dict[str, ShardRecord] = {}
+        with store_errors(f"{self.path} cannot be read", _READ_REMEDY):
+            found = {record.shard: record for record in self.committed().values()}
+            return [
+                record
+                for record in found.values()
+                if record.shard not in self._excluded and self._is_there(record)
+            ]
+
+    def committed(self) -> dict[str, ShardRecord]:
+        """Return every commit record that can be read, by file name.
+
+        Returns
+        -------
+        dict of str to ShardRecord
+            Nothing is said about the shards, which may be gone or damaged.
+        """
         names = _io.list_folder(self.path / "commits")
-        for name in names:
-            record = self._record(name)
-            if record is None or record.shard in found:
-                continue
-            if self._is_there(record):
-                found[record.shard] = record
-        self._known = {name: self._known[name] for name in names if name in self._known}
-        return list(found.values())
+        found = {name: self._record(name) for name in names}
+        self._known = {name: record for name, record in found.items() if record}
+        return self._known
 
     def _record(self, name: str) -> ShardRecord | None:
         if not name.endswith(".json") or name in self._excluded:
             return None
-        if name not in self._known:
-            path = self.path / "commits" / name
-            try:
-                self._known[name] = read_record(path)
-            except FileNotFoundError:
-                return None
-            except ValueError as error:
-                self._excluded.add(name)
-                self._set_aside([path])
-                self._warn(f"commit record {name}: {error}")
-                return None
-        record = self._known[name]
-        return None if record.shard in self._excluded else record
+        if name in self._known:
+            return self._known[name]
+        path = self.path / "commits" / name
+        try:
+            self._known[name] = read_record(path)
+        except FileNotFoundError:
+            return None
+        except ValueError as error:
+            self._excluded.add(name)
+            self._set_aside([path])
+            self._warn(f"commit record {name}: {error}")
+            return None
+        return self._known[name]
 
-    def _is_there(self, record: ShardRecord) -> bool:
+    def _is_there(self, record: ShardRecord, *, header: bool = False) -> bool:
         try:
             check_sizes(self.path, record)
+            if header:
+                check_header(self.path, record)
         except FileNotFoundError:
             return False
         except DamagedShardError as error:
@@ -113,10 +139,15 @@ class ShardFolder:
     def whole(self, keys: np.ndarray) -> ShardRecord | None:
         """Return the shard that holds exactly these items in this order, if any."""
         name = hashlib.sha256(keys.tobytes()).hexdigest()
-        for commit in _io.list_folder(self.path / "commits"):
-            if commit.startswith(name[:32]):
-                record = self._record(commit)
-                if record and record.keys_sha256 == name and self._is_there(record):
+        with store_errors(f"{self.path} cannot be read", _READ_REMEDY):
+            for commit in _io.list_folder(self.path / "commits"):
+                record = self._record(commit) if commit.startswith(name[:32]) else None
+                if (
+                    record
+                    and record.keys_sha256 == name
+                    and record.shard not in self._excluded
+                    and self._is_there(record, header=True)
+                ):
                     return record
         return None
 
@@ -134,6 +165,11 @@ class ShardFolder:
             The shards that hold some of them.
         places : ndarray of int64, shape (n, 2)
             Position in `records` and row; -1 where the item is missing.
+
+        Raises
+        ------
+        StoreError
+            If the folder cannot be read.
         """
         places = np.full((len(keys), 2), -1, dtype=np.int64)
         used: list[ShardRecord] = []
@@ -160,13 +196,14 @@ class ShardFolder:
         self, record: ShardRecord, ordered: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
         """Return positions in the sorted keys, and the rows that hold them."""
-        try:
-            have = read_keys(self.path, record)
-        except FileNotFoundError:
-            have = np.empty(0, dtype=ordered.dtype)
-        except DamagedShardError as error:
-            self.quarantine(error)
-            have = np.empty(0, dtype=ordered.dtype)
+        have = np.empty(0, dtype=ordered.dtype)
+        with store_errors(f"{self.path} cannot be read", _READ_REMEDY):
+            try:
+                have = read_keys(self.path, record)
+            except FileNotFoundError:
+                pass  # pruned meanwhile
+            except DamagedShardError as error:
+                self.quarantine(error)
         near = np.minimum(np.searchsorted(ordered, have), len(ordered) - 1)
         rows = np.flatnonzero(ordered[near] == have)
         wanted, first = np.unique(near[rows], return_index=True)
@@ -175,25 +212,48 @@ class ShardFolder:
     def read(
         self, records: list[ShardRecord], places: np.ndarray, out: np.ndarray
     ) -> bool:
-        """Copy found rows to `out`; False if some shard failed and was set aside."""
+        """Copy found rows to `out`; False if some shard failed and was set aside.
+
+        Raises
+        ------
+        StoreError
+            If the folder cannot be read.
+        """
         intact = True
         for number, record in enumerate(records):
             positions = np.flatnonzero(places[:, 0] == number)
             rows = places[positions, 1]
-            try:
-                read_rows(self.path, record, rows, out, positions)
-            except DamagedShardError as error:
-                self.quarantine(error)
-                intact = False
-            except FileNotFoundError:
-                intact = False
-            else:
-                self.stamp(record)
+            with store_errors(f"{self.path} cannot be read", _READ_REMEDY):
+                try:
+                    read_rows(self.path, record, rows, out, positions)
+                except DamagedShardError as error:
+                    self.quarantine(error)
+                    intact = False
+                except FileNotFoundError:
+                    intact = False
+                else:
+                    self.stamp(record)
         return intact
 
     def map(self, record: ShardRecord) -> np.ndarray:
-        """Return a shard as a read-only map."""
-        rows = map_rows(self.path, record)
+        """Return a shard as a read-only map.
+
+        Its size was checked, its rows were not: that would read them all.
+
+        Raises
+        ------
+        StoreError
+            If the shard is gone or was changed since it was looked up.
+        """
+        with store_errors(f"{self.path} cannot be read", _READ_REMEDY):
+            try:
+                rows = map_rows(self.path, record)
+            except DamagedShardError as error:
+                self.quarantine(error)
+                raise StoreError(
+                    f"cache_dir: {error}. It was set aside; run again to compute its "
+                    "items again"
+                ) from error
         self.stamp(record)
         return rows
 
@@ -214,17 +274,12 @@ class ShardFolder:
             If the disk refuses; finished shards are untouched.
         """
         made = {**made, "time": round(time.time(), 3)}
-        try:
+        what = f"{len(keys)} rows could not be written below {self.path}"
+        with store_errors(what, _WRITE_REMEDY):
             record = write_shard(
                 self.path, keys, parts, columns=columns, dtype=dtype, made=made
             )
-            self.stamp(record)
-        except OSError as error:
-            raise StoreError(
-                f"cache_dir: {len(keys)} rows could not be written below {self.path} "
-                f"({error}). The shards finished before are kept: make room (see "
-                "`embeddings-cache prune`) or give another cache_dir, and run again"
-            ) from error
+        self.stamp(record)
         self._excluded.discard(record.shard)
         return record
 
@@ -250,7 +305,7 @@ class ShardFolder:
         self._excluded.add(record.shard)
         commits = [
             self.path / "commits" / name
-            for name, known in self._known.items()
+            for name, known in self.committed().items()
             if known.shard == record.shard
         ]
         shard = [shard_path(self.path, record), keys_path(self.path, record)]

@@ -5,27 +5,34 @@ The store reaches the disk only through this module's functions, called as
 cut a write short or kill the process.
 """
 
+import errno
 import mmap
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 _BINARY = getattr(os, "O_BINARY", 0)
 _CLOEXEC = getattr(os, "O_CLOEXEC", 0)
 
 
+def mkdir(path: Path) -> None:
+    """Create a folder for this user only."""
+    os.mkdir(path, 0o700)
+
+
 def make_folder(path: Path) -> None:
-    """Create a folder and its parents, for this user only; existing is fine."""
+    """Create a folder and its parents, on the disk; existing is fine."""
     missing = []
     while not path.is_dir():
         missing.append(path)
         path = path.parent
     for folder in reversed(missing):
         try:
-            os.mkdir(folder, 0o700)
+            mkdir(folder)
         except FileExistsError:
             if not folder.is_dir():
                 raise
+        # Without this a power loss could take the folder, and all that is below it.
+        sync_folder(folder.parent)
 
 
 def open_new(path: Path) -> int:
@@ -63,11 +70,16 @@ def sync_folder(path: Path) -> None:
     """Put a folder's entries on the disk, where the platform can."""
     if os.name == "nt":
         return
-    fd = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
+        fd = os.open(path, os.O_RDONLY | _CLOEXEC)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+    except OSError as error:
+        # A file system without it, or a parent that this user may not list.
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EACCES):
+            raise
 
 
 def unlink(path: Path) -> None:
@@ -91,33 +103,24 @@ def stat(path: Path) -> os.stat_result:
     return os.stat(path)
 
 
-def read_at(fd: int, offset: int, size: int) -> bytearray:
-    """Read up to `size` bytes at `offset`; fewer only where the file ends."""
-    buffer = bytearray(size)
-    view = memoryview(buffer)
-    done = 0
-    while done < size:
-        if hasattr(os, "preadv"):
-            got = os.preadv(fd, [view[done:]], offset + done)
-        else:
-            os.lseek(fd, offset + done, os.SEEK_SET)
-            chunk = os.read(fd, size - done)
-            got = len(chunk)
-            view[done : done + got] = chunk
-        if got == 0:
-            break
-        done += got
-    del view
-    return buffer if done == size else buffer[:done]
+def size_of(fd: int) -> int:
+    """Return the size of an open file."""
+    return os.fstat(fd).st_size
 
 
-def map_file(path: Path) -> mmap.mmap:
-    """Map a whole file, read-only; the map outlives the file's name."""
-    fd = open_read(path)
-    try:
-        return mmap.mmap(fd, 0, access=mmap.ACCESS_READ)
-    finally:
-        close(fd)
+def read_some(fd: int, offset: int, view: memoryview) -> int:
+    """Read some bytes at `offset` and say how many; none at the end of the file."""
+    if hasattr(os, "preadv"):
+        return os.preadv(fd, [view], offset)
+    os.lseek(fd, offset, os.SEEK_SET)
+    data = os.read(fd, len(view))
+    view[: len(data)] = data
+    return len(data)
+
+
+def map_file(fd: int) -> mmap.mmap:
+    """Map a whole open file, read-only; the map outlives its name and descriptor."""
+    return mmap.mmap(fd, 0, access=mmap.ACCESS_READ)
 
 
 def touch(path: Path) -> None:
@@ -126,7 +129,7 @@ def touch(path: Path) -> None:
     try:
         os.utime(path)
     finally:
-        os.close(fd)
+        close(fd)
 
 
 def write_all(fd: int, data: bytes | memoryview) -> None:
@@ -136,25 +139,32 @@ def write_all(fd: int, data: bytes | memoryview) -> None:
         view = view[write(fd, view) :]
 
 
+def read_into(fd: int, offset: int, view: memoryview) -> int:
+    """Fill a buffer from `offset` on and say how far the file reached."""
+    done = 0
+    while done < len(view):
+        got = read_some(fd, offset + done, view[done:])
+        if got == 0:
+            break
+        done += got
+    return done
+
+
 def read_file(path: Path, limit: int) -> bytes:
-    """Read a whole small file; more than `limit` bytes is an error."""
+    """Read a whole small file.
+
+    Raises
+    ------
+    ValueError
+        If it is larger than `limit` bytes; nothing is read then.
+    """
     fd = open_read(path)
     try:
-        data = read_at(fd, 0, limit + 1)
+        size = size_of(fd)
+        if size > limit:
+            raise ValueError(f"{path.name} is larger than {limit} bytes")
+        data = bytearray(size)
+        done = read_into(fd, 0, memoryview(data))
     finally:
         close(fd)
-    if len(data) > limit:
-        raise OSError(f"{path} is larger than {limit} bytes")
-    return bytes(data)
-
-
-def hash_blocks(path: Path, size: int = 1 << 20) -> Iterator[bytes]:
-    """Yield a file in blocks."""
-    fd = open_read(path)
-    try:
-        offset = 0
-        while block := read_at(fd, offset, size):
-            yield bytes(block)
-            offset += len(block)
-    finally:
-        close(fd)
+    return bytes(data[:done])

@@ -47,6 +47,8 @@ def verify(folder: ShardFolder, level: str, *, quarantine: bool) -> list[Damage]
             continue
         except (OSError, ValueError) as error:
             damage.append(Damage(key, "", f"commit record {name}: {error}"))
+            if quarantine:
+                folder.committed()
             continue
         try:
             verify_shard(folder.path, record, level)
@@ -55,8 +57,9 @@ def verify(folder: ShardFolder, level: str, *, quarantine: bool) -> list[Damage]
         except DamagedShardError as error:
             damage.append(Damage(key, record.shard, error.reason))
             if quarantine:
-                folder.records()
                 folder.quarantine(error)
+        except OSError as error:
+            damage.append(Damage(key, record.shard, f"cannot be read: {error}"))
     return damage
 
 
@@ -78,15 +81,19 @@ def prune(
         key=lambda entry: entry[:2],
     )
     total = sum(record.n_bytes for _, _, record in shards)
-    n_deleted = deleted = 0
+    doomed: list[list[ShardRecord]] = [[] for _ in folders]
+    deleted = 0
     for used, number, record in shards:
         age = now - used
         too_old = older_than is not None and age > older_than
         too_many = max_bytes is not None and total - deleted > max_bytes
         if age >= grace and (too_old or too_many):
-            _delete(folders[number], record)
-            n_deleted += 1
+            doomed[number].append(record)
             deleted += record.n_bytes
+    for folder, records in zip(folders, doomed, strict=True):
+        if records:
+            _delete(folder, records)
+    n_deleted = sum(map(len, doomed))
     leftovers = sum(_sweep(folder, now - grace) for folder in folders)
     return PruneReport(n_deleted, deleted, leftovers, total - deleted)
 
@@ -103,37 +110,53 @@ def _last_use(folder: ShardFolder, record: ShardRecord) -> float:
     return max(times)
 
 
-def _delete(folder: ShardFolder, record: ShardRecord) -> None:
-    """Delete a shard; its records go first, so that no reader trusts half of it."""
+def _delete(folder: ShardFolder, records: list[ShardRecord]) -> None:
+    """Delete shards; their records go first, so that no reader trusts half of one."""
+    shards = {record.shard for record in records}
     commits = folder.path / "commits"
-    for name in _io.list_folder(commits):
-        try:
-            if read_record(commits / name).shard == record.shard:
-                _io.unlink(commits / name)
-        except (OSError, ValueError):
-            continue
+    for name, record in folder.committed().items():
+        if record.shard in shards:
+            _io.unlink(commits / name)
     _io.sync_folder(commits)
-    for path in (
-        shard_path(folder.path, record),
-        keys_path(folder.path, record),
-        folder.path / "access" / record.shard,
-    ):
+    for record in records:
+        for path in (
+            shard_path(folder.path, record),
+            keys_path(folder.path, record),
+            folder.path / "access" / record.shard,
+        ):
+            _try_unlink(path)
+
+
+def _try_unlink(path: Path) -> bool:
+    try:
         _io.unlink(path)
+    except OSError:
+        # Windows keeps what somebody has mapped; without a record nobody trusts the
+        # file, and the next prune tries again.
+        return False
+    return True
 
 
 def _sweep(folder: ShardFolder, before: float) -> int:
-    """Delete old files that no commit record names; say how many."""
+    """Delete old files that belong to no committed shard; say how many."""
     alive = {record.shard for record in folder.records()}
+    suffixes = (".safetensors", ".keys")
+    keep = {
+        "commits": {
+            name for name, each in folder.committed().items() if each.shard in alive
+        },
+        "shards": {f"{shard}{suffix}" for shard in alive for suffix in suffixes},
+        "access": alive,
+        "tmp": set(),
+        "quarantine": set(),
+    }
     gone = 0
-    for name in ("tmp", "shards", "access", "quarantine"):
-        for entry in _io.list_folder(folder.path / name):
+    for name, kept in keep.items():
+        for entry in set(_io.list_folder(folder.path / name)) - kept:
             path = folder.path / name / entry
-            if Path(entry).stem in alive and name in ("shards", "access"):
-                continue
             try:
-                if _io.stat(path).st_mtime < before:
-                    _io.unlink(path)
-                    gone += 1
-            except OSError:
+                old = _io.stat(path).st_mtime < before
+            except FileNotFoundError:
                 continue
+            gone += old and _try_unlink(path)
     return gone

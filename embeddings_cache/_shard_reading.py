@@ -5,11 +5,13 @@ short or a network file system gives an error instead of a bus error, and every 
 that is read is checked against the commit record.
 """
 
+import errno
 import hashlib
-import json
-import struct
+import os
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -25,8 +27,7 @@ from embeddings_cache._shards import (
 
 LEVELS = ("size", "block", "full")
 
-_SPAN_BYTES = 32 << 20  # read at once
-_GAP_BYTES = 1 << 20  # a wider gap between wanted rows is skipped
+_MAX_THREADS = 4  # more do not read faster from memory
 
 
 def shard_path(folder: Path, record: ShardRecord) -> Path:
@@ -64,14 +65,40 @@ def check_sizes(folder: Path, record: ShardRecord) -> None:
 def read_keys(folder: Path, record: ShardRecord) -> np.ndarray:
     """Return the item keys of a shard, checked against the record."""
     size = record.rows * KEY_BYTES
-    fd = _io.open_read(keys_path(folder, record))
+    with _opened(keys_path(folder, record), record, size) as fd:
+        data = _read_exactly(fd, record, 0, size)
+    if hashlib.sha256(data.data).hexdigest() != record.keys_sha256:
+        raise DamagedShardError(record, "the item keys do not match their digest")
+    return data.view(KEY_DTYPE)
+
+
+@contextmanager
+def _opened(path: Path, record: ShardRecord, size: int) -> Iterator[int]:
+    """Open a file that must have a size: nothing longer is read or allocated."""
+    fd = _io.open_read(path)
     try:
-        data = _io.read_at(fd, 0, size)
+        found = _io.size_of(fd)
+        if found != size:
+            raise DamagedShardError(
+                record, f"{path.suffix} file has {found} bytes, not {size}"
+            )
+        yield fd
     finally:
         _io.close(fd)
-    if hashlib.sha256(data).hexdigest() != record.keys_sha256:
-        raise DamagedShardError(record, "the item keys do not match their digest")
-    return np.frombuffer(data, dtype=KEY_DTYPE)
+
+
+def _read_exactly(fd: int, record: ShardRecord, offset: int, size: int) -> np.ndarray:
+    # Not a bytearray, which would be filled with zeros first.
+    data = np.empty(size, dtype=np.uint8)
+    try:
+        done = _io.read_into(fd, offset, data.data)
+    except OSError as error:
+        if error.errno != errno.EIO:
+            raise
+        raise DamagedShardError(record, "the disk cannot read it") from error
+    if done != size:
+        raise DamagedShardError(record, "the file ends before its last row")
+    return data
 
 
 def read_rows(
@@ -105,53 +132,73 @@ def read_rows(
     """
     order = np.argsort(rows, kind="stable")
     rows, positions = rows[order], positions[order]
+    edges = np.arange(0, record.rows + record.block_rows, record.block_rows)
+    cuts = np.searchsorted(rows, edges)
+
+    with _opened(shard_path(folder, record), record, record.n_bytes) as fd:
+
+        def read(block: int) -> None:
+            part = slice(cuts[block], cuts[block + 1])
+            data = _read_block(fd, record, block)
+            _copy_rows(data, rows[part] - edges[block], out, positions[part])
+
+        _in_threads(read, np.flatnonzero(np.diff(cuts)).tolist())
+
+
+def _in_threads(function: Callable[[int], None], numbers: list[int]) -> None:
+    """Apply a function in threads; the first error is raised when all have ended."""
+    # Without positioned reads, threads would move each other's place in the file.
+    several = hasattr(os, "preadv") and hasattr(os, "sched_getaffinity")
+    cores = len(os.sched_getaffinity(0)) if several else 1
+    workers = min(_MAX_THREADS, cores, len(numbers))
+    if workers < 2:
+        for number in numbers:
+            function(number)
+        return
+    with ThreadPoolExecutor(workers, thread_name_prefix="embeddings") as pool:
+        for future in [pool.submit(function, number) for number in numbers]:
+            future.result()
+
+
+def _read_block(fd: int, record: ShardRecord, block: int) -> np.ndarray:
+    """Return a block's rows, if they have the committed checksum."""
+    first = block * record.block_rows
+    n_rows = min(record.block_rows, record.rows - first)
+    size = record.row_bytes
+    data = _read_exactly(fd, record, HEADER_BYTES + first * size, n_rows * size)
+    if f"{zlib.crc32(data.data):08x}" != record.blocks[block]:
+        raise DamagedShardError(record, f"block {block} fails its checksum")
     little = np.dtype(record.dtype).newbyteorder("<")
-    fd = _io.open_read(shard_path(folder, record))
-    try:
-        for part in _spans(rows, record.row_bytes):
-            first, last = int(rows[part][0]), int(rows[part][-1]) + 1
-            data = _checked_read(fd, record, first, last)
-            block = np.frombuffer(data, dtype=little).reshape(-1, record.columns)
-            out[positions[part]] = block[rows[part] - first]
-    finally:
-        _io.close(fd)
+    return data.view(little).reshape(n_rows, record.columns)
 
 
-def _spans(rows: np.ndarray, row_bytes: int) -> Iterator[slice]:
-    """Cut sorted rows into slices that are near each other and not too long."""
-    start = 0
-    limit = max(1, _SPAN_BYTES // row_bytes)
-    gaps = np.flatnonzero(np.diff(rows) > max(1, _GAP_BYTES // row_bytes)) + 1
-    for stop in [*gaps.tolist(), len(rows)]:
-        while start < stop:
-            end = int(np.searchsorted(rows[start:stop], rows[start] + limit)) + start
-            yield slice(start, end)
-            start = end
+def _copy_rows(
+    data: np.ndarray, rows: np.ndarray, out: np.ndarray, positions: np.ndarray
+) -> None:
+    """Copy rows of a block to positions of an array, at once where both are runs."""
+    source = data[_as_slice(rows)]
+    where = _as_slice(positions)
+    if isinstance(where, slice):
+        _convert(source, out[where])
+        return
+    converted = np.empty(source.shape, dtype=out.dtype)
+    _convert(source, converted)
+    out[where] = converted
 
 
-def _checked_read(fd: int, record: ShardRecord, first: int, last: int) -> memoryview:
-    """Read rows [first, last) with the whole blocks around them, and check these."""
-    size = record.block_bytes
-    begin = HEADER_BYTES + first * record.row_bytes
-    end = HEADER_BYTES + last * record.row_bytes
-    block, stop = begin // size, -(-end // size)
-    offset = block * size
-    wanted = min(stop * size, record.n_bytes) - offset
-    data = memoryview(_io.read_at(fd, offset, wanted))
-    if len(data) != wanted:
-        raise DamagedShardError(record, "the file ends before its last row")
-    _check_blocks(record, data, block)
-    return data[begin - offset : end - offset]
+def _as_slice(index: np.ndarray) -> np.ndarray | slice:
+    run = bool((np.diff(index) == 1).all())
+    return slice(int(index[0]), int(index[-1]) + 1) if run else index
 
 
-def _check_blocks(record: ShardRecord, data: memoryview, block: int) -> None:
-    """Check data that starts at a block's edge; a short end fails its block."""
-    expected = -(-len(data) // record.block_bytes)
-    for number in range(block, block + expected):
-        start = (number - block) * record.block_bytes
-        part = data[start : start + record.block_bytes]
-        if f"{zlib.crc32(part):08x}" != record.blocks[number]:
-            raise DamagedShardError(record, f"block {number} fails its checksum")
+def _convert(source: np.ndarray, target: np.ndarray) -> None:
+    if source.dtype == target.dtype:
+        target[:] = source
+        return
+    # numpy widens float16 a number at a time, torch with vector instructions.
+    import torch
+
+    torch.from_numpy(target).copy_(torch.from_numpy(source))
 
 
 def verify_shard(folder: Path, record: ShardRecord, level: str) -> None:
@@ -168,28 +215,30 @@ def verify_shard(folder: Path, record: ShardRecord, level: str) -> None:
     if level == "size":
         return
     read_keys(folder, record)
-    sha = hashlib.sha256()
-    for block, data in enumerate(
-        _io.hash_blocks(shard_path(folder, record), record.block_bytes)
-    ):
-        _check_blocks(record, memoryview(data), block)
-        if block == 0:
-            _check_header(record, data)
-        if level == "full":
-            sha.update(data)
+    check_header(folder, record)
+    sha = hashlib.sha256(record.header)
+    with _opened(shard_path(folder, record), record, record.n_bytes) as fd:
+        for block in range(len(record.blocks)):
+            rows = _read_block(fd, record, block)
+            if level == "full":
+                sha.update(rows.data)
     if level == "full" and sha.hexdigest() != record.shard:
         raise DamagedShardError(record, "the file's SHA-256 is not its name")
 
 
-def _check_header(record: ShardRecord, data: bytes) -> None:
-    """Check that the safetensors header says what the record says."""
-    try:
-        (length,) = struct.unpack("<Q", data[:8])
-        header = json.loads(data[8 : 8 + length])
-        shape, keys = header["x"]["shape"], header["__metadata__"]["keys_sha256"]
-    except (ValueError, KeyError, TypeError, struct.error) as error:
-        raise DamagedShardError(record, f"unreadable header ({error})") from error
-    if (shape, keys) != ([record.rows, record.columns], record.keys_sha256):
+def check_header(folder: Path, record: ShardRecord) -> None:
+    """Compare the safetensors header with the one that follows from the record.
+
+    Raises
+    ------
+    DamagedShardError
+        If a byte differs, or the file has another size.
+    FileNotFoundError
+        If the shard is gone.
+    """
+    with _opened(shard_path(folder, record), record, record.n_bytes) as fd:
+        header = _read_exactly(fd, record, 0, HEADER_BYTES)
+    if header.tobytes() != record.header:
         raise DamagedShardError(record, "the header and the commit record differ")
 
 
@@ -201,12 +250,9 @@ def map_rows(folder: Path, record: ShardRecord) -> np.ndarray:
     ndarray of shape (rows, columns)
         Of the storage type; pages are read when they are used.
     """
-    check_sizes(folder, record)
+    with _opened(shard_path(folder, record), record, record.n_bytes) as fd:
+        mapped = _io.map_file(fd)
     little = np.dtype(record.dtype).newbyteorder("<")
-    array = np.frombuffer(
-        _io.map_file(shard_path(folder, record)),
-        dtype=little,
-        offset=HEADER_BYTES,
-        count=record.rows * record.columns,
-    )
+    count = record.rows * record.columns
+    array = np.frombuffer(mapped, dtype=little, offset=HEADER_BYTES, count=count)
     return array.reshape(record.rows, record.columns)

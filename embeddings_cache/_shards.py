@@ -3,9 +3,11 @@
 A shard is immutable and named by the SHA-256 of its bytes. Its header carries the
 digest of its keys, so two shards with equal rows and different items differ in name.
 A commit record, written last, makes a shard exist for readers; it repeats sizes and
-holds a checksum of every block, and one of itself.
+holds a checksum of every block of rows, and one of itself. The header has none: it
+follows from the record, byte for byte.
 """
 
+import errno
 import hashlib
 import json
 import struct
@@ -24,6 +26,7 @@ from embeddings_cache._fingerprint import KEY_BYTES, SCHEMA, canonical_json
 HEADER_BYTES = 4096  # rows start on a page
 _BLOCK_BYTES = 1 << 20
 _MAX_BLOCKS = 4096
+_MAX_BLOCK_BYTES = 1 << 30  # which is read at once: 4 TiB in a shard
 _RECORD_LIMIT = 1 << 20
 _DTYPES = {"float16": "F16", "float32": "F32"}
 
@@ -55,8 +58,8 @@ class ShardRecord:
         Size of the safetensors file.
     keys_sha256 : str
         SHA-256 of the key file: `rows` item keys of 32 bytes in row order.
-    block_bytes : int
-        Size of the checked blocks, counted from the start of the file.
+    block_rows : int
+        Rows per checked block; the last block has what is left.
     blocks : tuple of str
         CRC-32 of each block.
     made : dict
@@ -69,7 +72,7 @@ class ShardRecord:
     dtype: str
     n_bytes: int
     keys_sha256: str
-    block_bytes: int
+    block_rows: int
     blocks: tuple[str, ...]
     made: dict[str, Any] = field(default_factory=dict, hash=False, compare=False)
 
@@ -77,6 +80,11 @@ class ShardRecord:
     def row_bytes(self) -> int:
         """Bytes of one row."""
         return self.columns * np.dtype(self.dtype).itemsize
+
+    @property
+    def header(self) -> bytes:
+        """The file's first page: what safetensors wants to know, and the keys."""
+        return _header(self.rows, self.columns, self.dtype, self.keys_sha256)
 
     def to_json(self) -> bytes:
         """Return the record's file content, with its own checksum."""
@@ -105,6 +113,8 @@ def parse_record(data: bytes) -> ShardRecord:
             raise ValueError("blocks is not a list")
         record = ShardRecord(**{**content, "blocks": tuple(content["blocks"])})
         _check_record(record)
+        if record.to_json() != data:
+            raise ValueError("it is not in canonical form")
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise ValueError(f"not a commit record: {error}") from error
     return record
@@ -115,24 +125,37 @@ def _check_record(record: ShardRecord) -> None:
     for name in (record.shard, record.keys_sha256):
         if len(name) != 64 or not set(name) <= set("0123456789abcdef"):
             raise ValueError(f"{name!r} is not a SHA-256")
-    sizes = (record.rows, record.columns, record.n_bytes, record.block_bytes)
+    sizes = (record.rows, record.columns, record.n_bytes, record.block_rows)
     if any(type(size) is not int or size < 1 for size in sizes):
         raise ValueError(f"sizes must be positive whole numbers, got {sizes}")
     if record.dtype not in _DTYPES:
         raise ValueError(f"dtype {record.dtype!r} is not one of {sorted(_DTYPES)}")
     if record.n_bytes != HEADER_BYTES + record.rows * record.row_bytes:
         raise ValueError("n_bytes does not equal header and rows")
+    if min(record.block_rows, record.rows) * record.row_bytes > _MAX_BLOCK_BYTES:
+        raise ValueError(f"a block has more than {_MAX_BLOCK_BYTES} bytes")
     if not isinstance(record.made, dict):
         raise ValueError("made is not an object")
     if any(type(block) is not str or len(block) != 8 for block in record.blocks):
         raise ValueError("blocks must be checksums of 8 digits")
-    if len(record.blocks) != -(-record.n_bytes // record.block_bytes):
-        raise ValueError("the number of blocks does not match n_bytes")
+    if len(record.blocks) != -(-record.rows // record.block_rows):
+        raise ValueError("the number of blocks does not match the rows")
+
+
+def _rows_per_block(rows: int, row_bytes: int) -> int:
+    """Return rows for about a mebibyte, more where blocks would be too many."""
+    return max(1, _BLOCK_BYTES // row_bytes, -(-rows // _MAX_BLOCKS))
 
 
 def read_record(path: Path) -> ShardRecord:
     """Read the commit record at a path; ValueError as in `parse_record`."""
-    return parse_record(_io.read_file(path, _RECORD_LIMIT))
+    try:
+        data = _io.read_file(path, _RECORD_LIMIT)
+    except OSError as error:
+        if error.errno != errno.EIO:
+            raise
+        raise ValueError("not a commit record: the disk cannot read it") from error
+    return parse_record(data)
 
 
 def _header(rows: int, columns: int, dtype: str, keys_sha256: str) -> bytes:
@@ -153,36 +176,30 @@ def _header(rows: int, columns: int, dtype: str, keys_sha256: str) -> bytes:
 
 
 class _BlockSummer:
-    """SHA-256 of a stream and the CRC-32 of each of its blocks."""
+    """CRC-32 of each block of a stream of rows."""
 
-    def __init__(self, total: int) -> None:
-        self.block_bytes = _BLOCK_BYTES
-        while total > self.block_bytes * _MAX_BLOCKS:
-            self.block_bytes *= 2
-        self.blocks: list[str] = []
-        self.sha = hashlib.sha256()
-        self._crc = 0
-        self._filled = 0
+    def __init__(self, block_bytes: int) -> None:
+        self._block_bytes = block_bytes
+        self._blocks: list[str] = []
+        self._crc = self._filled = 0
 
-    def update(self, data: bytes | memoryview) -> None:
-        view = memoryview(data).cast("B")
-        self.sha.update(view)
-        while view:
-            part = view[: self.block_bytes - self._filled]
+    def update(self, data: memoryview) -> None:
+        while data:
+            part = data[: self._block_bytes - self._filled]
             self._crc = zlib.crc32(part, self._crc)
             self._filled += len(part)
-            view = view[len(part) :]
-            if self._filled == self.block_bytes:
+            data = data[len(part) :]
+            if self._filled == self._block_bytes:
                 self._close_block()
 
     def _close_block(self) -> None:
-        self.blocks.append(f"{self._crc:08x}")
+        self._blocks.append(f"{self._crc:08x}")
         self._crc = self._filled = 0
 
-    def finish(self) -> tuple[str, tuple[str, ...]]:
+    def finish(self) -> tuple[str, ...]:
         if self._filled:
             self._close_block()
-        return self.sha.hexdigest(), tuple(self.blocks)
+        return tuple(self._blocks)
 
 
 def write_shard(
@@ -219,27 +236,37 @@ def write_shard(
     key_bytes = np.ascontiguousarray(keys).tobytes()
     keys_sha256 = hashlib.sha256(key_bytes).hexdigest()
     header = _header(len(keys), columns, dtype, keys_sha256)
-    total = len(header) + len(keys) * columns * np.dtype(dtype).itemsize
-    summer = _BlockSummer(total)
+    row_bytes = columns * np.dtype(dtype).itemsize
+    block_rows = _rows_per_block(len(keys), row_bytes)
+    summer = _BlockSummer(block_rows * row_bytes)
+    sha = hashlib.sha256(header)
+    n_bytes = len(header)
 
     def stream() -> Iterator[bytes | memoryview]:
+        nonlocal n_bytes
         yield header
         little = np.dtype(dtype).newbyteorder("<")
         for part in parts:
-            yield np.ascontiguousarray(part, dtype=little).data.cast("B")
+            rows = np.ascontiguousarray(part, dtype=little)
+            if rows.ndim != 2 or rows.shape[1] != columns:
+                raise ValueError(f"rows of shape {rows.shape}, not (n, {columns})")
+            data = rows.data.cast("B")
+            summer.update(data)
+            sha.update(data)
+            n_bytes += len(data)
+            yield data
 
     with _TemporaryFiles(folder / "tmp") as temporary:
-        payload = temporary.write(stream(), summer)
-        shard, blocks = summer.finish()
+        payload = temporary.write(stream())
         record = ShardRecord(
-            shard=shard,
+            shard=sha.hexdigest(),
             rows=len(keys),
             columns=columns,
             dtype=dtype,
-            n_bytes=total,
+            n_bytes=n_bytes,
             keys_sha256=keys_sha256,
-            block_bytes=summer.block_bytes,
-            blocks=blocks,
+            block_rows=block_rows,
+            blocks=summer.finish(),
             made=made,
         )
         _check_record(record)
@@ -285,11 +312,7 @@ class _TemporaryFiles:
                 # The first error is the one to report; prune collects leftovers.
                 continue
 
-    def write(
-        self,
-        parts: Iterable[bytes | memoryview],
-        summer: _BlockSummer | None = None,
-    ) -> Path:
+    def write(self, parts: Iterable[bytes | memoryview]) -> Path:
         """Write and sync a new file; a failed sync fails it, never retried."""
         path = self._folder / uuid.uuid4().hex
         fd = _io.open_new(path)
@@ -297,8 +320,6 @@ class _TemporaryFiles:
         try:
             for part in parts:
                 _io.write_all(fd, part)
-                if summer is not None:
-                    summer.update(part)
             _io.sync(fd)
         finally:
             _io.close(fd)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from embeddings_cache import _io
-from embeddings_cache._errors import StoreError
+from embeddings_cache._errors import StoreError, store_errors
 from embeddings_cache._export import export_rows
 from embeddings_cache._fingerprint import canonical_json
 from embeddings_cache._folder import ShardFolder
@@ -18,6 +18,7 @@ ENVIRONMENT = "EMBEDDINGS_CACHE"
 _ALLOW = "EMBEDDINGS_CACHE_ALLOW_SHARED"
 _LAYOUT = "v1"
 _DESCRIPTION_LIMIT = 64 << 20
+_READ_REMEDY = "See that it is a folder that this user may read and write"
 
 
 def cache_root(cache_dir: str | os.PathLike[str] | None) -> Path:
@@ -36,6 +37,18 @@ def cache_root(cache_dir: str | os.PathLike[str] | None) -> Path:
     import platformdirs
 
     return Path(platformdirs.user_cache_dir("embeddings_cache"))
+
+
+def _is_private_group(gid: int) -> bool:
+    """Tell a user's own group, which many systems let write, from a shared one."""
+    import grp
+    import pwd
+
+    try:
+        group, user = grp.getgrgid(gid), pwd.getpwuid(os.geteuid())
+    except KeyError:
+        return False
+    return group.gr_name == user.pw_name and set(group.gr_mem) <= {user.pw_name}
 
 
 @dataclass(frozen=True)
@@ -118,40 +131,43 @@ class EmbeddingStore:
         Raises
         ------
         StoreError
-            If the cache folder cannot be used.
+            If the cache folder cannot be used, or can be written by others.
         """
         key = hashlib.sha256(canonical_json(description)).hexdigest()
-        try:
-            _io.make_folder(self.root / _LAYOUT)
-            folder = self.folder(key)
+        folder = self.folder(key)
+        remedy = f"Give another cache_dir or set {ENVIRONMENT}"
+        with store_errors(f"{str(self.root)!r} cannot be used", remedy):
             folder.create(description)
-        except OSError as error:
-            raise StoreError(
-                f"cache_dir={str(self.root)!r} cannot be used ({error}). Give another "
-                f"cache_dir or set {ENVIRONMENT}"
-            ) from error
         return folder
 
     def _refuse_open_root(self) -> None:
-        """Refuse a root that everybody may write to: its numbers prove nothing."""
+        """Refuse a root that others may write to: its numbers prove nothing."""
         if os.name != "posix" or os.environ.get(_ALLOW) == "1":
             return
         try:
-            mode = _io.stat(self.root).st_mode
-        except FileNotFoundError:
-            return
-        if mode & 0o002:
+            found = _io.stat(self.root)
+        except OSError:
+            return  # absent, or about to fail by name in what comes next
+        remedy = None
+        if found.st_uid not in (os.geteuid(), 0):
+            remedy = "Give a folder of your own"
+        elif found.st_mode & 0o002 or (
+            found.st_mode & 0o020 and not _is_private_group(found.st_gid)
+        ):
+            remedy = "Run `chmod go-w` on it"
+        if remedy:
             raise StoreError(
-                f"cache_dir={str(self.root)!r} can be written by every user of this "
-                f"machine. Run `chmod o-w` on it, or set {_ALLOW}=1 to accept that"
+                f"cache_dir={str(self.root)!r} can be written by other users, who "
+                f"could change any embedding. {remedy}, or set {_ALLOW}=1 to trust them"
             )
 
     def _keys(self) -> list[str]:
-        return [
-            name
-            for name in _io.list_folder(self.root / _LAYOUT)
-            if len(name) == 64 and set(name) <= set("0123456789abcdef")
-        ]
+        with store_errors(f"{str(self.root)!r} cannot be read", _READ_REMEDY):
+            return [
+                name
+                for name in _io.list_folder(self.root / _LAYOUT)
+                if len(name) == 64 and set(name) <= set("0123456789abcdef")
+            ]
 
     def extractors(self) -> list[ExtractorInfo]:
         """Return what is stored of each extractor.
@@ -181,7 +197,7 @@ class EmbeddingStore:
             text = _io.read_file(
                 self.root / _LAYOUT / key / "extractor.json", _DESCRIPTION_LIMIT
             )
-        except OSError:
+        except (OSError, ValueError):
             return None
         if hashlib.sha256(text).hexdigest() != key:
             return None
@@ -237,7 +253,8 @@ class EmbeddingStore:
         for key in self._keys():
             # A description is written before the first commit, so a folder that is
             # being made has neither.
-            commits = _io.list_folder(self.root / _LAYOUT / key / "commits")
+            with store_errors(f"{str(self.root)!r} cannot be read", _READ_REMEDY):
+                commits = _io.list_folder(self.root / _LAYOUT / key / "commits")
             if commits and self._description(key) is None:
                 reason = "extractor.json is absent or does not match the folder's name"
                 damage.append(Damage(key, "", reason))
@@ -271,7 +288,8 @@ class EmbeddingStore:
         if max_bytes is not None and max_bytes < 0:
             raise ValueError(f"max_bytes={max_bytes} must be at least 0 bytes")
         folders = [self.folder(key) for key in self._keys()]
-        return prune(folders, max_bytes, older_than=older_than, grace=grace)
+        with store_errors(f"{str(self.root)!r} cannot be pruned", _READ_REMEDY):
+            return prune(folders, max_bytes, older_than=older_than, grace=grace)
 
     def export(
         self, path: str | os.PathLike[str], extractor: str | None = None

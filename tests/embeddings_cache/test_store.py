@@ -99,14 +99,12 @@ def test_rows_come_back_in_the_order_asked_for(folder):
 
 
 def test_scattered_rows_of_a_large_shard(folder, monkeypatch):
-    monkeypatch.setattr("embeddings_cache._shard_reading._SPAN_BYTES", 3000)
-    monkeypatch.setattr("embeddings_cache._shard_reading._GAP_BYTES", 200)
     monkeypatch.setattr("embeddings_cache._shards._BLOCK_BYTES", 512)
     rows = np.random.default_rng(0).normal(size=(2000, 7)).astype(np.float32)
     keys = make_keys(*range(2000))
     parts = np.split(rows, [100, 101, 1500])
     record = folder.write(keys, parts, columns=7, dtype="float32", made={})
-    assert len(record.blocks) == -(-record.n_bytes // 512)
+    assert len(record.blocks) == -(-2000 // (512 // 28))
     wanted = np.random.default_rng(1).permutation(2000)[:300]
     wanted.sort()
     for order in (wanted, wanted[::-1], np.arange(2000)):
@@ -224,13 +222,13 @@ def test_contradicting_records_are_refused(name, value):
 
     content = {
         "schema": 1, "shard": "0" * 64, "rows": 2, "columns": 5, "dtype": "float16",
-        "n_bytes": 4116, "keys_sha256": "1" * 64, "block_bytes": 1 << 20,
+        "n_bytes": 4116, "keys_sha256": "1" * 64, "block_rows": 104857,
         "blocks": ["00000000"], "made": {},
     }  # fmt: skip
 
     def sign(fields):
         checksum = hashlib.sha256(canonical_json(fields)).hexdigest()
-        return canonical_json({**fields, "checksum": checksum})
+        return canonical_json({**fields, "checksum": checksum}) + b"\n"
 
     assert parse_record(sign(content)).rows == 2
     if value == content[name]:
@@ -406,7 +404,7 @@ def test_root_of_argument_environment_and_platform(monkeypatch, tmp_path):
 def test_a_root_that_everybody_may_write_is_refused(store, monkeypatch):
     store.root.mkdir()
     store.root.chmod(0o777)
-    with pytest.raises(StoreError, match="Run `chmod o-w`"):
+    with pytest.raises(StoreError, match="Run `chmod go-w`"):
         store.open(DESCRIPTION)
     monkeypatch.setenv("EMBEDDINGS_CACHE_ALLOW_SHARED", "1")
     store.open(DESCRIPTION)
