@@ -1,0 +1,62 @@
+"""The command with a slow stub backbone and small shards, for tests that kill it.
+
+Run as a script, also under torchrun. ``STUB_SECONDS`` is the time an item takes, and
+every process writes its number to ``<STUB_PIDS>/<rank>``.
+"""
+
+import os
+import sys
+import time
+import types
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from embeddings_cache import _runner, backbones, cli
+from embeddings_cache.backbones import Backbone, Family
+
+SHARD_ROWS = 2
+N_FEATURES = 4
+
+
+class Stub(nn.Module):
+    """Whole numbers that depend on nothing but the text."""
+
+    def forward(self, texts):
+        time.sleep(float(os.environ["STUB_SECONDS"]) * len(texts))
+        rows = [[number_of(text, j) for j in range(N_FEATURES)] for text in texts]
+        return torch.tensor(rows, dtype=torch.float32)
+
+
+def number_of(text, place):
+    """Return a number that float16 holds exactly."""
+    return sum((place + i + 1) * ord(c) for i, c in enumerate(text)) % 1000
+
+
+def build(spec):
+    network = Stub()
+    return Backbone(
+        network=network,
+        modality="text",
+        prepare=str,
+        collate=list,
+        forward=network,
+        description=spec.describe(libraries={}, weights={}, preprocess={}),
+    )
+
+
+def install():
+    """Make "stub:<name>" a backbone, and shards hold two rows."""
+    module = types.ModuleType("embeddings_cache.backbones._stub")
+    module.build = build
+    sys.modules[module.__name__] = module
+    backbones._FAMILIES["stub"] = Family("_stub", ("text",), "stub:x")
+    _runner.SHARD_BYTES = SHARD_ROWS * N_FEATURES * 2
+
+
+if __name__ == "__main__":
+    install()
+    rank = os.environ.get("RANK", "0")
+    (Path(os.environ["STUB_PIDS"]) / rank).write_text(str(os.getpid()))
+    sys.exit(cli.main())
