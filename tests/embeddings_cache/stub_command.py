@@ -10,6 +10,7 @@ import time
 import types
 from pathlib import Path
 
+import pytest
 import torch
 from torch import nn
 
@@ -24,7 +25,7 @@ class Stub(nn.Module):
     """Whole numbers that depend on nothing but the text."""
 
     def forward(self, texts):
-        time.sleep(float(os.environ["STUB_SECONDS"]) * len(texts))
+        time.sleep(float(os.environ.get("STUB_SECONDS", "0")) * len(texts))
         rows = [[number_of(text, j) for j in range(N_FEATURES)] for text in texts]
         return torch.tensor(rows, dtype=torch.float32)
 
@@ -46,17 +47,17 @@ def build(spec):
     )
 
 
-def install():
+def install(patch):
     """Make "stub:<name>" a backbone, and shards hold two rows."""
     module = types.ModuleType("embeddings_cache.backbones._stub")
     module.build = build
-    sys.modules[module.__name__] = module
-    backbones._FAMILIES["stub"] = Family("_stub", ("text",), "stub:x")
-    _runner.SHARD_BYTES = SHARD_ROWS * N_FEATURES * 2
+    patch.setitem(sys.modules, module.__name__, module)
+    patch.setitem(backbones._FAMILIES, "stub", Family("_stub", ("text",), "stub:x"))
+    patch.setattr(_runner, "SHARD_BYTES", SHARD_ROWS * N_FEATURES * 2)
 
 
 if __name__ == "__main__":
-    install()
+    install(pytest.MonkeyPatch())
     rank = os.environ.get("RANK", "0")
     (Path(os.environ["STUB_PIDS"]) / rank).write_text(str(os.getpid()))
     sys.exit(cli.main())
