@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from embeddings_cache._errors import (
+        CanaryError,
         DamagedShardWarning,
         EmbeddingValueError,
         MissingExtraError,
@@ -26,16 +27,17 @@ if TYPE_CHECKING:
         WeightsError,
     )
     from embeddings_cache._extractor import EmbeddingExtractor
-    from embeddings_cache._runner import RunReport
+    from embeddings_cache._settings import RunReport
     from embeddings_cache._store import EmbeddingStore
 
 _HOME = {
+    "CanaryError": "_errors",
     "DamagedShardWarning": "_errors",
     "EmbeddingExtractor": "_extractor",
     "EmbeddingStore": "_store",
     "EmbeddingValueError": "_errors",
     "MissingExtraError": "_errors",
-    "RunReport": "_runner",
+    "RunReport": "_settings",
     "StoreError": "_errors",
     "UndescribableError": "_errors",
     "UnknownBackboneError": "_errors",
@@ -44,6 +46,7 @@ _HOME = {
 }
 
 __all__ = [
+    "CanaryError",
     "DamagedShardWarning",
     "EmbeddingExtractor",
     "EmbeddingStore",

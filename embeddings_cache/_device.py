@@ -1,17 +1,13 @@
 """Where the network runs and in which number format."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
 
-from embeddings_cache.backbones._base import Backbone
-
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
 
 
-def resolve_device(device: Any, backbone: Backbone, own: bool) -> torch.device:
+def resolve_device(device: Any, own: torch.nn.Module | None) -> torch.device:
     """Return the device to use.
 
     Parameters
@@ -19,10 +15,8 @@ def resolve_device(device: Any, backbone: Backbone, own: bool) -> torch.device:
     device : str or torch.device
         "auto" is CUDA, else MPS, else the CPU; for a network of the user's own it is
         where that network is.
-    backbone : Backbone
-        The built network.
-    own : bool
-        Whether the user passed the network himself.
+    own : torch.nn.Module or None
+        The network, if the user passed it himself.
     """
     if not isinstance(device, str) or device != "auto":
         try:
@@ -32,8 +26,8 @@ def resolve_device(device: Any, backbone: Backbone, own: bool) -> torch.device:
                 f"device={device!r} is not a device of torch ({error}); use 'auto', "
                 "'cpu' or 'cuda'"
             ) from error
-    first = next(backbone.network.parameters(), None)
-    if own and first is not None:
+    first = None if own is None else next(own.parameters(), None)
+    if first is not None:
         return first.device
     if torch.cuda.is_available():
         return torch.device("cuda")
@@ -52,9 +46,9 @@ def resolve_precision(precision: str, device: torch.device) -> torch.dtype:
     return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
 
 
-def describe_compute(device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
-    """Describe the arithmetic for the key: type, and TF32 where it may be used."""
-    tf32 = (
+def uses_tf32(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether float32 products may be computed in TF32."""
+    return (
         device.type == "cuda"
         and dtype == torch.float32
         and (
@@ -62,26 +56,19 @@ def describe_compute(device: torch.device, dtype: torch.dtype) -> dict[str, Any]
             or torch.backends.cudnn.allow_tf32
         )
     )
-    return {"dtype": str(dtype).removeprefix("torch."), "tf32": bool(tf32)}
 
 
-@contextmanager
-def inference(
-    backbone: Backbone, device: torch.device, dtype: torch.dtype
-) -> Iterator[None]:
-    """Evaluation mode, no gradients, and autocast below float32; modes come back."""
-    modes = [(module, module.training) for module in backbone.network.modules()]
-    backbone.network.eval()
-    try:
-        with torch.inference_mode():
-            if dtype == torch.float32:
-                yield
-            else:
-                with torch.autocast(device.type, dtype=dtype):
-                    yield
-    finally:
-        for module, training in modes:
-            module.training = training
+def describe_compute(device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
+    """Describe the arithmetic for the key: type, and TF32 where it may be used."""
+    name = str(dtype).removeprefix("torch.")
+    return {"dtype": name, "tf32": uses_tf32(device, dtype)}
+
+
+def pinned(batch: Any) -> Any:
+    """Put a collated batch into memory that a GPU can copy from by itself."""
+    if isinstance(batch, dict):
+        return {name: pinned(value) for name, value in batch.items()}
+    return batch.pin_memory() if isinstance(batch, torch.Tensor) else batch
 
 
 def to_device(batch: Any, device: torch.device) -> Any:
@@ -90,8 +77,6 @@ def to_device(batch: Any, device: torch.device) -> Any:
         return {name: to_device(value, device) for name, value in batch.items()}
     if not isinstance(batch, torch.Tensor):
         return batch
-    if device.type == "cuda":
-        batch = batch.pin_memory()
     return batch.to(device, non_blocking=True)
 
 

@@ -91,6 +91,10 @@ class EmbeddingValueError(ValueError):
     """A network returned NaN, infinity, or values beyond the storage type."""
 
 
+class CanaryError(EmbeddingValueError):
+    """The fast way to compute returned other numbers than float32 arithmetic."""
+
+
 class StoreError(RuntimeError):
     """The cache folder cannot be used as it is; the message names the remedy."""
 

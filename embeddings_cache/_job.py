@@ -3,18 +3,22 @@
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
 from embeddings_cache._errors import BadItem, StoreError, UnreadableItemError
 from embeddings_cache._export import write_rows
 from embeddings_cache._folder import ShardFolder
+from embeddings_cache._keys import item_keys
+from embeddings_cache._memo import FileMemo
 from embeddings_cache._progress import Progress
 from embeddings_cache._readers import Item
-from embeddings_cache._runner import Runner, RunReport, Settings, item_keys
+from embeddings_cache._settings import RunReport
 from embeddings_cache._shards import ShardRecord
-from embeddings_cache.backbones import Backbone
+
+if TYPE_CHECKING:
+    from embeddings_cache._runner import Runner
 
 _ATTEMPTS = 4
 _GATHER_BYTES = 32 << 20
@@ -33,12 +37,19 @@ class Job:
     ----------
     items : list of Item
         In the order of the result.
-    backbone : Backbone
-        Used only for items that are not in the folder.
     folder : ShardFolder
         The extractor's shards.
-    settings : Settings
-        How to compute.
+    make_runner : callable
+        Returns what computes items; called only if some are not in the folder, so
+        that a network is not built for nothing.
+    modality : {"image", "text"}
+        What the items are.
+    storage_dtype : {"float16", "float32"}
+        Type of the shards.
+    num_workers : int
+        Threads that read items for their keys.
+    memo : FileMemo or None
+        Keys of known files; None reads every file.
     progress : Progress
         Shows what goes on.
     """
@@ -46,15 +57,22 @@ class Job:
     def __init__(
         self,
         items: list[Item],
-        backbone: Backbone,
         folder: ShardFolder,
-        settings: Settings,
+        make_runner: "Callable[[], Runner]",
+        *,
+        modality: str,
+        storage_dtype: str,
+        num_workers: int,
+        memo: FileMemo | None,
         progress: Progress,
     ) -> None:
         self.items = items
-        self.backbone = backbone
         self.folder = folder
-        self.settings = settings
+        self.make_runner = make_runner
+        self.modality = modality
+        self.storage_dtype = storage_dtype
+        self.num_workers = num_workers
+        self.memo = memo
         self.progress = progress
         self.n_found = self.n_computed = self.n_duplicates = self.n_features = 0
         self.bad: list[BadItem] = []
@@ -94,7 +112,7 @@ class Job:
             write_rows(
                 path,
                 (len(places), self.n_features),
-                self.settings.storage_dtype,
+                self.storage_dtype,
                 lambda rows: self._copy(records, places, rows),
                 "item",
                 (self._label(item) for item in self.items),
@@ -105,8 +123,7 @@ class Job:
 
     def _label(self, item: Item) -> str:
         """Return what tells a reader which item it is: the text, or the path."""
-        text = self.backbone.modality == "text"
-        return item.identity().decode() if text else item.name
+        return item.identity().decode() if self.modality == "text" else item.name
 
     def _with_all_rows(self, act: Callable[[list[ShardRecord], np.ndarray], T]) -> T:
         """Act on where the items' rows are, once all are there.
@@ -143,7 +160,9 @@ class Job:
 
     def _read_keys(self) -> None:
         """Hash all items; keep the distinct keys in order of first appearance."""
-        keys, self.bad = item_keys(self.items, self.settings.num_workers, self.progress)
+        # Hashing a text is less work than handing it to a thread.
+        workers = 0 if self.modality == "text" else self.num_workers
+        keys, self.bad = item_keys(self.items, workers, self.progress, self.memo)
         readable = np.ones(len(keys), dtype=bool)
         readable[[entry.index for entry in self.bad]] = False
         index = np.flatnonzero(readable)
@@ -178,8 +197,7 @@ class Job:
         return records, places
 
     def _compute(self, indices: np.ndarray) -> list[BadItem]:
-        self.backbone.network.to(self.settings.device)
-        runner = Runner(self.backbone, self.folder, self.settings, self.progress)
+        runner = self.make_runner()
         try:
             return runner.compute(self.items, self.keys, indices)
         finally:
@@ -198,7 +216,7 @@ class Job:
 
     def _gather(self, records: list[ShardRecord], places: np.ndarray) -> ShardRecord:
         """Write the rows, in the order of the items, as one new shard."""
-        columns, dtype = self.n_features, self.settings.storage_dtype
+        columns, dtype = self.n_features, self.storage_dtype
         step = max(1, _GATHER_BYTES // records[0].row_bytes)
 
         def parts() -> Iterator[np.ndarray]:

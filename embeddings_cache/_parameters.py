@@ -42,7 +42,7 @@ def check_parameters(parameters: dict[str, Any]) -> dict[str, Any]:
     _check_backbone(checked["backbone"])
     _check_number("batch_size", checked["batch_size"], 1)
     _check_number("num_workers", checked["num_workers"], 0)
-    for name in ("pretrained", "progress"):
+    for name in ("pretrained", "progress", "compile", "rehash"):
         if not isinstance(checked[name], bool):
             raise TypeError(f"{name}={checked[name]!r} must be True or False")
     if checked["weights"] is not None:

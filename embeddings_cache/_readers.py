@@ -33,14 +33,19 @@ class Item:
     content : callable
         Returns the value to embed (an RGB image or a text) and the bytes that
         identify it; raises ItemError.
+    identity : callable
+        Returns those bytes alone.
     weight : int
         Rough size, for sorting texts by length.
+    path : Path or None
+        The file whose bytes identify the item, if there is one.
     """
 
     name: str
     content: Callable[[], tuple[Any, bytes]]
     identity: Callable[[], bytes]
     weight: int = 0
+    path: Path | None = None
 
     def key(self) -> bytes:
         """Return the 32 bytes that name the content."""
@@ -50,7 +55,10 @@ class Item:
         """Return the value to embed, if it still is the content of that key."""
         value, identity = self.content()
         if hashlib.sha256(identity).digest() != key:
-            raise ItemError("changed while it was being read")
+            raise ItemError(
+                "changed while it was being read, or without a sign of it; "
+                "rehash=True reads every file again"
+            )
         return value
 
 
@@ -67,7 +75,7 @@ def _file_item(path: Path) -> Item:
         data = identity()
         return _images.decode(data), data
 
-    return Item(str(path), content, identity)
+    return Item(str(path), content, identity, path=path)
 
 
 def _bytes_item(name: str, data: bytes) -> Item:

@@ -9,12 +9,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from embeddings_cache._errors import UnknownBackboneError
-from embeddings_cache.backbones._base import Backbone, BackboneSpec
 
+# Names and modalities are checked without torch.
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["Backbone", "BackboneSpec", "build_backbone", "resolve_modality"]
+    from embeddings_cache.backbones._base import Backbone
+
+__all__ = ["build_backbone", "resolve_modality"]
 
 
 class Family(NamedTuple):
@@ -70,7 +72,7 @@ def resolve_modality(backbone: "str | torch.nn.Module", modality: str) -> str:
     return modality
 
 
-def build_backbone(backbone: "str | torch.nn.Module", **settings: Any) -> Backbone:
+def build_backbone(backbone: "str | torch.nn.Module", **settings: Any) -> "Backbone":
     """Build a network with its preprocessing and the description of both.
 
     Parameters
@@ -80,6 +82,8 @@ def build_backbone(backbone: "str | torch.nn.Module", **settings: Any) -> Backbo
     **settings
         The other fields of `BackboneSpec`.
     """
+    from embeddings_cache.backbones._base import BackboneSpec
+
     if isinstance(backbone, str):
         prefix, name = split_name(backbone)
         module = _FAMILIES[prefix].module

@@ -109,6 +109,10 @@ class Backbone:
         Everything about the backbone that changes a number.
     note : str or None
         What the user should be told, such as that the weights are random.
+    channels_last : bool
+        Whether weights and batches are laid out with channels last.
+    compiled : callable or None
+        The compiled `forward`, once there is one.
     """
 
     network: nn.Module
@@ -118,6 +122,16 @@ class Backbone:
     forward: Callable[[Any], torch.Tensor]
     description: dict[str, Any]
     note: str | None = None
+    channels_last: bool = False
+    compiled: Callable[[Any], torch.Tensor] | None = None
+
+
+def prefers_channels_last(network: nn.Module) -> bool:
+    """Whether a network is mostly convolutions, which are faster with channels last.
+
+    A patch embedding is one convolution, and the only one of a vision transformer.
+    """
+    return sum(isinstance(module, nn.Conv2d) for module in network.modules()) > 1
 
 
 def require(module: str, family: str) -> Any:

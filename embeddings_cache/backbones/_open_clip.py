@@ -18,6 +18,7 @@ from embeddings_cache.backbones._base import (
     layer_output,
     library_versions,
     pool,
+    prefers_channels_last,
     random_note,
     require,
     unknown_name,
@@ -56,6 +57,7 @@ def build(spec: BackboneSpec) -> Backbone:
             preprocess={"image": decoder_description(), "transform": repr(transform)},
         ),
         note=random_note(spec),
+        channels_last=prefers_channels_last(network),
     )
 
 

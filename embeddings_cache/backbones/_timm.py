@@ -16,6 +16,7 @@ from embeddings_cache.backbones._base import (
     layer_output,
     library_versions,
     pool,
+    prefers_channels_last,
     random_note,
     require,
     unknown_name,
@@ -62,6 +63,7 @@ def build(spec: BackboneSpec) -> Backbone:
             },
         ),
         note=random_note(spec),
+        channels_last=prefers_channels_last(network),
     )
 
 

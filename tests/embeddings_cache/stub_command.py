@@ -15,7 +15,8 @@ import torch
 from torch import nn
 
 from embeddings_cache import _runner, backbones, cli
-from embeddings_cache.backbones import Backbone, Family
+from embeddings_cache.backbones import Family
+from embeddings_cache.backbones._base import Backbone
 
 SHARD_ROWS = 2
 N_FEATURES = 4

@@ -1,0 +1,206 @@
+"""Prepared items through the network: fast, in batches that fit, checked once."""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from embeddings_cache._canary import CANARY_ITEMS, check_agreement, exact_arithmetic
+from embeddings_cache._device import is_out_of_memory, pinned, to_device, uses_tf32
+from embeddings_cache._parallel import ordered_map
+from embeddings_cache._settings import Settings
+from embeddings_cache.backbones._base import Backbone
+
+_IN_FLIGHT = 2  # batches a GPU works on while the next ones are read
+
+# Waits for the embeddings of a batch and returns them.
+_Fetch = Callable[[], np.ndarray]
+
+
+class Batch(NamedTuple):
+    """Items of one forward pass: positions, names, and what was prepared."""
+
+    indices: Sequence[int]
+    names: Sequence[str]
+    prepared: list[Any]
+
+
+class Embedder:
+    """Computes embeddings on one device, in the settings' fast way.
+
+    On CUDA, batches are put together and pinned by a thread, copied on a stream of
+    their own, and their embeddings are fetched when later batches are under way.
+
+    Parameters
+    ----------
+    backbone : Backbone
+        On the settings' device.
+    settings : Settings
+        Device, types, batch size; the batch size is halved when memory runs out.
+    """
+
+    def __init__(self, backbone: Backbone, settings: Settings) -> None:
+        self.backbone = backbone
+        self.settings = settings
+        self._cuda = settings.device.type == "cuda"
+        self._copies = torch.cuda.Stream(settings.device) if self._cuda else None
+        self._checked = not self.how
+
+    @property
+    def how(self) -> list[str]:
+        """What is faster than eager float32 arithmetic, as parameters; none is []."""
+        settings = self.settings
+        ways = []
+        if settings.dtype != torch.float32:
+            name = str(settings.dtype).removeprefix("torch.")
+            ways.append(f"precision={name!r}")
+        elif uses_tf32(settings.device, settings.dtype):
+            ways.append("TF32 (torch.backends)")
+        if self.backbone.channels_last:
+            ways.append("the memory layout channels_last")
+        if settings.compile:
+            ways.append("compile=True")
+        return ways
+
+    def embed(self, batches: Iterable[Batch]) -> Iterator[tuple[Batch, np.ndarray]]:
+        """Yield each batch with its embeddings, float32, in the order of the batches.
+
+        Raises
+        ------
+        CanaryError
+            Before anything is yielded, if the fast way gives other numbers than the
+            exact one.
+        """
+        waiting: deque[tuple[Batch, _Fetch]] = deque()
+        in_flight = _IN_FLIGHT if self._cuda else 0
+        staged = ordered_map(self._stage, batches, workers=int(self._cuda), ahead=2)
+        for batch, collated in staged:
+            exact = None if self._checked else self._exact(batch)
+            fetch = self._launch(batch, collated)
+            if exact is not None:
+                rows = fetch()[: len(exact)]
+                dtype = self.settings.dtype
+                check_agreement(rows, exact, batch.names, dtype, self.how)
+                self._checked = True
+            waiting.append((batch, fetch))
+            while len(waiting) > in_flight:
+                done, fetch = waiting.popleft()
+                yield done, fetch()
+        for done, fetch in waiting:
+            yield done, fetch()
+
+    def _stage(self, batch: Batch) -> tuple[Batch, Any]:
+        collated = self.backbone.collate(batch.prepared)
+        return batch, pinned(collated) if self._cuda else collated
+
+    def _exact(self, batch: Batch) -> np.ndarray:
+        few = batch.prepared[:CANARY_ITEMS]
+        with exact_arithmetic(self.backbone.network, self.settings.device):
+            collated = to_device(self.backbone.collate(few), self.settings.device)
+            return self._checked_output(self.backbone.forward(collated), len(few))()
+
+    def _launch(self, batch: Batch, collated: Any) -> _Fetch:
+        """Start one batch; what does not fit is halved, for good."""
+        whole = len(batch.prepared)
+        parts: list[_Fetch] = []
+        start = 0
+        while start < whole:
+            size = min(self.settings.batch_size, whole - start)
+            if size < whole:
+                part = batch.prepared[start : start + size]
+                collated = self.backbone.collate(part)
+            fetch = self._try(collated, size)
+            if fetch is None:
+                # The failed batch's tensors are free by now.
+                if self._cuda:
+                    torch.cuda.empty_cache()
+                self.settings.batch_size = (size + 1) // 2
+                continue
+            parts.append(fetch)
+            start += size
+        if len(parts) == 1:
+            return parts[0]
+        return lambda: np.concatenate([fetch() for fetch in parts])
+
+    def _try(self, collated: Any, size: int) -> _Fetch | None:
+        """Start one forward pass; None if there is not enough memory for it."""
+        try:
+            output = self._forward(size)(self._on_device(collated))
+            return self._checked_output(output, size)
+        except RuntimeError as error:
+            if not is_out_of_memory(error) or size == 1:
+                raise
+            return None
+
+    def _forward(self, size: int) -> Callable[[Any], torch.Tensor]:
+        # A last batch of another size would be compiled for itself.
+        if not self.settings.compile or size < self.settings.batch_size:
+            return self.backbone.forward
+        if self.backbone.compiled is None:
+            self.backbone.compiled = torch.compile(self.backbone.forward)
+        return self.backbone.compiled
+
+    def _on_device(self, collated: Any) -> Any:
+        device = self.settings.device
+        copying = torch.cuda.stream(self._copies) if self._copies else nullcontext()
+        with copying:
+            batch = to_device(collated, device)
+        if self._copies is not None:
+            computing = torch.cuda.current_stream(device)
+            computing.wait_stream(self._copies)
+            for tensor in batch.values() if isinstance(batch, dict) else [batch]:
+                if isinstance(tensor, torch.Tensor):
+                    # Its memory was given out by the stream of copies.
+                    tensor.record_stream(computing)
+        if self.backbone.channels_last:
+            batch = batch.contiguous(memory_format=torch.channels_last)
+        return batch
+
+    def _checked_output(self, output: torch.Tensor, n_items: int) -> _Fetch:
+        """Return a function that waits for the rows and returns them."""
+        if output.ndim != 2 or len(output) != n_items:
+            raise ValueError(
+                f"the backbone returned shape {tuple(output.shape)} for "
+                f"{n_items} items; an embedding is one vector per item: "
+                "choose layer and pooling, or return (n, n_features)"
+            )
+        rows = output.float()
+        if not self._cuda:
+            fetched: np.ndarray = rows.cpu().numpy()
+            return lambda: fetched
+        host = torch.empty(rows.shape, dtype=rows.dtype, pin_memory=True)
+        host.copy_(rows, non_blocking=True)
+        done = torch.cuda.Event()
+        done.record()
+
+        def fetch() -> np.ndarray:
+            done.synchronize()
+            values: np.ndarray = host.numpy()
+            return values
+
+        return fetch
+
+
+@contextmanager
+def ready(backbone: Backbone, settings: Settings) -> Iterator[Embedder]:
+    """Put the network on its device, in evaluation mode and without gradients."""
+    network = backbone.network.to(settings.device)
+    if backbone.channels_last:
+        network.to(memory_format=torch.channels_last)
+    modes = [(module, module.training) for module in network.modules()]
+    network.eval()
+    lower = settings.dtype != torch.float32
+    try:
+        with (
+            torch.inference_mode(),
+            torch.autocast(settings.device.type, dtype=settings.dtype)
+            if lower
+            else nullcontext(),
+        ):
+            yield Embedder(backbone, settings)
+    finally:
+        for module, training in modes:
+            module.training = training

@@ -1,0 +1,93 @@
+"""Item keys of a call: from the table of files where it knows them, else by reading."""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from embeddings_cache._errors import BadItem, ItemError
+from embeddings_cache._memo import FileMemo, file_state, settled_state
+from embeddings_cache._parallel import ordered_map
+from embeddings_cache._progress import Progress
+from embeddings_cache._readers import Item
+from embeddings_cache._shards import KEY_DTYPE
+
+_CHUNK = 64  # items of one task; a task costs more than a small file
+
+
+def item_keys(
+    items: Sequence[Item], workers: int, progress: Progress, memo: FileMemo | None
+) -> tuple[np.ndarray, list[BadItem]]:
+    """Return the key of every item.
+
+    Parameters
+    ----------
+    items : sequence of Item
+        Items of a call.
+    workers : int
+        Threads that read.
+    progress : Progress
+        Shows the bar.
+    memo : FileMemo or None
+        Known files, which are not read; None reads every file.
+
+    Returns
+    -------
+    keys : ndarray of shape (n,), 32-byte void
+        Zero where the item cannot be read.
+    bad : list of BadItem
+        The items that cannot be read.
+    """
+    keys = np.zeros(len(items), dtype=KEY_DTYPE)
+    bad: list[BadItem] = []
+    known = _known(items, workers, memo)
+
+    def read(start: int) -> list[bytes | ItemError]:
+        stop = min(start + _CHUNK, len(items))
+        return [known[i] or _read(items[i], memo) for i in range(start, stop)]
+
+    def results() -> Iterator[bytes | ItemError]:
+        starts = range(0, len(items), _CHUNK)
+        for part in ordered_map(read, starts, workers, ahead=4 * max(1, workers)):
+            yield from part
+
+    for index, result in enumerate(progress.track(results(), len(items), "reading")):
+        if isinstance(result, ItemError):
+            bad.append(BadItem(index, items[index].name, str(result)))
+        else:
+            keys[index] = np.void(result)
+    if memo is not None:
+        memo.save()
+    return keys, bad
+
+
+def _known(
+    items: Sequence[Item], workers: int, memo: FileMemo | None
+) -> list[bytes | None]:
+    if memo is None or not any(item.path for item in items):
+        return [None] * len(items)
+
+    def states(start: int) -> list[bytes | None]:
+        part = items[start : start + _CHUNK]
+        return [file_state(item.path) if item.path else None for item in part]
+
+    starts = range(0, len(items), _CHUNK)
+    found = ordered_map(states, starts, workers, ahead=4 * max(1, workers))
+    return memo.look_up([state for part in found for state in part])
+
+
+def _read(item: Item, memo: FileMemo | None) -> bytes | ItemError:
+    if memo is None or item.path is None:
+        return _key(item)
+    state = settled_state(item.path)
+    key = _key(item)
+    # The same state before and after: what was read in between is its content.
+    if isinstance(key, bytes) and state and file_state(item.path) == state:
+        memo.learn(state, key)
+    return key
+
+
+def _key(item: Item) -> bytes | ItemError:
+    try:
+        return item.key()
+    except ItemError as error:
+        return error

@@ -1,0 +1,82 @@
+"""How a call runs, and what it reports; neither needs torch."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass
+class Settings:
+    """How to run: nothing here changes a number, so nothing here is in a key.
+
+    Attributes
+    ----------
+    device : torch.device
+        Where the network runs.
+    dtype : torch.dtype
+        Compute type; below float32 by autocast.
+    storage_dtype : {"float16", "float32"}
+        Type in the cache.
+    batch_size : int
+        Items per forward pass; halved when memory runs out.
+    num_workers : int
+        Readers.
+    compile : bool
+        Whether the network is compiled.
+    """
+
+    device: "torch.device"
+    dtype: "torch.dtype"
+    storage_dtype: str
+    batch_size: int
+    num_workers: int
+    compile: bool = False
+
+
+@dataclass(frozen=True)
+class RunReport:
+    """What one transform did.
+
+    Parameters
+    ----------
+    n_items : int
+        Items of the call.
+    n_found : int
+        Items whose embedding was in the cache.
+    n_computed : int
+        Distinct items computed.
+    n_duplicates : int
+        Items equal to a computed one of the same call.
+    n_unreadable : int
+        Items that could not be read.
+    n_damaged : int
+        Damaged cache entries that were set aside.
+    n_features : int
+        Length of an embedding; 0 if the call ended before it was known.
+    seconds : float
+        Wall time.
+    """
+
+    n_items: int
+    n_found: int
+    n_computed: int
+    n_duplicates: int
+    n_unreadable: int
+    n_damaged: int
+    n_features: int
+    seconds: float
+
+    def __str__(self) -> str:
+        text = (
+            f"{self.n_items} items: {self.n_found} found in the cache, "
+            f"{self.n_computed} computed"
+        )
+        for number, what in (
+            (self.n_duplicates, "duplicates"),
+            (self.n_unreadable, "unreadable"),
+            (self.n_damaged, "damaged cache entries set aside"),
+        ):
+            text += f", {number} {what}" if number else ""
+        return f"{text} ({self.seconds:.1f} s)"
