@@ -98,6 +98,6 @@ def check_agreement(
             )
         raise CanaryError(
             f"the embedding of {names[number]} {found}. The network does not stand "
-            f"{' with '.join(how)}, and nothing of this run was stored. Use "
+            f"{' and '.join(how)}, and nothing of this run was stored. Use "
             "precision='float32' and compile=False"
         )
