@@ -5,6 +5,7 @@ import time
 import uuid
 import warnings
 from collections.abc import Iterable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -204,10 +205,13 @@ class ShardFolder:
                 pass  # pruned meanwhile
             except DamagedShardError as error:
                 self.quarantine(error)
+        # Sorted needles keep the search in the processor's caches.
+        by_key = np.argsort(have)
+        have = have[by_key]
         near = np.minimum(np.searchsorted(ordered, have), len(ordered) - 1)
-        rows = np.flatnonzero(ordered[near] == have)
-        wanted, first = np.unique(near[rows], return_index=True)
-        return wanted, rows[first]
+        there = np.flatnonzero(ordered[near] == have)
+        wanted, first = np.unique(near[there], return_index=True)
+        return wanted, by_key[there[first]]
 
     def read(
         self, records: list[ShardRecord], places: np.ndarray, out: np.ndarray
@@ -220,8 +224,13 @@ class ShardFolder:
             If the folder cannot be read.
         """
         intact = True
-        for number, record in enumerate(records):
-            positions = np.flatnonzero(places[:, 0] == number)
+        # One sort rather than a search of all places for every shard.
+        order = np.argsort(places[:, 0], kind="stable")
+        edges = np.searchsorted(places[order, 0], np.arange(len(records) + 1))
+        for record, (start, stop) in zip(records, pairwise(edges)):
+            if start == stop:
+                continue
+            positions = order[start:stop]
             rows = places[positions, 1]
             with store_errors(f"{self.path} cannot be read", _READ_REMEDY):
                 try:

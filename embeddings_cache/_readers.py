@@ -9,7 +9,6 @@ import csv
 import hashlib
 import os
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,30 +21,47 @@ from embeddings_cache._errors import ItemError
 _FILE_LIMIT = 1 << 30
 
 
-@dataclass(frozen=True)
 class Item:
     """One thing to embed.
+
+    There can be millions, so an item has slots and nothing is made before it is used.
 
     Attributes
     ----------
     name : str
         How messages call it.
-    content : callable
-        Returns the value to embed (an RGB image or a text) and the bytes that
-        identify it; raises ItemError.
-    identity : callable
-        Returns those bytes alone.
     weight : int
         Rough size, for sorting texts by length.
     path : Path or None
         The file whose bytes identify the item, if there is one.
     """
 
-    name: str
-    content: Callable[[], tuple[Any, bytes]]
-    identity: Callable[[], bytes]
-    weight: int = 0
-    path: Path | None = None
+    __slots__ = ("name",)
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    @property
+    def weight(self) -> int:
+        return 0
+
+    @property
+    def path(self) -> Path | None:
+        return None
+
+    def content(self) -> tuple[Any, bytes]:
+        """Return the value to embed (an RGB image or a text) and its identity.
+
+        Raises
+        ------
+        ItemError
+            If it cannot be read.
+        """
+        raise NotImplementedError
+
+    def identity(self) -> bytes:
+        """Return the bytes that identify the content."""
+        return self.content()[1]
 
     def key(self) -> bytes:
         """Return the 32 bytes that name the content."""
@@ -62,30 +78,56 @@ class Item:
         return value
 
 
-def _file_item(path: Path) -> Item:
-    def identity() -> bytes:
+class _FileItem(Item):
+    """An image file."""
+
+    __slots__ = ()
+
+    @property
+    def path(self) -> Path:
+        return Path(self.name)
+
+    def identity(self) -> bytes:
         try:
-            if path.stat().st_size > _FILE_LIMIT:
+            if self.path.stat().st_size > _FILE_LIMIT:
                 raise ItemError(f"larger than {_FILE_LIMIT} bytes")
-            return path.read_bytes()
+            return self.path.read_bytes()
         except OSError as error:
             raise ItemError(error.strerror or str(error)) from error
 
-    def content() -> tuple[Any, bytes]:
-        data = identity()
+    def content(self) -> tuple[Any, bytes]:
+        data = self.identity()
         return _images.decode(data), data
 
-    return Item(str(path), content, identity, path=path)
+
+class _BytesItem(Item):
+    """An encoded image in memory."""
+
+    __slots__ = ("_data",)
+
+    def __init__(self, name: str, data: bytes) -> None:
+        super().__init__(name)
+        self._data = data
+
+    def identity(self) -> bytes:
+        return self._data
+
+    def content(self) -> tuple[Any, bytes]:
+        return _images.decode(self._data), self._data
 
 
-def _bytes_item(name: str, data: bytes) -> Item:
-    return Item(name, lambda: (_images.decode(data), data), lambda: data)
+class _PixelItem(Item):
+    """A decoded image, identified by its pixels."""
 
+    __slots__ = ("_get",)
 
-def _pixel_item(name: str, get: Callable[[], Image.Image]) -> Item:
-    def content() -> tuple[Any, bytes]:
+    def __init__(self, name: str, get: Callable[[], Image.Image]) -> None:
+        super().__init__(name)
+        self._get = get
+
+    def content(self) -> tuple[Any, bytes]:
         try:
-            image = get()
+            image = self._get()
         except ItemError:
             raise
         # A lazily opened image can fail in any way its decoder likes.
@@ -93,23 +135,61 @@ def _pixel_item(name: str, get: Callable[[], Image.Image]) -> Item:
             raise ItemError(f"damaged or truncated ({error})") from error
         return image, _images.pixel_bytes(image)
 
-    return Item(name, content, lambda: content()[1])
 
+class _TextItem(Item):
+    """A text."""
 
-def _text_item(name: str, text: Any) -> Item:
-    if not isinstance(text, str):
-        raise TypeError(
-            f"items: a text backbone takes strings, item {name} is of type "
-            f"{type(text).__name__}"
-        )
+    __slots__ = ("_text",)
 
-    def identity() -> bytes:
+    def __init__(self, name: str, text: Any) -> None:
+        super().__init__(name)
+        if not isinstance(text, str):
+            raise TypeError(
+                f"items: a text backbone takes strings, item {name} is of type "
+                f"{type(text).__name__}"
+            )
+        self._text = text
+
+    @property
+    def weight(self) -> int:
+        return len(self._text)
+
+    def identity(self) -> bytes:
         try:
-            return text.encode("utf-8")
+            return self._text.encode("utf-8")
         except UnicodeEncodeError as error:
             raise ItemError(f"not valid Unicode text ({error.reason})") from error
 
-    return Item(name, lambda: (text, identity()), identity, weight=len(text))
+    def content(self) -> tuple[Any, bytes]:
+        return self._text, self.identity()
+
+
+class _RowItem(Item):
+    """An image of a data set column, which decodes when it is indexed."""
+
+    __slots__ = ("_column", "_index")
+
+    def __init__(self, column: Any, index: int) -> None:
+        super().__init__(f"row {index}")
+        self._column = column
+        self._index = index
+
+    def _inner(self) -> Item:
+        try:
+            value = self._column[self._index]
+        # A data set decodes by itself and fails in its own ways.
+        except Exception as error:
+            raise ItemError(f"the data set cannot give it ({error})") from error
+        try:
+            return _image_item(str(self._index), value)
+        except TypeError as error:
+            raise ItemError(str(error)) from error
+
+    def identity(self) -> bytes:
+        return self._inner().identity()
+
+    def content(self) -> tuple[Any, bytes]:
+        return self._inner().content()
 
 
 def read_items(items: Any, modality: str) -> list[Item]:
@@ -141,7 +221,7 @@ def read_items(items: Any, modality: str) -> list[Item]:
                 f"items={items!r}: a text backbone takes a list of strings; "
                 "for one text give a list with it"
             )
-        return [_file_item(path) for path in paths_below(Path(items))]
+        return [_FileItem(str(path)) for path in paths_below(Path(items))]
     if isinstance(items, np.ndarray) and items.ndim == 0:
         raise TypeError("items: an array without rows; give a sequence of items")
     if isinstance(items, np.ndarray) and items.dtype != object and items.ndim > 1:
@@ -156,12 +236,12 @@ def read_items(items: Any, modality: str) -> list[Item]:
         _refuse(items)
     if isinstance(items, dict):
         _refuse(items)
-    make = _text_item if modality == "text" else _image_item
+    make: Callable[[str, Any], Item] = _TextItem if modality == "text" else _image_item
     if isinstance(items, np.ndarray | list | tuple):
         return [make(str(number), value) for number, value in enumerate(items)]
     if modality == "text":
-        return [_text_item(str(i), items[i]) for i in range(len(items))]
-    return [_lazy_item(items, i) for i in range(len(items))]
+        return [_TextItem(str(i), items[i]) for i in range(len(items))]
+    return [_RowItem(items, i) for i in range(len(items))]
 
 
 def _refuse(items: Any) -> Any:
@@ -184,39 +264,22 @@ def _check_array(items: np.ndarray) -> None:
 
 def _image_item(name: str, value: Any) -> Item:
     if isinstance(value, str | os.PathLike):
-        return _file_item(Path(value))
+        return _FileItem(str(Path(value)))
     if isinstance(value, bytes | bytearray):
-        return _bytes_item(f"bytes {name}", bytes(value))
+        return _BytesItem(f"bytes {name}", bytes(value))
     if isinstance(value, dict) and set(value) >= {"bytes", "path"}:
         if value["bytes"] is None:
-            return _file_item(Path(value["path"]))
-        return _bytes_item(str(value["path"] or f"bytes {name}"), value["bytes"])
+            return _FileItem(str(Path(value["path"])))
+        return _BytesItem(str(value["path"] or f"bytes {name}"), value["bytes"])
     if isinstance(value, Image.Image):
         label = str(getattr(value, "filename", "") or f"image {name}")
-        return _pixel_item(label, lambda: _images.to_rgb(value))
+        return _PixelItem(label, lambda: _images.to_rgb(value))
     if isinstance(value, np.ndarray):
-        return _pixel_item(f"array {name}", lambda: _images.from_array(value))
+        return _PixelItem(f"array {name}", lambda: _images.from_array(value))
     raise TypeError(
         f"items: item {name} is of type {type(value).__name__}; images are paths, PIL "
         "images, uint8 arrays or encoded bytes"
     )
-
-
-def _lazy_item(column: Any, index: int) -> Item:
-    """Return an item of a data set column, which decodes when it is indexed."""
-
-    def inner() -> Item:
-        try:
-            value = column[index]
-        # A data set decodes by itself and fails in its own ways.
-        except Exception as error:
-            raise ItemError(f"the data set cannot give it ({error})") from error
-        try:
-            return _image_item(str(index), value)
-        except TypeError as error:
-            raise ItemError(str(error)) from error
-
-    return Item(f"row {index}", lambda: inner().content(), lambda: inner().identity())
 
 
 def paths_below(path: Path) -> list[Path]:
