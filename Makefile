@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 TESTS ?=
 # Any value of SKDEBIAS_DATA from the environment reaches the tests and examples.
 
-.PHONY: demo test lint types reproduce-cmnist bench-heads docs clean
+.PHONY: demo test lint types reproduce-cmnist bench-heads bench-cache docs clean
 
 demo: $(VENV)/.installed-demo
 	$(BIN)/skdebias demo
@@ -34,6 +34,11 @@ BENCH ?=
 bench-heads: $(VENV)/.installed-demo
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check skorch
 	OMP_NUM_THREADS=1 $(BIN)/python examples/benchmarks/heads.py --set $(SET) $(BENCH)
+
+# Extraction, warm reads and the store against what they could be; needs the extras
+# of the tests. Options of the script: make bench-cache BENCH="--tables 3 4"
+bench-cache: $(VENV)/.installed-test
+	$(BIN)/python examples/benchmarks/cache.py $(BENCH)
 
 docs: $(VENV)/.installed-docs
 	$(BIN)/sphinx-build -W -b html docs docs/_build/html

@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -336,7 +336,7 @@ class EmbeddingExtractor(
 
     def _act(
         self,
-        items: list[Item],
+        items: Sequence[Item],
         act: Callable[["Job"], Any],
         parameters: dict[str, Any],
         started: float,
@@ -350,14 +350,8 @@ class EmbeddingExtractor(
         store = EmbeddingStore(self.cache_dir)
         memo = FileMemo(store.root)
         recall = Recall(store.root, _backbone_settings(parameters), memo)
-        description = None
-        if not build and not self.rehash:
-            description = self._recalled(recall, progress)
-        backbone: Backbone | None = None
-        if description is None:
-            backbone = self._load(parameters, progress)
-            description = self._describe(backbone)
-            recall.put(backbone.description, backbone.note)
+        build = build or self.rehash
+        description, backbone = self._identify(parameters, recall, progress, build)
         folder = store.open(description)
         workers = self.num_workers
         if workers == "auto":
@@ -368,6 +362,7 @@ class EmbeddingExtractor(
 
             built = backbone or self._load(parameters, progress)
             if backbone is None and self._describe(built) != description:
+                recall.put(built.description, built.note)
                 raise StaleDescriptionError
             return Runner(built, folder, self._settings(built, workers), progress)
 
@@ -387,6 +382,24 @@ class EmbeddingExtractor(
             self.last_run_ = job.report(time.perf_counter() - started)
             self._n_features = job.n_features or getattr(self, "_n_features", None)
             progress.line(str(self.last_run_))
+
+    def _identify(
+        self,
+        parameters: dict[str, Any],
+        recall: Recall,
+        progress: Progress,
+        build: bool,
+    ) -> "tuple[dict[str, Any], Backbone | None]":
+        """Return the description, and the network if it had to be built for it."""
+        backbone = self._at_hand(parameters)
+        if backbone is None and not build:
+            remembered = self._recalled(recall, progress)
+            if remembered is not None:
+                return remembered, None
+        if backbone is None:
+            backbone = self._load(parameters, progress)
+            recall.put(backbone.description, backbone.note)
+        return self._describe(backbone), backbone
 
     def _recalled(self, recall: Recall, progress: Progress) -> dict[str, Any] | None:
         """Return the description that was remembered, if it is certain."""
@@ -451,21 +464,28 @@ class EmbeddingExtractor(
 
     def _load(self, parameters: dict[str, Any], progress: Progress) -> "Backbone":
         """Build the network, unless the one at hand was built from these parameters."""
-        settings = _backbone_settings(parameters)
-        wanted = repr(settings) + files_state(settings)
-        # A network of the user's own can change between calls; it is described anew.
-        fixed = isinstance(self.backbone, str)
-        if fixed and getattr(self, "_built_from", None) == wanted:
-            return self._backbone
+        at_hand = self._at_hand(parameters)
+        if at_hand is not None:
+            return at_hand
         from embeddings_cache.backbones import build_backbone
 
+        settings = _backbone_settings(parameters)
+        built_from = _built_from(settings)
         backbone = build_backbone(**settings)
         if backbone.note:
             progress.line(backbone.note)
-        if fixed:
+        # A network of the user's own can change between calls; it is described anew.
+        if isinstance(self.backbone, str):
             self._backbone: Backbone = backbone
-            self._built_from = wanted
+            self._built_from = built_from
         return backbone
+
+    def _at_hand(self, parameters: dict[str, Any]) -> "Backbone | None":
+        """Return the network of an earlier call, if it would be built alike."""
+        if getattr(self, "_built_from", None) is None:
+            return None
+        wanted = _built_from(_backbone_settings(parameters))
+        return self._backbone if self._built_from == wanted else None
 
     def _settings(self, backbone: "Backbone", num_workers: int) -> Settings:
         device, dtype = self._resolve()
@@ -513,3 +533,8 @@ class EmbeddingExtractor(
 def _backbone_settings(parameters: dict[str, Any]) -> dict[str, Any]:
     """Return the parameters that a network and its preprocessing are built from."""
     return {name: parameters[name] for name in _BACKBONE_PARAMETERS}
+
+
+def _built_from(settings: dict[str, Any]) -> str:
+    """Tell networks apart within a process, also by the state of their files."""
+    return repr(settings) + files_state(settings)

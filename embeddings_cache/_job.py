@@ -1,6 +1,6 @@
 """One transform: keys, look-up, computing what is missing, and reading back."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -35,7 +35,7 @@ class Job:
 
     Parameters
     ----------
-    items : list of Item
+    items : sequence of Item
         In the order of the result.
     folder : ShardFolder
         The extractor's shards.
@@ -56,7 +56,7 @@ class Job:
 
     def __init__(
         self,
-        items: list[Item],
+        items: Sequence[Item],
         folder: ShardFolder,
         make_runner: "Callable[[], Runner]",
         *,
@@ -160,9 +160,11 @@ class Job:
 
     def _read_keys(self) -> None:
         """Hash all items; keep the distinct keys in order of first appearance."""
-        # Hashing a text is less work than handing it to a thread.
-        workers = 0 if self.modality == "text" else self.num_workers
-        keys, self.bad = item_keys(self.items, workers, self.progress, self.memo)
+        workers, memo = self.num_workers, self.memo
+        if self.modality == "text":
+            # No files, and hashing a text is less work than handing it to a thread.
+            workers, memo = 0, None
+        keys, self.bad = item_keys(self.items, workers, self.progress, memo)
         readable = np.ones(len(keys), dtype=bool)
         readable[[entry.index for entry in self.bad]] = False
         index = np.flatnonzero(readable)

@@ -1,10 +1,11 @@
 """Item keys of a call: from the table of files where it knows them, else by reading."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
 from embeddings_cache._errors import BadItem, ItemError
+from embeddings_cache._fingerprint import KEY_BYTES
 from embeddings_cache._memo import FileMemo, file_state, settled_state
 from embeddings_cache._parallel import ordered_map
 from embeddings_cache._progress import Progress
@@ -37,27 +38,29 @@ def item_keys(
     bad : list of BadItem
         The items that cannot be read.
     """
-    keys = np.zeros(len(items), dtype=KEY_DTYPE)
+    found: list[bytes] = []
     bad: list[BadItem] = []
     known = _known(items, workers, memo)
 
     def read(start: int) -> list[bytes | ItemError]:
-        stop = min(start + _CHUNK, len(items))
-        return [known[i] or _read(items[i], memo) for i in range(start, stop)]
+        chunk = slice(start, start + _CHUNK)
+        pairs = zip(known[chunk], items[chunk])
+        return [key or _read(item, memo) for key, item in pairs]
 
-    def results() -> Iterator[bytes | ItemError]:
-        starts = range(0, len(items), _CHUNK)
-        for part in ordered_map(read, starts, workers, ahead=4 * max(1, workers)):
-            yield from part
-
-    for index, result in enumerate(progress.track(results(), len(items), "reading")):
-        if isinstance(result, ItemError):
-            bad.append(BadItem(index, items[index].name, str(result)))
-        else:
-            keys[index] = np.void(result)
+    starts = range(0, len(items), _CHUNK)
+    parts = ordered_map(read, starts, workers, ahead=4 * max(1, workers))
+    with progress.bar(len(items), "reading") as bar:
+        for part in parts:
+            for result in part:
+                if isinstance(result, ItemError):
+                    index = len(found)
+                    bad.append(BadItem(index, items[index].name, str(result)))
+                    result = bytes(KEY_BYTES)
+                found.append(result)
+            bar.update(len(part))
     if memo is not None:
         memo.save()
-    return keys, bad
+    return np.frombuffer(b"".join(found), dtype=KEY_DTYPE), bad
 
 
 def _known(

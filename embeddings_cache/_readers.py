@@ -8,7 +8,8 @@ once to decode; the second reading must give the same key.
 import csv
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ class Item:
         How messages call it.
     weight : int
         Rough size, for sorting texts by length.
-    path : Path or None
+    path : str or None
         The file whose bytes identify the item, if there is one.
     """
 
@@ -46,7 +47,7 @@ class Item:
         return 0
 
     @property
-    def path(self) -> Path | None:
+    def path(self) -> str | None:
         return None
 
     def content(self) -> tuple[Any, bytes]:
@@ -84,14 +85,15 @@ class _FileItem(Item):
     __slots__ = ()
 
     @property
-    def path(self) -> Path:
-        return Path(self.name)
+    def path(self) -> str:
+        return self.name
 
     def identity(self) -> bytes:
+        path = Path(self.name)
         try:
-            if self.path.stat().st_size > _FILE_LIMIT:
+            if path.stat().st_size > _FILE_LIMIT:
                 raise ItemError(f"larger than {_FILE_LIMIT} bytes")
-            return self.path.read_bytes()
+            return path.read_bytes()
         except OSError as error:
             raise ItemError(error.strerror or str(error)) from error
 
@@ -141,13 +143,8 @@ class _TextItem(Item):
 
     __slots__ = ("_text",)
 
-    def __init__(self, name: str, text: Any) -> None:
+    def __init__(self, name: str, text: str) -> None:
         super().__init__(name)
-        if not isinstance(text, str):
-            raise TypeError(
-                f"items: a text backbone takes strings, item {name} is of type "
-                f"{type(text).__name__}"
-            )
         self._text = text
 
     @property
@@ -192,8 +189,37 @@ class _RowItem(Item):
         return self._inner().content()
 
 
-def read_items(items: Any, modality: str) -> list[Item]:
-    """Make the argument of `transform` a list of items, in its order.
+class _Items(Sequence[Item]):
+    """Items that are made when they are asked for; millions of objects are slow."""
+
+    def __init__(self, values: Any, make: Callable[[str, Any], Item]) -> None:
+        self._values = values
+        self._make = make
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            numbers = map(str, range(len(self))[index])
+            return list(map(self._make, numbers, self._values[index]))
+        return self._make(str(index), self._values[index])
+
+    def __iter__(self) -> Iterator[Item]:
+        return map(self._make, map(str, count()), self._values)
+
+
+def _check_texts(texts: Sequence[Any]) -> None:
+    for number, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise TypeError(
+                f"items: a text backbone takes strings, item {number} is of type "
+                f"{type(text).__name__}"
+            )
+
+
+def read_items(items: Any, modality: str) -> Sequence[Item]:
+    """Make the argument of `transform` a sequence of items, in its order.
 
     Parameters
     ----------
@@ -207,7 +233,7 @@ def read_items(items: Any, modality: str) -> list[Item]:
 
     Returns
     -------
-    list of Item
+    sequence of Item
 
     Raises
     ------
@@ -236,11 +262,13 @@ def read_items(items: Any, modality: str) -> list[Item]:
         _refuse(items)
     if isinstance(items, dict):
         _refuse(items)
-    make: Callable[[str, Any], Item] = _TextItem if modality == "text" else _image_item
-    if isinstance(items, np.ndarray | list | tuple):
-        return [make(str(number), value) for number, value in enumerate(items)]
     if modality == "text":
-        return [_TextItem(str(i), items[i]) for i in range(len(items))]
+        # Of a data set's column, a row is read once.
+        texts = items if isinstance(items, list | tuple) else list(items)
+        _check_texts(texts)
+        return _Items(texts, _TextItem)
+    if isinstance(items, np.ndarray | list | tuple):
+        return [_image_item(str(number), value) for number, value in enumerate(items)]
     return [_RowItem(items, i) for i in range(len(items))]
 
 

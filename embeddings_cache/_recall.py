@@ -13,7 +13,7 @@ import hashlib
 import json
 import os
 import sys
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +53,12 @@ class Recall:
 
     def __init__(self, root: Path, settings: dict[str, Any], memo: FileMemo) -> None:
         self._folder = memo_folder(root) / "backbones"
-        self._request = _request(settings, memo)
+        self._settings = settings
+        self._memo = memo
+
+    @cached_property
+    def _request(self) -> str | None:
+        return _request(self._settings, self._memo)
 
     @property
     def _path(self) -> Path:
