@@ -8,6 +8,7 @@ that is read is checked against the commit record.
 import errno
 import hashlib
 import os
+import sys
 import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -28,6 +29,7 @@ from embeddings_cache._shards import (
 LEVELS = ("size", "block", "full")
 
 _MAX_THREADS = 4  # more do not read faster from memory
+_THREAD_BYTES = 4 << 20  # less is read sooner than a thread starts
 
 
 def shard_path(folder: Path, record: ShardRecord) -> Path:
@@ -136,21 +138,26 @@ def read_rows(
     cuts = np.searchsorted(rows, edges)
 
     with _opened(shard_path(folder, record), record, record.n_bytes) as fd:
+        _compare_header(fd, record)
 
         def read(block: int) -> None:
             part = slice(cuts[block], cuts[block + 1])
             data = _read_block(fd, record, block)
             _copy_rows(data, rows[part] - edges[block], out, positions[part])
 
-        _in_threads(read, np.flatnonzero(np.diff(cuts)).tolist())
+        blocks = np.flatnonzero(np.diff(cuts)).tolist()
+        workers = min(_MAX_THREADS, len(rows) * record.row_bytes // _THREAD_BYTES)
+        _in_threads(read, blocks, workers)
 
 
-def _in_threads(function: Callable[[int], None], numbers: list[int]) -> None:
+def _in_threads(
+    function: Callable[[int], None], numbers: list[int], workers: int
+) -> None:
     """Apply a function in threads; the first error is raised when all have ended."""
     # Without positioned reads, threads would move each other's place in the file.
     several = hasattr(os, "preadv") and hasattr(os, "sched_getaffinity")
     cores = len(os.sched_getaffinity(0)) if several else 1
-    workers = min(_MAX_THREADS, cores, len(numbers))
+    workers = min(workers, cores, len(numbers))
     if workers < 2:
         for number in numbers:
             function(number)
@@ -195,10 +202,13 @@ def _convert(source: np.ndarray, target: np.ndarray) -> None:
     if source.dtype == target.dtype:
         target[:] = source
         return
-    # numpy widens float16 a number at a time, torch with vector instructions.
-    import torch
-
-    torch.from_numpy(target).copy_(torch.from_numpy(source))
+    # numpy widens float16 a number at a time, torch with vector instructions; to
+    # import it takes longer than to widen 10^8 numbers.
+    torch = sys.modules.get("torch")
+    if torch is None:
+        target[:] = source
+    else:
+        torch.from_numpy(target).copy_(torch.from_numpy(source))
 
 
 def verify_shard(folder: Path, record: ShardRecord, level: str) -> None:
@@ -237,7 +247,11 @@ def check_header(folder: Path, record: ShardRecord) -> None:
         If the shard is gone.
     """
     with _opened(shard_path(folder, record), record, record.n_bytes) as fd:
-        header = _read_exactly(fd, record, 0, HEADER_BYTES)
+        _compare_header(fd, record)
+
+
+def _compare_header(fd: int, record: ShardRecord) -> None:
+    header = _read_exactly(fd, record, 0, HEADER_BYTES)
     if header.tobytes() != record.header:
         raise DamagedShardError(record, "the header and the commit record differ")
 

@@ -250,7 +250,8 @@ def write_shard(
             rows = np.ascontiguousarray(part, dtype=little)
             if rows.ndim != 2 or rows.shape[1] != columns:
                 raise ValueError(f"rows of shape {rows.shape}, not (n, {columns})")
-            data = rows.data.cast("B")
+            # Not a cast of the buffer, which refuses a part without rows.
+            data = rows.reshape(-1).view(np.uint8).data
             summer.update(data)
             sha.update(data)
             n_bytes += len(data)

@@ -1,96 +1,170 @@
-"""Killed writers, several writers at once, a reader beside a pruner, damage.
+"""Faults: kills, failing calls, power cuts, damage, many processes; and their tests.
 
-The processes use the store without a network, so that many of them fit in seconds.
+The scenarios are those of the soak script, in small; each runs in a process of its
+own, since it forks. The tests that sabotage the store show that they can fail.
 """
 
+import ast
+import json
+import os
 import random
 import subprocess
 import sys
-import time
+from contextlib import contextmanager
+from pathlib import Path
 
+import fault_scenarios as faults
 import numpy as np
 import pytest
+from fault_runs import BrokenInvariantError, StoreRun
 
-from embeddings_cache import EmbeddingStore
-from embeddings_cache._shards import KEY_DTYPE
+import embeddings_cache
+from embeddings_cache import (
+    DamagedShardWarning,
+    EmbeddingStore,
+    _folder,
+    _io,
+    _shard_reading,
+    _shards,
+)
+from embeddings_cache._folder import ShardFolder
 
-WRITER = """
-import sys, random
-import numpy as np
-from embeddings_cache import EmbeddingStore
-from embeddings_cache._shards import KEY_DTYPE
+SOAK = Path(__file__).parents[2] / "examples" / "benchmarks" / "soak_cache.py"
 
-root, seed, count = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
-folder = EmbeddingStore(root).open({"schema": 1, "model": "faults"})
-numbers = list(range(60))
-random.Random(seed).shuffle(numbers)
-print("ready", flush=True)
-for start in range(0, count, 4):
-    part = [numbers[(start + i) % 60] for i in range(4)]
-    keys = b"".join(n.to_bytes(32, "big") for n in part)
-    rows = np.repeat(np.array(part, np.float16)[:, None], 3000, axis=1)
-    folder.write(np.frombuffer(keys, KEY_DTYPE), [rows], columns=3000,
-                 dtype="float16", made={})
-    print(part, flush=True)
-"""
+# The least that each scenario must have done.
+SCENARIOS = {
+    "kills": {"kills": 20},
+    "store_kills": {"kills": 180, "kills with some rows done": 30},
+    "exits": {"exits at a call": 80},
+    "failing_calls": {
+        "ENOSPC": 120, "EIO": 100, "EINTR": 50, "EMFILE": 50,
+        "short writes and reads": 50,
+    },
+    "power_losses": {"power cuts": 80},
+    "truncations": {
+        "truncated shards": 200, "truncated keys": 10, "truncated records": 300,
+        "truncated descriptions": 20,
+    },
+    "bit_flips": {
+        "bit flips in shards": 200, "bit flips in keys": 200,
+        "bit flips in records": 200, "bit flips in descriptions": 50,
+    },
+    "transform_flips": {"bit flips in shards": 5, "bit flips in keys": 5},
+    "writers": {"runs of 2 writers at once": 1, "runs of 8 writers at once": 2},
+    "pruned_readers": {"runs beside a pruner": 30},
+    "file_limit": {"file size limits": 1},
+    "full_disk": {"full disks": 1},
+}  # fmt: skip
+
+forks = pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are forked")
 
 
-def start(root, seed, count):
-    return subprocess.Popen(
-        [sys.executable, "-c", WRITER, str(root), str(seed), str(count)],
-        stdout=subprocess.PIPE,
-        text=True,
+@forks
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_nothing_breaks(name, tmp_path):
+    command = [sys.executable, SOAK, "--quick", "--json", "--only", name]
+    done = subprocess.run(
+        [*command, "--folder", tmp_path], capture_output=True, text=True
     )
+    report = json.loads(done.stdout)[name]
+    if "note" in report:
+        pytest.skip(report["note"])
+    assert (done.returncode, report["broken"]) == (0, None), done.stderr
+    for what, least in SCENARIOS[name].items():
+        assert report["counts"][what] >= least, what
 
 
-def check(root):
-    """Everything committed is whole and right; return the numbers that are there."""
-    store = EmbeddingStore(root)
-    assert store.verify(level="full") == []
-    folder = store.open({"schema": 1, "model": "faults"})
-    keys = b"".join(n.to_bytes(32, "big") for n in range(60))
-    records, places = folder.find(np.frombuffer(keys, KEY_DTYPE))
-    rows = np.full((60, 3000), -1, np.float32)
-    assert folder.read(records, places, rows)
-    there = np.flatnonzero(places[:, 0] >= 0)
-    assert (rows[there] == there[:, None]).all()
-    return set(there.tolist())
+class Sabotaged:
+    """The module `_io` for one other module, with some calls that do nothing."""
+
+    def __init__(self, *names):
+        self._names = names
+
+    def __getattr__(self, name):
+        return (lambda *args: None) if name in self._names else getattr(_io, name)
 
 
-@pytest.mark.parametrize("seed", range(6))
-def test_kill_9_loses_nothing_that_was_reported(tmp_path, seed):
-    writer = start(tmp_path / "root", seed, 4000)
-    assert writer.stdout.readline() == "ready\n"
-    time.sleep(random.Random(seed).uniform(0, 0.15))
-    writer.kill()
-    reported = writer.stdout.read().splitlines()
-    writer.wait()
-    # A line can be cut short by the kill; a whole one was printed after its commit.
-    done = {n for line in reported if line.endswith("]") for n in eval(line)}
-    assert check(tmp_path / "root") >= done
-    EmbeddingStore(tmp_path / "root").prune(grace=0)
-    assert check(tmp_path / "root") >= done
-    assert not list((tmp_path / "root").rglob("tmp/*"))
+@pytest.fixture
+def work(tmp_path):
+    return StoreRun(tmp_path / "scratch", 8)
 
 
-def test_several_writers_of_the_same_items(tmp_path):
-    writers = [start(tmp_path / "root", seed, 200) for seed in range(4)]
-    while any(writer.poll() is None for writer in writers):
-        if (tmp_path / "root" / "v1").exists():
-            check(tmp_path / "root")
-        time.sleep(0.05)
-    assert [writer.wait() for writer in writers] == [0] * 4
-    for writer in writers:
-        writer.stdout.close()
-    assert check(tmp_path / "root") == set(range(60))
+@pytest.fixture
+def place(tmp_path):
+    (tmp_path / "place").mkdir()
+    return tmp_path / "place"
+
+
+@pytest.mark.parametrize("call", ["sync", "sync_folder"])
+def test_power_cuts_find_a_missing_sync(work, place, monkeypatch, call):
+    monkeypatch.setattr(_shards, "_io", Sabotaged(call))
+    with pytest.raises(BrokenInvariantError):
+        faults.power_losses(work, place, random.Random(0), n_variants=2)
+
+
+def test_power_cuts_find_folders_that_are_not_on_the_disk(work, place, monkeypatch):
+    def make_folder(path):
+        for folder in (*reversed(path.parents), path):
+            if not folder.is_dir():
+                _io.mkdir(folder)
+
+    monkeypatch.setattr(_io, "make_folder", make_folder)
+    with pytest.raises(BrokenInvariantError, match="items were reported, 0 left"):
+        faults.power_losses(work, place, random.Random(0), n_variants=2)
+
+
+def test_failing_calls_find_a_record_that_comes_too_early(work, place, monkeypatch):
+    def publish(folder, temporary, record, payload, key_bytes):
+        name = f"{record.keys_sha256[:32]}-early.json"
+        data = record.to_json()
+        temporary.publish(temporary.write([data]), folder / "commits" / name)
+        real(folder, temporary, record, payload, key_bytes)
+
+    real = _shards._publish
+    monkeypatch.setattr(_shards, "_publish", publish)
+    with pytest.raises(BrokenInvariantError, match="missing file"):
+        faults.failures(work, place, "before", faults.ERRORS[0], n_before=4)
+
+
+def test_failing_calls_find_an_untyped_error(work, place, monkeypatch):
+    @contextmanager
+    def no_typed_errors(what, remedy):
+        yield
+
+    monkeypatch.setattr(_folder, "store_errors", no_typed_errors)
+    with pytest.raises(OSError, match="No space left on device"):
+        faults.failures(work, place, "before", faults.ERRORS[0], n_before=4)
+
+
+def test_bit_flips_find_a_header_that_nobody_compares(work, place, monkeypatch):
+    monkeypatch.setattr(_shard_reading, "_compare_header", lambda fd, record: None)
+    with pytest.raises(BrokenInvariantError, match="not found at level block"):
+        faults.bit_flips(work, place, 200, random.Random(0))
+
+
+def test_a_wrong_row_would_be_seen(work, place):
+    work.run(place / "root")
+    work.rows[3, 5] += 1
+    with pytest.raises(BrokenInvariantError, match="other rows than an undisturbed"):
+        work.run(place / "root")
+
+
+def test_there_are_no_locks_to_disable():
+    names = set()
+    for path in Path(embeddings_cache.__file__).parent.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import | ast.ImportFrom):
+                names |= {alias.name.split(".")[0] for alias in node.names}
+                names.add((getattr(node, "module", None) or "").split(".")[0])
+            if isinstance(node, ast.Attribute):
+                names.add(node.attr)
+    assert not names & {"fcntl", "msvcrt", "flock", "lockf", "filelock", "sqlite3"}
 
 
 def test_a_reader_beside_a_pruner(tmp_path, make_extractor, images):
     """A transform whose shards vanish under it computes them again."""
     extractor = make_extractor(cache_dir=tmp_path / "cache")
     rows = extractor.transform(images)
-    from embeddings_cache._folder import ShardFolder
-
     real, pruned = ShardFolder.read, []
 
     def prune_first(folder, records, places, out):
@@ -108,8 +182,6 @@ def test_a_reader_beside_a_pruner(tmp_path, make_extractor, images):
 
 
 def test_damage_is_computed_again_and_reported(tmp_path, make_extractor, images):
-    from embeddings_cache import DamagedShardWarning
-
     extractor = make_extractor(cache_dir=tmp_path / "cache")
     rows = extractor.transform(images)
     (shard,) = (tmp_path / "cache").rglob("shards/*.safetensors")
@@ -127,8 +199,6 @@ def test_damage_is_computed_again_and_reported(tmp_path, make_extractor, images)
 def test_a_read_only_cache_serves_its_rows(
     tmp_path, make_extractor, images, monkeypatch
 ):
-    from embeddings_cache import _io
-
     extractor = make_extractor(cache_dir=tmp_path / "cache")
     rows = extractor.transform(images)
 
