@@ -45,6 +45,14 @@ sphinx_gallery_conf = {
 }
 
 
+# What docstrings that are inherited from scikit-learn refer to.
+_SKLEARN_LABELS = (
+    "metadata_routing",
+    "df_output_transform",
+    r"sphx_glr_auto_examples_miscellaneous_plot_set_output\.py",
+)
+
+
 def _mend(app, what, name, obj, options, lines):
     """Mend what is no link here.
 
@@ -52,7 +60,7 @@ def _mend(app, what, name, obj, options, lines):
     scikit-learn refer to its own user guide.
     """
     lines[:] = [re.sub(r"\((\w+_),\)", r"(``\1``,)", line) for line in lines]
-    guide = r":ref:`[^<`]*<metadata_routing>`"
+    guide = rf":ref:`(?:[^<`]*<)?(?:{'|'.join(_SKLEARN_LABELS)})>?`"
     lines[:] = [re.sub(guide, "scikit-learn's user guide", line) for line in lines]
 
 

@@ -170,6 +170,12 @@ def _add_extract(commands: Any, common: argparse.ArgumentParser) -> None:
     add("--num-workers", default="auto", type=_number, metavar="N")
     add("--model-kwargs", type=_json_object, metavar="JSON", help="for the library")
     add("--preprocess", type=_json_object, metavar="JSON", help="mean, std, size, ...")
+    add("--compile", action="store_true", help="compile the network first")
+    add(
+        "--rehash",
+        action="store_true",
+        help="read every file again, also those that look unchanged",
+    )
     add(
         "--shard",
         default="0/1",
@@ -281,6 +287,8 @@ def _extract(options: argparse.Namespace) -> _Result | None:
         progress=not options.quiet and rank.index == 0,
         model_kwargs=options.model_kwargs,
         preprocess=options.preprocess,
+        compile=options.compile,
+        rehash=options.rehash,
         modality=options.modality,
     )
     modality = resolve_modality(options.backbone, options.modality)
