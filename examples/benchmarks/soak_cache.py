@@ -44,12 +44,17 @@ class Soak:
         Chooses instants, bits and orders.
     quick : bool
         The sizes of the test suite.
+    n_kills : int
+        Kills of the two scenarios that kill, if not quick.
     """
 
-    def __init__(self, folder: Path, rng: random.Random, *, quick: bool) -> None:
+    def __init__(
+        self, folder: Path, rng: random.Random, *, quick: bool, n_kills: int
+    ) -> None:
         self.folder = folder
         self.rng = rng
         self.quick = quick
+        self.n_kills = n_kills
 
     def _store(self, n_items: int) -> Run:
         return StoreRun(self.folder / "scratch", n_items)
@@ -59,12 +64,12 @@ class Soak:
 
     def kills(self) -> Counter[str]:
         """Kill -9 at random instants, transform."""
-        n = 20 if self.quick else 1000
+        n = 20 if self.quick else self.n_kills
         return faults.kills(self._transform(24), self.folder, n, self.rng)
 
     def store_kills(self) -> Counter[str]:
         """Kill -9 at random instants, store."""
-        n = 180 if self.quick else 1000
+        n = 180 if self.quick else self.n_kills
         return faults.kills(self._store(24), self.folder, n, self.rng)
 
     def exits(self) -> Counter[str]:
@@ -147,7 +152,8 @@ def can_mount() -> bool:
 
 def run_scenario(name: str, options: argparse.Namespace) -> dict:
     """Run one scenario in a process of its own; return its report."""
-    command = [sys.executable, __file__, "--inside", name, "--seed", str(options.seed)]
+    command = [sys.executable, __file__, "--inside", name]
+    command += ["--seed", str(options.seed), "--kills", str(options.kills)]
     command += ["--quick"] if options.quick else []
     command += ["--folder", options.folder] if options.folder else []
     if name == "full_disk":
@@ -166,7 +172,12 @@ def run_scenario(name: str, options: argparse.Namespace) -> dict:
 def inside(name: str, options: argparse.Namespace) -> None:
     """Run one scenario here and print its report."""
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
-        soak = Soak(Path(folder), random.Random(options.seed), quick=options.quick)
+        soak = Soak(
+            Path(folder),
+            random.Random(options.seed),
+            quick=options.quick,
+            n_kills=options.kills,
+        )
         report = {"counts": {}, "broken": None}
         try:
             report["counts"] = dict(getattr(soak, name)())
@@ -180,6 +191,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--only", nargs="+", default=SCENARIOS, choices=SCENARIOS)
     parser.add_argument("--quick", action="store_true", help="as in the test suite")
+    parser.add_argument("--kills", type=int, default=1000, help="default: 1000")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--folder", help="where to make caches (default: temporary)")
     parser.add_argument("--json", action="store_true", help="print JSON")

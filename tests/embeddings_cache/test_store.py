@@ -1,9 +1,11 @@
 """The store: layout, trust, damage, pruning, export; all without a network."""
 
+import errno
 import json
 import os
 import stat
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 
 from embeddings_cache import DamagedShardWarning, EmbeddingStore, StoreError, _io
+from embeddings_cache._folder import ShardFolder
 from embeddings_cache._shards import KEY_DTYPE, parse_record
 
 DESCRIPTION = {"schema": 1, "model": "test"}
@@ -112,6 +115,109 @@ def test_scattered_rows_of_a_large_shard(folder, monkeypatch):
         out = np.empty((len(order), 7), np.float32)
         assert folder.read(records, places, out)
         np.testing.assert_array_equal(out, rows[order])
+
+
+def test_threads_read_what_one_thread_reads(folder, monkeypatch):
+    monkeypatch.setattr("embeddings_cache._shards._BLOCK_BYTES", 512)
+    rows = np.random.default_rng(0).normal(size=(2000, 7)).astype(np.float16)
+    keys = make_keys(*range(2000))
+    folder.write(keys, [rows], columns=7, dtype="float16", made={})
+    records, places = folder.find(keys)
+    out = {}
+    for limit, cores in ((1 << 30, 1), (1, 3)):
+        monkeypatch.setattr("embeddings_cache._shard_reading._THREAD_BYTES", limit)
+        cpus = set(range(cores))
+        monkeypatch.setattr(os, "sched_getaffinity", lambda pid, cpus=cpus: cpus)
+        out[cores] = np.empty((2000, 7), np.float32)
+        assert folder.read(records, places, out[cores])
+    np.testing.assert_array_equal(out[1], rows)
+    np.testing.assert_array_equal(out[3], rows)
+
+
+def test_damage_in_one_of_many_threads_is_seen(folder, monkeypatch):
+    monkeypatch.setattr("embeddings_cache._shards._BLOCK_BYTES", 40)
+    monkeypatch.setattr("embeddings_cache._shard_reading._THREAD_BYTES", 1)
+    record = put(folder, *range(50))
+    path = file_of(folder, record)
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+    with pytest.warns(DamagedShardWarning, match="block 12 fails its checksum"):
+        _, _, intact = get(folder, *range(50))
+    assert not intact
+
+
+def test_parts_may_be_empty_but_not_of_another_shape(folder):
+    parts = [make_rows(1), make_rows(1)[:0], make_rows(2)]
+    folder.write(make_keys(1, 2), parts, columns=5, dtype="float16", made={})
+    np.testing.assert_array_equal(get(folder, 1, 2)[1], make_rows(1, 2))
+    for wrong in ([make_rows(1)], [make_rows(1, 2, 3)], [make_rows(1, 2, columns=4)]):
+        with pytest.raises(ValueError, match=r"not \(n, 5\)|does not equal"):
+            folder.write(make_keys(1, 2), wrong, columns=5, dtype="float16", made={})
+    assert os.listdir(folder.path / "tmp") == []
+    assert len(folder.records()) == 1
+
+
+def test_a_large_file_among_the_records_is_set_aside(folder):
+    put(folder, 1)
+    (folder.path / "commits" / "large.json").write_bytes(b" " * (1 << 20) + b" ")
+    fresh = EmbeddingStore(folder.path.parents[1]).open(DESCRIPTION)
+    with pytest.warns(DamagedShardWarning, match="larger than 1048576 bytes"):
+        assert len(fresh.records()) == 1
+
+
+def test_a_map_of_a_shard_with_a_damaged_header_is_not_given(folder):
+    record = put(folder, 1, 2)
+    path = file_of(folder, record)
+    data = bytearray(path.read_bytes())
+    data[30] ^= 1
+    path.write_bytes(data)
+    with pytest.warns(DamagedShardWarning, match="the header and the commit record"):
+        assert folder.whole(make_keys(1, 2)) is None
+    put(folder, 1, 2)
+    record = folder.whole(make_keys(1, 2))
+    os.truncate(path, 4096)
+    with (
+        pytest.warns(DamagedShardWarning),
+        pytest.raises(StoreError, match="run again"),
+    ):
+        folder.map(record)
+
+
+@pytest.mark.parametrize("code", [errno.EMFILE, errno.EACCES, errno.ESTALE])
+@pytest.mark.parametrize("call", ["open_read", "read_some", "size_of", "stat"])
+def test_what_cannot_be_read_is_a_typed_error_and_stays(
+    folder, monkeypatch, call, code
+):
+    put(folder, 1, 2)
+
+    def refuse(*args):
+        raise OSError(code, os.strerror(code))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(_io, call, refuse)
+        with pytest.raises(StoreError, match=r"cannot be read .*run again"):
+            get(ShardFolder(folder.path), 1, 2)
+    assert get(folder, 1, 2)[0].all()
+    assert os.listdir(folder.path / "quarantine") == []
+
+
+def test_what_the_disk_cannot_read_is_set_aside(folder, monkeypatch):
+    put(folder, 1, 2)
+
+    def fail(fd, offset, view):
+        if offset:
+            raise OSError(errno.EIO, "Input/output error")
+        return real(fd, offset, view)
+
+    real = _io.read_some
+    with monkeypatch.context() as patch:
+        patch.setattr(_io, "read_some", fail)
+        with pytest.warns(DamagedShardWarning, match="the disk cannot read it"):
+            assert not get(folder, 1, 2)[2]
+    assert not get(folder, 1, 2)[0].any()
+    put(folder, 1, 2)
+    assert get(folder, 1, 2)[0].all()
 
 
 def test_only_committed_shards_of_the_right_size_are_trusted(folder):
@@ -346,6 +452,29 @@ def test_prune_sweeps_leftovers_but_not_fresh_ones(store, folder):
     assert get(folder, 1)[0].all()
 
 
+def test_prune_sweeps_a_record_whose_shard_is_gone(store, folder):
+    record = put(folder, 1)
+    file_of(folder, record).unlink()
+    assert [damage.reason[:12] for damage in store.verify()] == ["missing file"]
+    assert store.prune().n_leftovers == 0  # another process may be about to write it
+    assert store.prune(grace=0).n_leftovers == 3  # record, keys, stamp
+    assert store.verify() == []
+    assert [p.name for p in folder.path.rglob("*") if p.is_file()] == ["extractor.json"]
+
+
+def test_prune_reads_each_record_once(store, folder, monkeypatch):
+    for number in range(10):
+        put(folder, number)
+    from embeddings_cache import _folder
+
+    real, names = _folder.read_record, []
+    monkeypatch.setattr(
+        _folder, "read_record", lambda path: names.append(path.name) or real(path)
+    )
+    assert store.prune(max_bytes=0, grace=0).n_deleted == 10
+    assert len(names) == 10
+
+
 def test_a_map_survives_pruning(store, folder):
     record = put(folder, 1, 2)
     view = folder.map(record)
@@ -400,14 +529,59 @@ def test_root_of_argument_environment_and_platform(monkeypatch, tmp_path):
     assert EmbeddingStore().root.name == "embeddings_cache"
 
 
-@pytest.mark.skipif(os.name != "posix", reason="POSIX permissions")
-def test_a_root_that_everybody_may_write_is_refused(store, monkeypatch):
+posix = pytest.mark.skipif(os.name != "posix", reason="POSIX permissions")
+
+
+@posix
+@pytest.mark.parametrize("mode", [0o777, 0o707, 0o1777])
+def test_a_root_that_everybody_may_write_is_refused(store, monkeypatch, mode):
     store.root.mkdir()
-    store.root.chmod(0o777)
-    with pytest.raises(StoreError, match="Run `chmod go-w`"):
+    store.root.chmod(mode)
+    with pytest.raises(StoreError, match="Run `chmod go-w` on it, or set EMBED"):
         store.open(DESCRIPTION)
+    assert os.listdir(store.root) == []
     monkeypatch.setenv("EMBEDDINGS_CACHE_ALLOW_SHARED", "1")
     store.open(DESCRIPTION)
+    monkeypatch.delenv("EMBEDDINGS_CACHE_ALLOW_SHARED")
+    for use in (store.extractors, store.verify, store.prune):
+        with pytest.raises(StoreError, match="written by other users"):
+            use()
+
+
+@posix
+@pytest.mark.parametrize("private", [True, False])
+def test_a_group_may_write_only_if_it_is_the_users_own(store, monkeypatch, private):
+    import grp
+    import pwd
+
+    user = pwd.getpwuid(os.geteuid()).pw_name
+    group = grp.struct_group((user if private else "lab", "x", 1234, []))
+    monkeypatch.setattr(grp, "getgrgid", lambda gid: group)
+    store.root.mkdir()
+    store.root.chmod(0o770)
+    if private:
+        store.open(DESCRIPTION)
+        return
+    with pytest.raises(StoreError, match="written by other users"):
+        store.open(DESCRIPTION)
+
+
+@posix
+def test_a_root_of_another_user_is_refused(store, monkeypatch):
+    store.open(DESCRIPTION)
+    owner = SimpleNamespace(st_uid=os.geteuid() + 1, st_gid=0, st_mode=0o40755)
+    monkeypatch.setattr(_io, "stat", lambda path: owner)
+    with pytest.raises(StoreError, match="Give a folder of your own"):
+        store.open(DESCRIPTION)
+
+
+@posix
+def test_a_link_to_a_root_that_everybody_may_write_is_refused(tmp_path):
+    (tmp_path / "open").mkdir()
+    (tmp_path / "open").chmod(0o777)
+    (tmp_path / "link").symlink_to(tmp_path / "open")
+    with pytest.raises(StoreError, match="written by other users"):
+        EmbeddingStore(tmp_path / "link").open(DESCRIPTION)
 
 
 def test_a_root_that_is_a_file(tmp_path):
