@@ -238,8 +238,17 @@ class EmbeddingStore:
         Parameters
         ----------
         level : {"size", "block", "full"}, default="full"
-            File sizes; the checksum of every block and of the keys; the SHA-256 of
-            every file as well.
+            How much is read. All levels check the commit records and the
+            descriptions byte for byte.
+
+            * "size" compares file sizes: it finds every truncated file.
+            * "block" also compares headers, item keys (SHA-256) and the CRC-32 of
+              each block of rows: it finds every flipped bit.
+            * "full" also compares the SHA-256 of each shard with its name: it finds
+              any other change, even one made to keep the checksums.
+
+            A transform checks what it reads at level "block"; ``out="memmap"`` checks
+            size and header, since it reads no rows.
         quarantine : bool, default=False
             Also set damaged shards aside, so that the next transform computes their
             items again; a transform does this by itself for what it reads.

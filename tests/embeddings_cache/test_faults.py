@@ -208,3 +208,29 @@ def test_a_read_only_cache_serves_its_rows(
     for call in ("open_new", "rename", "unlink", "touch", "write"):
         monkeypatch.setattr(_io, call, refuse)
     np.testing.assert_array_equal(extractor.transform(images), rows)
+
+
+def test_a_damaged_table_of_files_only_costs_time(
+    tmp_path, make_extractor, photo_folder, monkeypatch
+):
+    """The table that spares reading files again must never give another file's row."""
+    from embeddings_cache import _memo
+
+    monkeypatch.setattr(_memo, "_SETTLED_NS", 0)
+    extractor = make_extractor(cache_dir=tmp_path / "cache")
+    rows = extractor.transform(photo_folder)
+    (table,) = (tmp_path / "cache").rglob("*.files")
+    data = table.read_bytes()
+    rng = random.Random(0)
+    for number in range(60):
+        table.unlink(missing_ok=True)
+        changed = bytearray(data)
+        if number % 2:
+            del changed[rng.randrange(len(data)) :]
+        else:
+            changed[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
+        table.write_bytes(changed)
+        np.testing.assert_array_equal(extractor.transform(photo_folder), rows)
+        assert extractor.last_run_.n_found == 6
+        for other in {*table.parent.iterdir()} - {table}:
+            other.unlink()
