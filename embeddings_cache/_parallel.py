@@ -11,7 +11,11 @@ R = TypeVar("R")
 
 
 def ordered_map(
-    function: Callable[[T], R], values: Iterable[T], workers: int, ahead: int
+    function: Callable[[T], R],
+    values: Iterable[T],
+    workers: int,
+    ahead: int,
+    initializer: Callable[[], None] | None = None,
 ) -> Iterator[R]:
     """Apply a function in threads and yield the results in order.
 
@@ -21,7 +25,7 @@ def ordered_map(
         yield from map(function, values)
         return
     values = iter(values)
-    with ThreadPoolExecutor(workers, thread_name_prefix="embeddings") as pool:
+    with ThreadPoolExecutor(workers, "embeddings", initializer) as pool:
         queue: list[Future[R]] = []
         try:
             queue += [pool.submit(function, value) for value in islice(values, ahead)]

@@ -7,7 +7,9 @@ from itertools import islice
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
+from threadpoolctl import threadpool_limits
 
 from embeddings_cache._embedder import Batch, ready
 from embeddings_cache._errors import BadItem, EmbeddingValueError, ItemError
@@ -107,8 +109,9 @@ class Runner:
             return index, self.backbone.prepare(value)
 
         size = self.settings.batch_size
+        workers = self.settings.num_workers
         ready_items = ordered_map(
-            prepare, order, self.settings.num_workers, ahead=_AHEAD * size
+            prepare, order, workers, ahead=_AHEAD * size, initializer=_one_core
         )
         while part := list(islice(ready_items, size)):
             bad += [
@@ -151,6 +154,16 @@ class Runner:
             )
             self.n_written += sum(map(len, rows))
         self._flushed = time.monotonic()
+
+
+def _one_core() -> None:
+    """Keep the readers' small tensor operations off the cores of the network.
+
+    OpenMP counts threads for each thread that asks; torch would set its number again
+    at the first operation, so it is asked before.
+    """
+    torch.get_num_threads()
+    threadpool_limits(1, user_api="openmp")
 
 
 def checked_rows(
