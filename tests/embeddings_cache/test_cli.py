@@ -283,6 +283,39 @@ def test_requests_about_items_exit_with_2(
     assert list((tmp_path / "cache").rglob("*.safetensors")) == []
 
 
+def test_every_option_reaches_the_extractor(tmp_path, monkeypatch):
+    from embeddings_cache import EmbeddingExtractor
+
+    class StopHere(ValueError):
+        pass
+
+    def precompute(self, items, **changes):
+        seen.update(self.get_params(), items=items, **changes)
+        raise StopHere
+
+    seen = {}
+    monkeypatch.setattr(EmbeddingExtractor, "precompute", precompute)
+    (tmp_path / "t.txt").write_text("x\n")
+    options = {
+        "--backbone": "open_clip:ViT-B-32", "--weights": "w", "--layer": "-2",
+        "--pooling": "cls", "--modality": "text", "--device": "cpu",
+        "--precision": "bfloat16", "--storage-dtype": "float32", "--batch-size": "7",
+        "--num-workers": "0", "--model-kwargs": '{"a": 1}', "--preprocess": "{}",
+        "--shard": "1/3", "--output": "x.npy", "--cache-dir": "c",
+    }  # fmt: skip
+    flags = ["--random", "--compile", "--rehash", "--quiet"]
+    pairs = [part for pair in options.items() for part in pair]
+    assert main(["extract", str(tmp_path / "t.txt"), *pairs, *flags]) == 2
+    assert seen == {
+        "items": ["x"], "backbone": "open_clip:ViT-B-32", "weights": "w", "layer": -2,
+        "pooling": "cls", "modality": "text", "device": "cpu",
+        "precision": "bfloat16", "storage_dtype": "float32", "batch_size": 7,
+        "num_workers": 0, "model_kwargs": {"a": 1}, "preprocess": {}, "shard": (1, 3),
+        "output": "x.npy", "cache_dir": "c", "pretrained": False, "compile": True,
+        "rehash": True, "progress": False,
+    }  # fmt: skip
+
+
 def test_a_folder_is_no_text(embed_texts, tmp_path, capsys):
     assert embed_texts(tmp_path) == 2
     assert "is a folder, and a text backbone takes texts" in capsys.readouterr().err
