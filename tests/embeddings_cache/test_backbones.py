@@ -633,3 +633,59 @@ def test_on_a_cuda_device(make_extractor, images):
     rows = gpu.transform(images)
     cosine = (rows * cpu).sum(1) / np.linalg.norm(rows, axis=1)
     np.testing.assert_array_less(0.999, cosine / np.linalg.norm(cpu, axis=1))
+
+
+def test_dinov2_through_timm(make_extractor, images):
+    pytest.importorskip("timm")
+    settings = {"pretrained": False, "model_kwargs": {"img_size": 28}}
+    name = "timm:vit_small_patch14_reg4_dinov2"
+    own = make_extractor(name, **settings)
+    rows = own.transform(images[:2])
+    assert rows.shape == (2, 384)
+    network = own._backbone.network
+    assert network.num_prefix_tokens == 5  # the class token and four registers
+    mean = make_extractor(name, pooling="mean", storage_dtype="float32", **settings)
+    found = mean.transform(images[:2])
+    x = torch.stack([own._backbone.prepare(Image.fromarray(a)) for a in images[:2]])
+    with torch.inference_mode():
+        right = network.forward_features(x)[:, 5:].mean(dim=1)
+    np.testing.assert_allclose(found, right, atol=1e-4)
+
+
+def test_swag_linear_keeps_its_own_preprocessing(make_extractor, images):
+    pytest.importorskip("torchvision")
+    name = "torchvision:vit_b_16/IMAGENET1K_SWAG_LINEAR_V1"
+    extractor = make_extractor(name, pretrained=False)
+    assert extractor.transform(images[:1]).shape == (1, 768)
+    text = extractor.describe()["preprocess"]["transform"]
+    assert "crop_size=[224]" in text
+    assert "BICUBIC" in text
+
+
+def test_a_plain_folder_of_transformers(make_extractor, tmp_path):
+    """A folder without sentence-transformers' own files is mean-pooled by it."""
+    pytest.importorskip("sentence_transformers")
+    transformers = pytest.importorskip("transformers")
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "dog", "on", "grass"]
+    (tmp_path / "vocab.txt").write_text("\n".join(words))
+    config = transformers.BertConfig(
+        vocab_size=len(words), hidden_size=16, num_hidden_layers=2,
+        num_attention_heads=2, intermediate_size=32, max_position_embeddings=32,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    network = transformers.BertModel(config).eval()
+    network.save_pretrained(tmp_path)
+    tokenizer = transformers.BertTokenizer(str(tmp_path / "vocab.txt"))
+    tokenizer.save_pretrained(tmp_path)
+    texts = ["a dog", "a dog on grass a dog on grass", "grass"]
+    tokens = tokenizer(texts, padding=True, return_tensors="pt")
+    with torch.inference_mode():
+        hidden = network(**tokens).last_hidden_state
+    mask = tokens["attention_mask"].unsqueeze(-1)
+    right = {"mean": (hidden * mask).sum(1) / mask.sum(1), "cls": hidden[:, 0]}
+    for pooling, rows in right.items():
+        extractor = make_extractor(
+            f"sentence-transformers:{tmp_path}", pooling=pooling,
+            storage_dtype="float32", batch_size=2,
+        )  # fmt: skip
+        np.testing.assert_allclose(extractor.transform(texts), rows, atol=1e-5)
