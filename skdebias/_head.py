@@ -11,6 +11,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
+from skdebias._attributes import factorize
 from skdebias._validation import (
     PRECISIONS,
     TrainingData,
@@ -164,7 +165,7 @@ default=None
 
     def _encode(self, data):
         """Set `classes_`; return the class codes and the encoded validation set."""
-        self.classes_, y_codes = np.unique(data.y, return_inverse=True)
+        self.classes_, y_codes = factorize(data.y, "y")
         if len(self.classes_) < 2:
             raise ValueError(
                 f"{type(self).__name__} needs at least 2 classes, but y holds 1 "

@@ -12,6 +12,7 @@ from skdebias._attributes import (
     MissingAttributesWarning,
     check_attributes,
     encode_attributes,
+    factorize,
 )
 
 # float32 first: integers and other types become float32, these three stay as they are.
@@ -178,7 +179,7 @@ def encode_validation_set(X, y, attributes, classes, selection):
             "selection='worst_group' needs attributes_val, which is None: pass it, or "
             "choose selection='worst_class'."
         )
-    own_classes, own_codes = np.unique(y, return_inverse=True)
+    own_classes, own_codes = factorize(y, "y_val")
     if attributes is not None:
         attributes = check_attributes(attributes, len(y), name="attributes_val")
     groups, values = encode_groups(attributes, own_codes, len(own_classes))

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from skdebias._engine._scratch import Scratch
 from skdebias._mapped import is_mapped
 
 # Bytes of rows that are read ahead where X is a file, or does not fit the device.
@@ -55,13 +56,15 @@ class Features:
         """Precision in which the rows are held."""
         return self._tensor.dtype
 
-    def rows(self, index: torch.Tensor) -> torch.Tensor:
+    def rows(self, index: torch.Tensor, scratch: Scratch | None = None) -> torch.Tensor:
         """Gather rows.
 
         Parameters
         ----------
         index : Tensor of shape (...,)
             Row numbers on the CPU.
+        scratch : Scratch, default=None
+            Holds the rows. None allocates them.
 
         Returns
         -------
@@ -69,9 +72,13 @@ class Features:
             float32, on the device.
         """
         flat = index.reshape(-1).to(self._tensor.device)
-        taken = self._tensor.index_select(0, flat)
-        taken = taken.to(device=self.device, dtype=torch.float32)
-        return taken.view(*index.shape, self.n_features)
+        shape = (len(flat), self.n_features)
+        held = scratch or Scratch(self._tensor.device)
+        taken = held("rows", *shape, dtype=self.dtype)
+        torch.index_select(self._tensor, 0, flat, out=taken)
+        if self.dtype != torch.float32:
+            taken = held("float32 rows", *shape).copy_(taken)
+        return taken.to(self.device).view(*index.shape, self.n_features)
 
     def gathered(
         self, steps: Iterable[NDArray[np.int64]]
@@ -88,6 +95,7 @@ class Features:
         index : Tensor of shape (...,)
             The row numbers, on the CPU.
         rows : Tensor of shape (..., n_features)
+            Valid until the next step is asked for.
         """
         if not self._streamed:
             yield from _one_by_one(self, steps)
@@ -183,15 +191,15 @@ class JoinedFeatures:
         #: Columns of each part.
         self.columns = [slice(a, b) for a, b in pairwise(ends)]
 
-    def rows(self, index: torch.Tensor) -> torch.Tensor:
+    def rows(self, index: torch.Tensor, scratch: Scratch | None = None) -> torch.Tensor:
         """Gather rows, as :meth:`Features.rows`."""
-        pieces = [
-            torch.zeros(*index.shape, part, device=self.device)
-            if isinstance(part, int)
-            else part.rows(index)
-            for part in self._parts
-        ]
-        return torch.cat(pieces, dim=-1)
+        scratch = scratch or Scratch(self.device)
+        joined = scratch("joined", *index.shape, self.n_features)
+        for part, columns in zip(self._parts, self.columns):
+            joined[..., columns] = (
+                0.0 if isinstance(part, int) else part.rows(index, scratch)
+            )
+        return joined
 
     def gathered(
         self, steps: Iterable[NDArray[np.int64]]
@@ -213,9 +221,10 @@ class JoinedFeatures:
 def _one_by_one(
     features: Features | JoinedFeatures, steps: Iterable[NDArray[np.int64]]
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    scratch = Scratch(features.device)
     for step in steps:
         index = torch.from_numpy(step)
-        yield index, features.rows(index)
+        yield index, features.rows(index, scratch)
 
 
 def _as_tensor(X: NDArray) -> torch.Tensor:

@@ -7,6 +7,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from skdebias._engine._scratch import Scratch
+
 
 class HeadStack:
     """`S` streams of `M` heads each, trained as one.
@@ -50,12 +52,16 @@ class HeadStack:
         """Heads per stream."""
         return self.coefs[0].shape[0] // self.n_streams
 
-    def forward(self, X: Tensor) -> tuple[Tensor, list[Tensor]]:
+    def forward(
+        self, X: Tensor, scratch: Scratch | None = None
+    ) -> tuple[Tensor, list[Tensor]]:
         """Logits of every head on the rows of its stream.
 
         Parameters
         ----------
         X : Tensor of shape (n_streams, n_rows, n_features)
+        scratch : Scratch, default=None
+            Holds what the first layer yields. None allocates it.
 
         Returns
         -------
@@ -67,7 +73,7 @@ class HeadStack:
         width = self.coefs[0].shape[1]
         weight = self.coefs[0].view(streams, heads * width, -1)
         bias = self.intercepts[0].view(streams, 1, heads * width)
-        out = _affine(X, weight, bias).view(streams, -1, heads, width)
+        out = _affine(X, weight, bias, scratch).view(streams, -1, heads, width)
         activations = [X]
         if len(self.coefs) == 1:
             return out, activations
@@ -80,7 +86,10 @@ class HeadStack:
         return out.unflatten(0, (streams, heads)).transpose(1, 2), activations
 
     def backward(
-        self, activations: Sequence[Tensor], residual: Tensor
+        self,
+        activations: Sequence[Tensor],
+        residual: Tensor,
+        scratch: Scratch | None = None,
     ) -> tuple[list[Tensor], list[Tensor]]:
         """Gradients of a loss whose derivative in the logits is `residual`.
 
@@ -89,6 +98,8 @@ class HeadStack:
         activations : list of Tensor
             What :meth:`forward` returned.
         residual : Tensor of shape (n_streams, n_rows, n_heads, n_logits)
+        scratch : Scratch, default=None
+            Holds the gradient of the first layer. None allocates it.
 
         Returns
         -------
@@ -107,7 +118,7 @@ class HeadStack:
                 delta = torch.bmm(delta, self.coefs[layer]) * (inputs > 0)
             delta = delta.unflatten(0, (self.n_streams, self.n_heads)).transpose(1, 2)
         flat = delta.flatten(2)  # (S, n_rows, M * width)
-        grad = _outer(flat, activations[0])
+        grad = _outer(flat, activations[0], scratch)
         grad = grad.view_as(self.coefs[0])
         coef_grads.append(grad if self._reads is None else grad * self._reads)
         # Balanced batches make this sum zero at the start but for rounding, which Adam
@@ -245,15 +256,26 @@ def stack_parameters(
     return HeadStack(coefs, intercepts, n_streams, inputs)
 
 
-def _affine(X: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+def _affine(X: Tensor, weight: Tensor, bias: Tensor, scratch: Scratch | None) -> Tensor:
     """Batched `X @ weight.T + bias`; a lone stream avoids the batched kernel."""
+    out = _held(scratch, "affine", (*X.shape[:2], weight.shape[1]), X.dtype)
     if X.shape[0] == 1:
-        return torch.addmm(bias[0], X[0], weight[0].T)[None]
-    return torch.baddbmm(bias, X, weight.transpose(1, 2))
+        out = None if out is None else out[0]
+        return torch.addmm(bias[0], X[0], weight[0].T, out=out)[None]
+    return torch.baddbmm(bias, X, weight.transpose(1, 2), out=out)
 
 
-def _outer(residual: Tensor, X: Tensor) -> Tensor:
+def _outer(residual: Tensor, X: Tensor, scratch: Scratch | None) -> Tensor:
     """Batched `residual.T @ X`; a lone stream avoids the batched kernel."""
+    out = _held(scratch, "outer", (len(X), residual.shape[2], X.shape[2]), X.dtype)
     if X.shape[0] == 1:
-        return torch.mm(residual[0].T, X[0])[None]
-    return torch.bmm(residual.transpose(1, 2), X)
+        out = None if out is None else out[0]
+        return torch.mm(residual[0].T, X[0], out=out)[None]
+    return torch.bmm(residual.transpose(1, 2), X, out=out)
+
+
+def _held(
+    scratch: Scratch | None, name: str, shape: tuple[int, ...], dtype: torch.dtype
+) -> Tensor | None:
+    """Memory for a result, or None: without any it can be differentiated."""
+    return None if scratch is None else scratch(name, *shape, dtype=dtype)

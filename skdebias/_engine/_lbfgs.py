@@ -5,6 +5,7 @@ its own weight decay, and its own steps; what they share is the passes over the 
 two matrix products each. Problems that are equal in expectation are solved once.
 """
 
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -17,18 +18,22 @@ from torch import Tensor
 
 from skdebias._engine._features import Features, JoinedFeatures
 from skdebias._engine._heads import HeadStack, initial_parameters, stack_parameters
-from skdebias._engine._loss import cross_entropy, n_logits
+from skdebias._engine._loss import cross_entropy_by_head, n_logits
+from skdebias._engine._scratch import Scratch
 from skdebias._engine._selection import Validation
 from skdebias._engine._sgd import Fitted, Problem, Settings
 from skdebias._engine._threads import RowThreads, row_threads
 from skdebias.methods import Method, SamplingPlan, Setting
 
 # Pairs of steps and gradient differences that are remembered.
-_MEMORY = 10
+_MEMORY = 20
 # Entries of one block of logits.
 _BLOCK_ENTRIES = 1 << 22
 # Entries of one block of rows on the CPU, which the second product finds in a cache.
 _CACHED_ENTRIES = 1 << 20
+# Fewer logits than this are formed row first: half the time on the CPU. A lone one is
+# formed twice, because products with one column are slower than with two.
+_FEW_LOGITS = 8
 # Problems of at most this many entries are solved in double precision throughout: with
 # little weight decay the rounding of float32 ends the line search too early.
 _DOUBLE_ENTRIES = 1 << 20
@@ -113,11 +118,14 @@ def solve(
         )
     device = features.device
     setting = Setting((problem.groups,), torch.from_numpy(y), device)
-    for method in problem.methods:
-        check_solvable(method, setting)
+    plans = [method.plan(problem.groups) for method in problem.methods]
+    for method, plan in zip(problem.methods, plans):
+        check_solvable(method, plan, setting)
     kind = type(problem.methods[0])
     summed = kind.aggregate(problem.methods, setting) is None
-    distinct, position = _distinct(problem, settings.weight_decay, summed)
+    distinct, position = _distinct(
+        problem.methods, plans, settings.weight_decay, summed
+    )
     starts = problem.initial
     if starts is None:
         sizes = (features.n_features, n_logits(n_classes))
@@ -125,8 +133,9 @@ def solve(
     anchors = problem.anchor
     with row_threads(device) as threads, torch.no_grad():
         objective = _Objective(
-            _Rows(features, y, problem, device),
+            _Rows(features, y, problem.rows, plans, device),
             [problem.methods[h] for h in distinct],
+            [plans[h] for h in distinct],
             setting,
             settings.weight_decay[distinct],
             _flat([starts[h] for h in distinct], device),
@@ -154,12 +163,14 @@ def solve(
     )
 
 
-def check_solvable(method: Method, setting: Setting) -> None:
+def check_solvable(method: Method, plan: SamplingPlan, setting: Setting) -> None:
     """Refuse a method whose objective changes during training or may be unbounded.
 
     Parameters
     ----------
     method : Method
+    plan : SamplingPlan
+        Of the method.
     setting : Setting
 
     Raises
@@ -173,7 +184,6 @@ def check_solvable(method: Method, setting: Setting) -> None:
             f"solver='lbfgs' needs an objective that does not change during training, "
             f"which {kind.__name__} has not: choose solver='sgd' or 'adamw'."
         )
-    plan = method.plan(setting.groups[0])
     lowest = float((expected_shares(plan) / np.bincount(plan.strata)).min())
     if plan.row_weights is not None:
         lowest = min(lowest, float(plan.row_weights.min()))
@@ -201,14 +211,16 @@ def expected_shares(plan: SamplingPlan) -> NDArray[np.float64]:
 
 
 def _distinct(
-    problem: Problem, weight_decay: NDArray[np.float64], summed: bool
+    methods: Sequence[Method],
+    plans: Sequence[SamplingPlan],
+    weight_decay: NDArray[np.float64],
+    summed: bool,
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """First head of every distinct problem, and the problem of every head."""
     seen: dict[tuple, int] = {}
     first: list[int] = []
     position: list[int] = []
-    for head, (method, decay) in enumerate(zip(problem.methods, weight_decay)):
-        plan = method.plan(problem.groups)
+    for head, (method, plan, decay) in enumerate(zip(methods, plans, weight_decay)):
         own = plan.row_weights
         key = (
             # Rounded: c (1 + beta) comes out a little different in different ways.
@@ -240,12 +252,12 @@ class _Rows:
         self,
         features: Features | JoinedFeatures,
         y: NDArray[np.int64],
-        problem: Problem,
+        rows: NDArray[np.int64] | None,
+        plans: Sequence[SamplingPlan],
         device: torch.device,
     ) -> None:
         self._features = features
         self.n_features = features.n_features
-        plans = [method.plan(problem.groups) for method in problem.methods]
         strata = plans[0].strata
         # A row without weight anywhere costs a pass and changes nothing.
         reached = np.any([expected_shares(plan) != 0 for plan in plans], axis=0)
@@ -253,13 +265,16 @@ class _Rows:
         if all(plan.row_weights is not None for plan in plans):
             used &= np.any([plan.row_weights != 0 for plan in plans], axis=0)
         self.used = used
-        index = np.flatnonzero(used) if problem.rows is None else problem.rows[used]
+        index = np.flatnonzero(used) if rows is None else rows[used]
         self._index = torch.from_numpy(index)
-        self._whole = problem.rows is None and bool(used.all())
-        self.y = torch.from_numpy(y[index]).to(device)
+        self._whole = rows is None and bool(used.all())
         self.strata = torch.from_numpy(strata[used]).to(device)
         size = len(index) * features.n_features
         self.dtype = torch.float64 if size <= _DOUBLE_ENTRIES else torch.float32
+        #: Class codes, in the precision of the logits where they are a target as such.
+        self.y = torch.from_numpy(y[index]).to(device)
+        if y.max() == 1:
+            self.y = self.y.to(self.dtype)
         self._copy: Tensor | None = None
         direct = self._whole and features.dtype == self.dtype
         if not direct and size * self.dtype.itemsize <= _COPIED_BYTES:
@@ -288,6 +303,7 @@ class _Objective:
         self,
         rows: _Rows,
         methods: Sequence[Method],
+        plans: Sequence[SamplingPlan],
         setting: Setting,
         weight_decay: NDArray[np.float64],
         start: Tensor,
@@ -296,7 +312,7 @@ class _Objective:
     ) -> None:
         device = setting.device
         self._rows, self._threads = rows, threads
-        plans = [method.plan(setting.groups[0]) for method in methods]
+        self._scratches: dict[int, Scratch] = {}
         shares = np.stack([expected_shares(plan) for plan in plans])
         self._shares = torch.from_numpy(shares).to(device)
         counts = np.bincount(plans[0].strata).astype(float)
@@ -358,12 +374,17 @@ class _Objective:
         value = coefs.new_zeros(len(heads), dtype=torch.float64)
         gradient = torch.zeros_like(coefs, dtype=torch.float64)
         bias_gradient = gradient.new_zeros(len(coefs))
+        scratch = self._scratch(rows)
+        weights = partial(scratch, "weights", len(heads), dtype=coefs.dtype)
+        product = scratch("product", *coefs.shape, dtype=coefs.dtype)
         for where, X, losses, residual in self._blocks(coefs, biases, heads, rows):
-            weights = table.index_select(1, self._rows.strata[where])
-            value += (losses * weights).sum(1, dtype=torch.float64)
-            delta = (residual * weights[:, None]).flatten(0, 1)
-            gradient += delta @ X
-            bias_gradient += delta.sum(1, dtype=torch.float64)
+            own = weights(len(X))
+            torch.index_select(table, 1, self._rows.strata[where], out=own)
+            # Sums within a block are as precise as its losses; those of blocks add up.
+            value += losses.mul_(own).sum(1)
+            delta = residual.mul_(own[:, None]).flatten(0, 1)
+            gradient += torch.mm(delta, X, out=product)
+            bias_gradient += delta.sum(1)
         return value, gradient, bias_gradient
 
     def _stratum_losses(
@@ -375,6 +396,11 @@ class _Objective:
             sums.index_add_(1, self._rows.strata[where], losses.double())
         return (sums,)
 
+    def _scratch(self, rows: range) -> Scratch:
+        """Memory of the thread that works on these rows."""
+        device = self._rows.y.device
+        return self._scratches.setdefault(rows.start, Scratch(device))
+
     def _blocks(
         self, coefs: Tensor, biases: Tensor, heads: Tensor, rows: range
     ) -> Iterator[tuple[slice, Tensor, Tensor, Tensor]]:
@@ -383,14 +409,21 @@ class _Objective:
         if coefs.device.type == "cpu":
             size = min(size, _CACHED_ENTRIES // self._rows.n_features)
         size = max(size, 256)
+        few = None
+        if len(coefs) < _FEW_LOGITS:
+            few = coefs if len(coefs) > 1 else coefs.repeat(2, 1)
+        scratch = self._scratch(rows)
         for start in range(rows.start, rows.stop, size):
             where = slice(start, min(start + size, rows.stop))
             X = self._rows.block(where)
-            logits = torch.addmm(biases, coefs, X.T).view(-1, self._n_out, len(X))
-            losses, residual = cross_entropy(
-                logits.permute(2, 0, 1)[None], self._rows.y[None, where]
+            logits = scratch("logits", len(coefs), len(X), dtype=X.dtype)
+            if few is None:
+                torch.addmm(biases, coefs, X.T, out=logits)
+            else:
+                torch.add((X @ few.T)[:, : len(coefs)].T, biases, out=logits)
+            losses, residual = cross_entropy_by_head(
+                logits.view(-1, self._n_out, len(X)), self._rows.y[where], scratch
             )
-            losses, residual = losses[0].T, residual[0].permute(1, 2, 0)
             if self._factors is not None:
                 factors = self._factors[self._factor[heads], where]
                 losses, residual = losses * factors, residual * factors[:, None]
@@ -430,44 +463,52 @@ def _minimise(objective: _Objective, max_iter: int, tol: float) -> _State:
 
     Every pass evaluates one point of every problem: the first of a line search for
     some, a shorter step for others. Passes for the few that must retreat would cost as
-    much as those for many.
+    much as those for many. What is solved is left out.
     """
     w = objective.start.clone()
-    n_problems, device = len(w), w.device
-    active = torch.arange(n_problems, device=device)
+    device = w.device
+    active = torch.arange(len(w), device=device)
     value, gradient = objective(w, active)
     # The first step has no curvature to go by: a step of length one at most.
     step = -gradient / gradient.norm(dim=1, keepdim=True).clamp_min(1.0)
-    slope, length = (step * gradient).sum(1), torch.ones_like(value)
-    n_iter = torch.zeros(n_problems, dtype=torch.int64, device=device)
+    length = torch.ones_like(value)
+    n_iter = torch.zeros(len(w), dtype=torch.int64, device=device)
     memory = _Memory(w)
-    passes = [(n_iter.cpu().numpy(), value.cpu().numpy())]
+    solution, largest = w.clone(), torch.empty_like(value)
+    counts, values = n_iter.clone(), value.clone()
+    passes = [(counts.cpu().numpy(), values.cpu().numpy())]
     while True:
-        unsolved = gradient[active].abs().amax(1) > tol
-        # Below this length a step changes nothing but the rounding.
-        able = (n_iter[active] < max_iter) & (length[active] > _SHORTEST_STEP)
-        active = active[unsolved & able]
+        steepest = gradient.abs().amax(1)
+        # Below the shortest length a step changes nothing but the rounding.
+        going = (steepest > tol) & (n_iter < max_iter) & (length > _SHORTEST_STEP)
+        if not going.all():
+            solution[active[~going]] = w[~going]
+            largest[active[~going]] = steepest[~going]
+            state = (active, w, value, gradient, step, length, n_iter)
+            active, w, value, gradient, step, length, n_iter = (x[going] for x in state)
+            memory.keep(going)
         if not len(active):
             break
-        trial = w[active] + length[active, None] * step[active]
+        trial = torch.addcmul(w, length[:, None], step)
         found, slopes = objective(trial, active)
-        old, taken, descent = value[active], length[active], slope[active]
-        allowed = old + _ARMIJO * taken * descent + _ROUNDING * old.abs()
-        good = found <= allowed
+        descent = length * (step * gradient).sum(1)
+        good = found <= value + _ARMIJO * descent + _ROUNDING * value.abs()
         # The minimum of the parabola through what is known, within bounds.
-        bend = 2.0 * (found - old - taken * descent)
-        shorter = (-descent * taken**2 / bend).clamp(0.1 * taken, 0.5 * taken)
-        length[active] = torch.where(good, 1.0, shorter.nan_to_num(0.1))
-        moved, trial, slopes = active[good], trial[good], slopes[good]
-        memory.add(trial - w[moved], slopes - gradient[moved], moved)
-        w[moved], value[moved], gradient[moved] = trial, found[good], slopes
-        step[moved] = memory.direction(slopes, moved)
-        slope[moved] = (step[moved] * slopes).sum(1)
-        n_iter[moved] += 1
-        passes.append((n_iter.cpu().numpy().copy(), value.cpu().numpy().copy()))
-    largest = gradient.abs().amax(1).cpu().numpy()
-    counts = n_iter.cpu().numpy()
-    return _State(w, _curves(passes), counts, largest)
+        shorter = -descent * length / (2.0 * (found - value - descent))
+        shorter = shorter.clamp(0.1 * length, 0.5 * length).nan_to_num(0.1)
+        length = torch.where(good, 1.0, shorter)
+        memory.add(trial - w, slopes - gradient, good)
+        n_iter = n_iter + good
+        moved = good[:, None]
+        w = torch.where(moved, trial, w)
+        value = torch.where(good, found, value)
+        gradient = torch.where(moved, slopes, gradient)
+        step = torch.where(moved, memory.direction(gradient), step)
+        counts[active], values[active] = n_iter, value
+        passes.append((counts.cpu().numpy().copy(), values.cpu().numpy().copy()))
+    return _State(
+        solution, _curves(passes), counts.cpu().numpy(), largest.cpu().numpy()
+    )
 
 
 def _curves(
@@ -483,42 +524,45 @@ def _curves(
 
 
 class _Memory:
-    """The last steps of all problems, and the directions they suggest."""
+    """The steps of the last passes, and the directions they suggest.
+
+    Parameters
+    ----------
+    w : Tensor of shape (n_problems, n_parameters)
+        What the steps change.
+    """
 
     def __init__(self, w: Tensor) -> None:
-        shape = (_MEMORY, *w.shape)
-        self._s, self._y = w.new_zeros(shape), w.new_zeros(shape)
-        # Inverse curvatures; zero for a pair that does not count.
-        self._rho = w.new_zeros(_MEMORY, len(w))
         self._gamma = w.new_ones(len(w))
-        self._n = torch.zeros(len(w), dtype=torch.int64, device=w.device)
+        #: Steps, gradient differences and inverse curvatures, oldest first.
+        self._pairs: deque[tuple[Tensor, Tensor, Tensor]] = deque(maxlen=_MEMORY)
 
-    def add(self, s: Tensor, y: Tensor, problems: Tensor) -> None:
-        """Remember a step of some problems and its change of the gradient."""
-        slots = self._n[problems] % _MEMORY
-        self._n[problems] += 1
-        curvature = (s * y).sum(1)
-        sound = curvature > 1e-10 * s.norm(dim=1) * y.norm(dim=1)
-        self._rho[slots, problems] = torch.where(sound, 1.0 / curvature, 0.0)
-        self._s[slots, problems], self._y[slots, problems] = s, y
-        scale = curvature / (y * y).sum(1)
-        self._gamma[problems] = torch.where(sound, scale, self._gamma[problems])
+    def keep(self, problems: Tensor) -> None:
+        """Forget all but the problems of a mask."""
+        kept = [(s[problems], y[problems], rho[problems]) for s, y, rho in self._pairs]
+        self._pairs.clear()
+        self._pairs.extend(kept)
+        self._gamma = self._gamma[problems]
 
-    def direction(self, gradient: Tensor, problems: Tensor) -> Tensor:
-        """Return the quasi-Newton step of these problems (two-loop recursion)."""
-        # Newest first; pairs that do not exist yet have no curvature and no effect.
-        newest = self._n[problems] - 1
-        slots = [(newest - age) % _MEMORY for age in range(_MEMORY)]
-        pairs = [
-            (self._s[slot, problems], self._y[slot, problems], rho)
-            for slot in slots
-            if (rho := self._rho[slot, problems]).any()
-        ]
-        q, alphas = gradient.clone(), []
-        for s, y, rho in pairs:
-            alphas.append(rho * (s * q).sum(1))
-            q -= alphas[-1][:, None] * y
-        q *= self._gamma[problems, None]
-        for (s, y, rho), alpha in zip(reversed(pairs), reversed(alphas)):
-            q += (alpha - rho * (y * q).sum(1))[:, None] * s
-        return -q
+    def add(self, s: Tensor, y: Tensor, moved: Tensor) -> None:
+        """Remember the step of a pass and its change of the gradient.
+
+        A pair whose step was not taken, or has no positive curvature, does not count.
+        """
+        curvature, squared = (s * y).sum(1), (y * y).sum(1)
+        sound = curvature > 1e-10 * s.norm(dim=1) * squared.sqrt()
+        sound &= moved
+        rho = torch.where(sound, 1.0 / curvature, 0.0)
+        self._gamma = torch.where(sound, curvature / squared, self._gamma)
+        self._pairs.append((s, y, rho))
+
+    def direction(self, gradient: Tensor) -> Tensor:
+        """Return the quasi-Newton step (two-loop recursion)."""
+        q, alphas = -gradient, []
+        for s, y, rho in reversed(self._pairs):
+            alphas.append((rho * (s * q).sum(1))[:, None])
+            q.addcmul_(alphas[-1], y, value=-1.0)
+        q *= self._gamma[:, None]
+        for (s, y, rho), alpha in zip(self._pairs, reversed(alphas)):
+            q.addcmul_(alpha - (rho * (y * q).sum(1))[:, None], s)
+        return q

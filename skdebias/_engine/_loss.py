@@ -8,13 +8,17 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
+from skdebias._engine._scratch import Scratch
+
 
 def n_logits(n_classes: int) -> int:
     """Return the number of logits of a head: one for two classes."""
     return 1 if n_classes == 2 else n_classes
 
 
-def cross_entropy(logits: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+def cross_entropy(
+    logits: Tensor, y: Tensor, scratch: Scratch | None = None
+) -> tuple[Tensor, Tensor]:
     """Cross-entropy of every slot under every head, and its derivative.
 
     Parameters
@@ -23,6 +27,8 @@ def cross_entropy(logits: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         Logits; one column means two classes.
     y : Tensor of shape (n_streams, n_slots)
         Class codes.
+    scratch : Scratch, default=None
+        Holds the results. None allocates them.
 
     Returns
     -------
@@ -31,16 +37,53 @@ def cross_entropy(logits: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         Derivative of each loss with respect to its logits, `softmax - onehot`.
     """
     if logits.shape[-1] == 1:
-        target = y[..., None].to(logits.dtype)
-        z = logits[..., 0]
-        # softplus((1 - 2 target) z), at a third of its cost on a CPU: log and sigmoid
-        # have vector instructions there, log1p has none.
-        losses = torch.sigmoid(z.abs()).log_().neg_()
-        losses += torch.relu(z * (1.0 - 2.0 * target))
-        return losses, (torch.sigmoid(z) - target)[..., None]
-    target = one_hot(y, logits.shape[-1])[:, :, None, :].to(logits.dtype)
-    log_p = torch.log_softmax(logits, dim=-1)
-    return -(target * log_p).sum(-1), log_p.exp() - target
+        losses, residual = _binary(logits[..., 0], y[..., None], scratch)
+        return losses, residual[..., None]
+    return _multinomial(logits, one_hot(y, logits.shape[-1])[:, :, None], -1)
+
+
+def cross_entropy_by_head(
+    logits: Tensor, y: Tensor, scratch: Scratch | None = None
+) -> tuple[Tensor, Tensor]:
+    """Like :func:`cross_entropy`, for logits that lie head first.
+
+    Parameters
+    ----------
+    logits : Tensor of shape (n_heads, n_logits, n_rows)
+    y : Tensor of shape (n_rows,)
+    scratch : Scratch, default=None
+
+    Returns
+    -------
+    losses : Tensor of shape (n_heads, n_rows)
+    residual : Tensor of shape (n_heads, n_logits, n_rows)
+    """
+    if logits.shape[1] == 1:
+        losses, residual = _binary(logits[:, 0], y, scratch)
+        return losses, residual[:, None]
+    return _multinomial(logits, one_hot(y, logits.shape[1]).T, 1)
+
+
+def _binary(z: Tensor, y: Tensor, scratch: Scratch | None) -> tuple[Tensor, Tensor]:
+    """Losses and residuals of single logits `z`, of whose shape they are."""
+    scratch = scratch or Scratch(z.device)
+    target = y.to(z.dtype)
+    losses = scratch("losses", *z.shape, dtype=z.dtype)
+    residual = scratch("residual", *z.shape, dtype=z.dtype)
+    # softplus(z) - target z, at a third of its cost on a CPU: log and sigmoid have
+    # vector instructions there, log1p has none.
+    confidence = torch.abs(z, out=residual).sigmoid_().log_()
+    torch.clamp_min(z, 0.0, out=losses).addcmul_(target, z, value=-1.0)
+    losses -= confidence
+    torch.sigmoid(z, out=residual).sub_(target)
+    return losses, residual
+
+
+def _multinomial(logits: Tensor, target: Tensor, dim: int) -> tuple[Tensor, Tensor]:
+    """Losses and residuals of logits whose classes lie along `dim`."""
+    target = target.to(logits.dtype)
+    log_p = torch.log_softmax(logits, dim=dim)
+    return -(target * log_p).sum(dim), log_p.exp() - target
 
 
 def predicted_class(logits: Tensor) -> Tensor:

@@ -96,7 +96,8 @@ class SGD:
         """Update the stack in place."""
         grads = [*coef_grads, *intercept_grads]
         for i, (parameter, grad) in enumerate(zip(self._parameters, grads)):
-            velocity = self._velocity[i].mul_(self._momentum[i]).add_(grad)
+            velocity = self._velocity[i]
+            torch.addcmul(grad, velocity, self._momentum[i], out=velocity)
             if i < len(self._anchors):
                 pulled = _displacement(parameter, self._anchors[i])
                 velocity.addcmul_(pulled, self._decay[i])

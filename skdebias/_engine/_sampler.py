@@ -53,7 +53,9 @@ class IndexSampler:
         self.strata = self._table.stratum
         self.n_slots = len(self._table.stratum)
         strata = plans[0].strata
-        members = np.argsort(strata, kind="stable")
+        # Small numbers are sorted in linear time.
+        small = strata.astype(np.min_scalar_type(int(strata.max())))
+        members = np.argsort(small, kind="stable")
         self._members = members if rows is None else rows[members]
         self._sizes = np.bincount(strata)
         self._starts = np.concatenate([[0], np.cumsum(self._sizes)[:-1]])

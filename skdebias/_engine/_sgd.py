@@ -16,6 +16,7 @@ from skdebias._engine._heads import HeadStack, initial_parameters, stack_paramet
 from skdebias._engine._loss import cross_entropy, n_logits
 from skdebias._engine._optimisers import make_optimiser
 from skdebias._engine._sampler import IndexSampler
+from skdebias._engine._scratch import Scratch
 from skdebias._engine._selection import Stopping, Tracker, Validation
 from skdebias._engine._threads import Threads, fit_threads
 from skdebias.methods import (
@@ -365,6 +366,7 @@ class _Loop:
     ) -> None:
         self._features = features
         device = features.device
+        self._scratch = Scratch(device)
         self._y = torch.from_numpy(y)
         self.stack = _initial_stack(features, n_classes, problems, settings)
         self._optimiser = make_optimiser(
@@ -431,9 +433,10 @@ class _Loop:
 
     def _step(self, index: torch.Tensor, X: torch.Tensor) -> torch.Tensor:
         """One optimiser step on the rows `index` (n_streams, n_slots), which are X."""
-        logits, activations = self.stack.forward(X)
-        y = self._y[index].to(logits.device)
-        losses, residual = cross_entropy(logits, y)
+        scratch = self._scratch
+        logits, activations = self.stack.forward(X, scratch)
+        y = self._y.take(index).to(logits.device)
+        losses, residual = cross_entropy(logits, y, scratch)
         weights = self._weights
         if self._row_weights is not None:
             streams = torch.arange(len(index))[:, None]
@@ -444,13 +447,15 @@ class _Loop:
             weights = self.rule(step)
         # Signed weights make one backward pass of both GERNE batches: the gradient is
         # (1 + beta) grad L_lb - beta grad L_b, handed to the optimiser once.
-        objective, delta = (losses * weights).sum(1), residual * weights[..., None]
         if self._penalty is None:
-            self._optimiser.step(*self.stack.backward(activations, delta))
+            objective = losses.mul_(weights).sum(1)
+            delta = residual.mul_(weights[..., None])
+            self._optimiser.step(*self.stack.backward(activations, delta, scratch))
             return objective
+        objective, delta = (losses * weights).sum(1), residual * weights[..., None]
         seen = ForwardPass(logits, residual, activations, self.stack.coefs)
         term = self._penalty(step, seen)
-        grads, biases = self.stack.backward(activations, delta + term.logits)
+        grads, biases = self.stack.backward(activations, delta + term.logits, scratch)
         if term.coefs is not None:
             grads = [grad + extra for grad, extra in zip(grads, term.coefs)]
         self._optimiser.step(grads, biases)

@@ -5,7 +5,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from skdebias._attributes import Groups, check_attributes, encode_attributes
+from skdebias._attributes import (
+    Groups,
+    check_attributes,
+    encode_attributes,
+    factorize,
+)
 from skdebias.methods._method import Method
 from skdebias.methods._plan import Batch, SamplingPlan
 
@@ -194,7 +199,7 @@ def beta_bounds(y: ArrayLike, attributes: ArrayLike, c: float) -> tuple[float, f
         raise ValueError(f"c={c!r} is outside (0, 1]: choose a value such as 0.5.")
     y = np.asarray(y)
     checked = check_attributes(attributes, len(y))
-    classes, y_codes = np.unique(y, return_inverse=True)
+    classes, y_codes = factorize(y, "y")
     codes, values = encode_attributes(checked)
     groups = Groups.from_labels(y_codes, codes, len(classes), len(values))
     return group_beta_bounds(groups, c)

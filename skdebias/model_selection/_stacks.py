@@ -240,8 +240,8 @@ class SplitFits:
         most = n_methods
         if self._max_heads == "auto":
             # Weights, gradients, two moments, kept ones; activations and what follows.
-            # The deterministic solver remembers ten steps and gradients in double.
-            copies = 60 if model.solver == "lbfgs" else 6
+            # The deterministic solver remembers 20 steps and gradients in double.
+            copies = 100 if model.solver == "lbfgs" else 6
             floats = copies * sum(layer_sizes) + 16 * model.batch_size * n_outputs
             floats += 3 * min(n_rows, 4 * _SCORED_ROWS) * n_outputs
             budget = _STACK_BYTES // min(self._n_threads, len(self._splits))
@@ -514,7 +514,8 @@ class _Fold:
         from skdebias.methods import Setting
 
         y = torch.as_tensor(self._encoded[model.selection][0])
-        check_solvable(method, Setting((groups,), y, torch.device("cpu")))
+        setting = Setting((groups,), y, torch.device("cpu"))
+        check_solvable(method, method.plan(groups), setting)
 
     @cached_property
     def _X_train(self):

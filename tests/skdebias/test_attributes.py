@@ -7,7 +7,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import skdebias._attributes
-from skdebias._attributes import Groups, check_attributes, encode_attributes
+from skdebias._attributes import (
+    Groups,
+    check_attributes,
+    encode_attributes,
+    factorize,
+)
 
 
 def test_doctests():
@@ -186,3 +191,17 @@ def test_groups_of_no_samples():
 def test_groups_refuse_bad_codes(y, a, match):
     with pytest.raises(ValueError, match=match):
         Groups.from_labels(y, a, 2, 2)
+
+
+@pytest.mark.parametrize("dtype", ["int8", "uint8", "int64", "uint64", "bool", "<U3"])
+@pytest.mark.parametrize("spread", [1, 100, 10**12])
+def test_factorize_is_unique(dtype, spread):
+    """Counting where it can, sorting where it must: the same answer."""
+    values = np.random.default_rng(0).integers(-3, 4, 50) * spread
+    array = values.astype(dtype)
+    found, codes = factorize(array, "y")
+    wanted, inverse = np.unique(array, return_inverse=True)
+    np.testing.assert_array_equal(found, wanted)
+    np.testing.assert_array_equal(codes, inverse)
+    assert found.dtype == array.dtype
+    assert codes.dtype == np.int64

@@ -23,7 +23,6 @@ from skdebias import (
 )
 from skdebias._attributes import Groups
 from skdebias._engine import _lbfgs
-from skdebias._engine._sgd import Problem
 from skdebias.datasets import make_spurious_classification
 from skdebias.methods import (
     ERM,
@@ -185,9 +184,9 @@ def test_equal_strength_is_one_problem():
     _, y, attributes = _data()
     groups = Groups.from_labels(y, attributes, 2, 2)
     methods = [GERNE(1.0, 0.5), GERNE(0.0, 1.0), GERNE(0.5, 0.5), GERNE(1.0, 0.5, True)]
-    problem = Problem(methods, groups, 0)
+    plans = [method.plan(groups) for method in methods]
     decay = np.array([0.1, 0.1, 0.1, 0.2])
-    first, position = _lbfgs._distinct(problem, decay, summed=True)
+    first, position = _lbfgs._distinct(methods, plans, decay, summed=True)
     assert position.tolist() == [0, 0, 1, 2]
     assert first.tolist() == [0, 2, 3]
 
@@ -266,7 +265,7 @@ def test_what_has_no_deterministic_objective_is_refused():
     groups = Groups.from_labels(y, attributes, 2, 2)
     setting = Setting((groups,), torch.from_numpy(y), torch.device("cpu"))
     with pytest.raises(ValueError, match=r"LfF has not.*'sgd' or 'adamw'"):
-        _lbfgs.check_solvable(LfF(), setting)
+        _lbfgs.check_solvable(LfF(), LfF().plan(groups), setting)
     with pytest.raises(ValueError, match=r"hidden_layer_sizes=\(4,\)"):
         ERMClassifier(hidden_layer_sizes=(4,), **SOLVER).fit(X, y)
 
