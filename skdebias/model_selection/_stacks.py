@@ -26,6 +26,7 @@ from skdebias._base import BaseDebiasedClassifier
 from skdebias._head import HeadClassifier
 from skdebias._mapped import take_rows
 from skdebias._validation import TrainingData
+from skdebias.model_selection._counting import Counts
 
 # Hyper-parameters of the optimisers that every stack holds as one number per head.
 _RATES = ("learning_rate", "weight_decay", "momentum")
@@ -70,6 +71,14 @@ class _Member(NamedTuple):
     model: object  # the head estimator
     seed: int
     stage: tuple  # what the first stage depends on
+    structure: str | None
+
+
+class _Kind(NamedTuple):
+    """What a candidate can share with others, on every split."""
+
+    stage: str | None  # hash of what the first stage reads, if there is one
+    structure: str | None  # hash of what all heads of a stack have in common
 
 
 class _Rows(NamedTuple):
@@ -121,6 +130,7 @@ class SplitFits:
         self._verbose = verbose
         self._report = report
         self._whole = None
+        self._kinds = {}
         #: X and its features by device, of the last X only.
         self.features = {}
 
@@ -254,6 +264,33 @@ class SplitFits:
             n_stacks = max(n_stacks, min(n_threads, work // _PART_WORK))
         return -(-n_methods // n_stacks)
 
+    def kind(self, number, model, given):
+        """Check the parameters of a candidate, and tell what it can share.
+
+        Parameters
+        ----------
+        number : int
+        model : HeadClassifier
+        given : bool
+            Whether attributes are.
+
+        Returns
+        -------
+        _Kind
+        """
+        if number not in self._kinds:
+            model._validate_params()
+            own = model.get_params(deep=False)
+            read = sorted(model._first_stage_parameters(given))
+            stage = joblib.hash({name: own[name] for name in read}) if read else None
+            structure = None
+            if isinstance(model, BaseDebiasedClassifier):
+                varying = {*_RATES, *model._stackable, "random_state", "verbose"}
+                fixed = {k: v for k, v in own.items() if k not in varying}
+                structure = joblib.hash(fixed)
+            self._kinds[number] = _Kind(stage, structure)
+        return self._kinds[number]
+
     def _by_steps(self):
         """Group candidates by the settings of the steps before the head."""
         groups = {}
@@ -315,6 +352,8 @@ class _Split:
         self._X = _Part(X)
         self._asks_for_answers = _asks_for_answers(fits._scorers)
         self._checked = False
+        #: Counts of every part; None until the scorers were asked, empty if no help.
+        self._counts = None
         self._params = {
             name: _check_method_params(X, params=score_params, indices=i)
             for name, i in self._parts.items()
@@ -333,7 +372,45 @@ class _Split:
             scores = dict.fromkeys(self._scorers._scorers, scores)
         self._record(number, dict.fromkeys(self._parts, scores), 0, 0, format_exc())
 
-    def score(self, number, model, steps, answers, fit_time, twin=None):
+    def count(self, answers, classes):
+        """Score all heads of a stack at once.
+
+        Parameters
+        ----------
+        answers : dict of str to ndarray of shape (n_rows, n_heads[, n_classes])
+            Decision values of every part.
+        classes : ndarray of shape (n_classes,)
+
+        Returns
+        -------
+        list of dict of str to scores, or None
+            What :meth:`score` takes, for every head; None until it has been called
+            once, or if the scorers do more than to count correct predictions.
+        """
+        if not self._counts:
+            return None
+        start = time.perf_counter()
+        scores = [counts(answers[n], classes) for n, counts in self._counts.items()]
+        self._counting_time = (time.perf_counter() - start) / len(scores[0])
+        return [dict(zip(self._counts, own)) for own in zip(*scores)]
+
+    def _learn_to_count(self, answers, classes, scores):
+        """Count from now on if that gives these scores of a head."""
+        self._counts = {}
+        try:
+            counts = {
+                name: Counts(self._scorers, self._y[name], self._params[name])
+                for name in self._parts
+            }
+            alone = {n: c(answers[n][:, None], classes)[0] for n, c in counts.items()}
+        except (TypeError, ValueError):
+            return
+        if alone == scores:
+            self._counts = counts
+
+    def score(
+        self, number, model, steps, answers, fit_time, *, counted=None, twin=None
+    ):
         """Score a fitted head.
 
         Parameters
@@ -346,12 +423,17 @@ class _Split:
         answers : dict of str to ndarray, or None
             Decision values of every part, where they are at hand.
         fit_time : float
+        counted : dict of str to scores, default=None
+            Scores of every part, where :meth:`count` has found them.
         twin : int, default=None
             A candidate that has been scored and gives the same answers.
         """
         start = time.perf_counter()
         if twin is not None and self._asks_for_answers:
             self.results[number] = self.results[twin] | {"score_time": 0.0}
+            return
+        if counted is not None:
+            self._record(number, counted, fit_time, self._counting_time, None)
             return
         estimator = model
         if steps is not None and not self._asks_for_answers:
@@ -381,6 +463,8 @@ class _Split:
             finally:
                 vars(model).pop("decision_function", None)
         self._checked = True
+        if self._counts is None and answers is not None and self._asks_for_answers:
+            self._learn_to_count(answers, model.classes_, scores)
         self._record(number, scores, fit_time, time.perf_counter() - start, None)
 
     def _record(self, number, scores, fit_time, score_time, error):
@@ -445,7 +529,7 @@ class _Fold:
             if method is None:
                 self._alone(member)
                 continue
-            key = (type(model), member.seed, member.stage, _structure(model))
+            key = (type(model), member.seed, member.stage, member.structure)
             stacks.setdefault(key, (groups, []))[1].append((member, method))
         for groups, stack in stacks.values():
             yield from self._divide(groups, stack)
@@ -484,17 +568,15 @@ class _Fold:
 
     def _prepare(self, number, model):
         """Bring a head to where its training begins."""
-        model._validate_params()
+        given = self._params.get("attributes") is not None
+        kind = self._fits.kind(number, model, given)
         seed = self._seed if model.random_state is None else model._draw_seed()
         vars(model).update(self._rows.own)
-        given = self._params.get("attributes") is not None
-        read = model._first_stage_parameters(given)
-        own = model.get_params(deep=False)
-        stage = (bool(read), joblib.hash({name: own[name] for name in sorted(read)}))
-        member = _Member(number, model, int(seed), (type(model), int(seed), *stage))
+        stage = (type(model), int(seed), kind.stage)
+        member = _Member(number, model, int(seed), stage, kind.structure)
         if not isinstance(model, BaseDebiasedClassifier):
             return member, None, None
-        data = self._data(member.seed, with_X=bool(read))
+        data = self._data(member.seed, with_X=kind.stage is not None)
         if hasattr(model, "_validate_X_student"):
             student = self._X_student
             if student is not None:
@@ -641,6 +723,7 @@ class _Stack:
         from skdebias._engine._sgd import divergence
 
         answers, self._answers = self._answers, None
+        counted = None
         for m, member in enumerate(self._members):
             number, model = member.number, member.model
             if self._diverged[m]:
@@ -654,8 +737,12 @@ class _Stack:
                 twin = None
                 if self._source is not None and self._source[m] != m:
                     twin = self._members[self._source[m]].number
+                if counted is None and answers:
+                    counted = self._split.count(answers, model.classes_)
                 self._split.score(
-                    number, model, self._rows.steps, own, self._seconds, twin
+                    *(number, model, self._rows.steps, own, self._seconds),
+                    counted=counted and counted[m],
+                    twin=twin,
                 )
             self._fits.scored()
 
@@ -707,13 +794,6 @@ def _validated(model, X, y):
     X, y = model._validate_fit_input(X, y)
     own = {k: v for k, v in vars(model).items() if k not in before}
     return X, y, own
-
-
-def _structure(model):
-    """Hash of the parameters that all heads of a stack have in common."""
-    own = model.get_params(deep=False)
-    varying = {*_RATES, *model._stackable, "random_state", "verbose"}
-    return joblib.hash({k: v for k, v in own.items() if k not in varying})
 
 
 def _asks_for_answers(scorers):

@@ -1,0 +1,150 @@
+"""Scores of many heads at once, where a scorer only counts correct predictions."""
+
+import numpy as np
+from sklearn.base import ClassifierMixin
+from sklearn.metrics import accuracy_score, balanced_accuracy_score
+from sklearn.metrics._scorer import (
+    _MultimetricScorer,
+    _PassthroughScorer,
+    _Scorer,
+)
+from sklearn.pipeline import Pipeline
+
+from skdebias._attributes import Groups, encode_attributes, factorize
+from skdebias.metrics import (
+    group_balanced_accuracy_score,
+    worst_class_accuracy_score,
+    worst_group_accuracy_score,
+)
+
+# Predictions of one block of heads.
+_BLOCK_ENTRIES = 1 << 26
+
+
+def _overall(correct, counts):
+    return correct.sum(axis=0) / counts.sum()
+
+
+def _lowest(correct, counts):
+    return (correct / counts[:, None]).min(axis=0)
+
+
+def _mean(correct, counts):
+    # Added up in the order of the scores of one head: the same to the last bit.
+    return np.ascontiguousarray((correct / counts[:, None]).T).mean(axis=1)
+
+
+# What becomes of the correct predictions of every class, or of every group.
+_BY_CLASS = {
+    accuracy_score: _overall,
+    balanced_accuracy_score: _mean,
+    worst_class_accuracy_score: _lowest,
+}
+_BY_GROUP = {
+    group_balanced_accuracy_score: _mean,
+    worst_group_accuracy_score: _lowest,
+}
+
+
+class Counts:
+    """Scores of the heads of one stack on some rows.
+
+    Parameters
+    ----------
+    scorers : callable
+        What scikit-learn's searches call with an estimator, X and y.
+    y : array-like of shape (n_rows,)
+    params : dict
+        Parameters of the scorers for these rows.
+
+    Raises
+    ------
+    ValueError
+        If a scorer does anything else, or cannot be asked in the first place.
+    """
+
+    def __init__(self, scorers, y, params):
+        self._single = not isinstance(scorers, _MultimetricScorer)
+        named = {"score": scorers} if self._single else scorers._scorers
+        self._functions = {n: _score_function(s, params) for n, s in named.items()}
+        if None in self._functions.values():
+            raise ValueError("a scorer does not only count correct predictions")
+        # Rows are sorted by groups, which are parts of classes.
+        self._labels, y_codes = factorize(np.asarray(y), "y")
+        codes, values = np.zeros(len(y_codes), dtype=np.int64), [0]
+        if params.get("attributes") is not None:
+            codes, values = encode_attributes(params["attributes"])
+        groups = Groups.from_labels(y_codes, codes, len(self._labels), len(values))
+        self._order = np.argsort(groups.ids, kind="stable")
+        self._starts = np.cumsum(groups.counts) - groups.counts
+        self._counts, self._classes = groups.counts, groups.cells[:, 0]
+        self._y_codes = y_codes[self._order]
+
+    def __call__(self, answers, classes):
+        """Score heads.
+
+        Parameters
+        ----------
+        answers : ndarray of shape (n_rows, n_heads) or (n_rows, n_heads, n_classes)
+            Decision values.
+        classes : ndarray of shape (n_classes,)
+            Classes of the heads.
+
+        Returns
+        -------
+        list of float or of dict of str to float
+            What the scorers return for every head.
+        """
+        place = np.searchsorted(classes, self._labels).clip(max=len(classes) - 1)
+        known = np.where(classes[place] == self._labels, place, -1)
+        target = known[self._y_codes][:, None]
+        n_heads = answers.shape[1]
+        size = max(1, _BLOCK_ENTRIES // len(answers))
+        correct = np.concatenate(
+            [
+                self._correct(answers[:, start : start + size], target)
+                for start in range(0, n_heads, size)
+            ],
+            axis=1,
+        )
+        starts = np.flatnonzero(np.diff(self._classes, prepend=-1))
+        by_class = [np.add.reduceat(v, starts) for v in (correct, self._counts)]
+        scores = {
+            name: (
+                _BY_CLASS[function](*by_class)
+                if function in _BY_CLASS
+                else _BY_GROUP[function](correct, self._counts)
+            ).tolist()
+            for name, function in self._functions.items()
+        }
+        if self._single:
+            return scores["score"]
+        return [dict(zip(scores, values)) for values in zip(*scores.values())]
+
+    def _correct(self, answers, target):
+        """Count correct predictions, (n_groups, n_heads)."""
+        predicted = answers > 0 if answers.ndim == 2 else answers.argmax(axis=2)
+        hits = predicted[self._order] == target
+        return np.add.reduceat(hits, self._starts, axis=0, dtype=np.int64)
+
+
+def _score_function(scorer, params):
+    """Return the function that a scorer applies to predictions, if it only counts."""
+    if isinstance(scorer, _PassthroughScorer):
+        estimator = scorer._estimator
+        final = estimator[-1] if isinstance(estimator, Pipeline) else estimator
+        own = type(final).score is ClassifierMixin.score
+        return accuracy_score if own and not params else None
+    if type(scorer) is not _Scorer or scorer._sign != 1 or scorer._kwargs:
+        return None
+    function = scorer._score_func
+    requested = scorer._get_metadata_request().score.requests
+    asked = {name for name, alias in requested.items() if alias is True}
+    renamed = any(isinstance(alias, str) for alias in requested.values())
+    if scorer._response_method != "predict" or renamed:
+        return None
+    if function in _BY_CLASS and not asked & set(params):
+        return function
+    if function in _BY_GROUP and asked & set(params) == {"attributes"}:
+        return function
+    return None
