@@ -87,7 +87,16 @@ class EmbeddingExtractor(
     batch_size : int or "auto", default="auto"
         Items per forward pass; halved when memory runs out.
     num_workers : int or "auto", default="auto"
-        Reader threads; 0 reads in the calling thread.
+        Readers, which work ahead of the network; 0 reads in the calling thread.
+    worker_type : {"auto", "thread", "process"}, default="auto"
+        What decodes and prepares images. "auto" is threads, and processes where
+        Python lets no more threads run at once: from 8 readers on, for 10,000 images
+        or more, since processes take seconds to start (they import the libraries of
+        the preprocessing, not the network). PIL images, columns of data sets and a
+        callable `preprocess` have threads then; an image that ends its process, by a
+        fault in a decoder or for want of memory, is unreadable and the others are
+        computed. "process" wants processes and is an error where something cannot be
+        sent to them. Texts always have threads.
     progress : bool, default=True
         Bars, and a line on what was found and computed, on the error stream.
     model_kwargs : dict, default=None
@@ -113,7 +122,7 @@ class EmbeddingExtractor(
     ----------
     last_run_ : RunReport
         After a transform: ``n_items``, ``n_found``, ``n_computed``,
-        ``n_duplicates``, ``n_unreadable``, ``n_damaged``, ``seconds``.
+        ``n_duplicates``, ``n_unreadable``, ``n_damaged``, ``seconds``, ``readers``.
 
     See Also
     --------
@@ -159,6 +168,7 @@ class EmbeddingExtractor(
         storage_dtype: Any = "float16",
         batch_size: Any = "auto",
         num_workers: Any = "auto",
+        worker_type: Any = "auto",
         progress: Any = True,
         model_kwargs: Any = None,
         preprocess: Any = None,
@@ -177,6 +187,7 @@ class EmbeddingExtractor(
         self.storage_dtype = storage_dtype
         self.batch_size = batch_size
         self.num_workers = num_workers
+        self.worker_type = worker_type
         self.progress = progress
         self.model_kwargs = model_kwargs
         self.preprocess = preprocess
@@ -495,7 +506,13 @@ class EmbeddingExtractor(
             if device.type == "cpu" and backbone.modality == "image":
                 size = _CPU_IMAGES
         return Settings(
-            device, dtype, self.storage_dtype, int(size), num_workers, self.compile
+            device,
+            dtype,
+            self.storage_dtype,
+            int(size),
+            num_workers,
+            self.worker_type,
+            self.compile,
         )
 
     @property

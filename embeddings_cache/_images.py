@@ -1,10 +1,11 @@
 """Decoding images: which formats, which limits, and how each mode becomes RGB."""
 
 import io
+import warnings
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
 from embeddings_cache._errors import ItemError
 from embeddings_cache._fingerprint import versions
@@ -26,6 +27,23 @@ def decoder_description() -> dict[str, Any]:
         "colour": "RGB; alpha over white; 16-bit to its high byte",
         "rules": 1,
     }
+
+
+def limits() -> tuple[int | None, bool]:
+    """Return Pillow's settings of this process that say which images it takes."""
+    return Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES
+
+
+def set_limits(pixels: int | None, truncated: bool) -> None:
+    """Take over the `limits` of another process."""
+    Image.MAX_IMAGE_PIXELS = pixels
+    ImageFile.LOAD_TRUNCATED_IMAGES = truncated
+    ignore_bomb_warnings()
+
+
+def ignore_bomb_warnings() -> None:
+    """Silence Pillow's warning; the limit itself is applied by `decode`."""
+    warnings.simplefilter("ignore", Image.DecompressionBombWarning)
 
 
 def decode(data: bytes) -> Image.Image:

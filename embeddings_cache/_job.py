@@ -75,6 +75,7 @@ class Job:
         self.memo = memo
         self.progress = progress
         self.n_found = self.n_computed = self.n_duplicates = self.n_features = 0
+        self.readers = ""
         self.bad: list[BadItem] = []
         self._counted = False
 
@@ -97,13 +98,21 @@ class Job:
     def mapped(self) -> np.ndarray:
         """Return a map of one shard that holds the items in their order."""
         self._read_keys()
-        record = None if self.bad else self.folder.whole(self.keys)
+        record = self._whole()
         if record is None:
             record = self._with_all_rows(self._gather)
-        else:
+        return self.folder.map(record)
+
+    def _whole(self) -> ShardRecord | None:
+        """Return a shard that holds the items in their order, if there is one.
+
+        To ask for it takes one hash of all keys; they need not be told apart.
+        """
+        record = None if self.bad else self.folder.whole(self.keys)
+        if record is not None:
             self._count(n_found=len(self.items))
             self.n_features = record.columns
-        return self.folder.map(record)
+        return record
 
     def save(self, path: Path) -> None:
         """Write the rows, in the order of the items, to a file of the user's."""
@@ -132,6 +141,11 @@ class Job:
         they are computed and the action starts again.
         """
         for _ in range(_ATTEMPTS):
+            record = self._whole()
+            if record is not None:
+                rows = np.arange(len(self.keys))
+                with suppress(_ShardLostError):
+                    return act([record], np.column_stack([np.zeros_like(rows), rows]))
             records, places = self._complete()
             if (places < 0).any():
                 continue
@@ -156,21 +170,27 @@ class Job:
             n_damaged=self.folder.n_damaged,
             n_features=self.n_features,
             seconds=seconds,
+            readers=self.readers,
         )
 
     def _read_keys(self) -> None:
-        """Hash all items; keep the distinct keys in order of first appearance."""
+        """Hash all items."""
         workers, memo = self.num_workers, self.memo
         if self.modality == "text":
             # No files, and hashing a text is less work than handing it to a thread.
             workers, memo = 0, None
-        keys, self.bad = item_keys(self.items, workers, self.progress, memo)
-        readable = np.ones(len(keys), dtype=bool)
+        self.keys, self.bad = item_keys(self.items, workers, self.progress, memo)
+        self.unique: np.ndarray | None = None
+
+    def _tell_apart(self) -> np.ndarray:
+        """Return the distinct keys in order of first appearance."""
+        if self.unique is not None:
+            return self.unique
+        readable = np.ones(len(self.keys), dtype=bool)
         readable[[entry.index for entry in self.bad]] = False
         index = np.flatnonzero(readable)
-        self.keys = keys
         values, first, inverse = np.unique(
-            keys[index], return_index=True, return_inverse=True
+            self.keys[index], return_index=True, return_inverse=True
         )
         order = np.argsort(first)
         rank = np.empty(len(order), dtype=np.int64)
@@ -179,10 +199,12 @@ class Job:
         self.first = index[first[order]]
         self.inverse = rank[inverse.ravel()]
         self.readable = index
+        return self.unique
 
     def _complete(self) -> tuple[list[ShardRecord], np.ndarray]:
         """Look up the items, compute and commit the missing ones, look up again."""
-        records, places = self.folder.find(self.unique)
+        unique = self._tell_apart()
+        records, places = self.folder.find(unique)
         missing = np.flatnonzero(places[:, 0] < 0)
         n_items = int(np.isin(self.inverse, missing).sum())
         n_found = len(self.inverse) - n_items
@@ -190,7 +212,7 @@ class Job:
         bad: list[BadItem] = []
         if len(missing):
             bad = self._compute(self.first[missing])
-            records, places = self.folder.find(self.unique)
+            records, places = self.folder.find(unique)
         if records:
             self.n_features = records[0].columns
         self.bad += self._with_duplicates(bad)
@@ -204,6 +226,7 @@ class Job:
             return runner.compute(self.items, self.keys, indices)
         finally:
             self.n_computed += runner.n_written
+            self.readers = runner.readers
 
     def _with_duplicates(self, bad: list[BadItem]) -> list[BadItem]:
         """Name every item that has the content of an unreadable one."""

@@ -9,7 +9,7 @@ from embeddings_cache._fingerprint import KEY_BYTES
 from embeddings_cache._memo import FileMemo, file_state, settled_state
 from embeddings_cache._parallel import ordered_map
 from embeddings_cache._progress import Progress
-from embeddings_cache._readers import Item
+from embeddings_cache._readers import Item, Texts, read_keys
 from embeddings_cache._shards import KEY_DTYPE
 
 _CHUNK = 64  # items of one task; a task costs more than a small file
@@ -44,6 +44,8 @@ def item_keys(
 
     def read(start: int) -> list[bytes | ItemError]:
         chunk = slice(start, start + _CHUNK)
+        if isinstance(items, Texts):
+            return items.keys(chunk)
         pairs = zip(known[chunk], items[chunk])
         return [key or _read(item, memo) for key, item in pairs]
 
@@ -79,18 +81,15 @@ def _known(
 
 
 def _read(item: Item, memo: FileMemo | None) -> bytes | ItemError:
-    if memo is None or item.path is None:
-        return _key(item)
-    state = settled_state(item.path)
-    key = _key(item)
+    path = item.path or ""
+    state = settled_state(path) if memo and path else None
+    (key,) = read_keys([item])
     # The same state before and after: what was read in between is its content.
-    if isinstance(key, bytes) and state and file_state(item.path) == state:
+    if (
+        memo
+        and state
+        and isinstance(key, bytes)
+        and file_state(item.path or "") == state
+    ):
         memo.learn(state, key)
     return key
-
-
-def _key(item: Item) -> bytes | ItemError:
-    try:
-        return item.key()
-    except ItemError as error:
-        return error

@@ -8,6 +8,7 @@ _CHOICES = {
     "pooling": ("default", "cls", "mean"),
     "precision": ("auto", "float32", "bfloat16", "float16"),
     "storage_dtype": ("float16", "float32"),
+    "worker_type": ("auto", "thread", "process"),
     "modality": ("auto", "image", "text"),
 }
 
@@ -42,6 +43,11 @@ def check_parameters(parameters: dict[str, Any]) -> dict[str, Any]:
     _check_backbone(checked["backbone"])
     _check_number("batch_size", checked["batch_size"], 1)
     _check_number("num_workers", checked["num_workers"], 0)
+    if checked["worker_type"] == "process" and checked["num_workers"] == 0:
+        raise ValueError(
+            "worker_type='process' and num_workers=0, which reads in the calling "
+            "thread: give num_workers of at least 1"
+        )
     for name in ("pretrained", "progress", "compile", "rehash"):
         if not isinstance(checked[name], bool):
             raise TypeError(f"{name}={checked[name]!r} must be True or False")

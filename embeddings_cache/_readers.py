@@ -68,6 +68,11 @@ class Item:
         """Return the 32 bytes that name the content."""
         return hashlib.sha256(self.identity()).digest()
 
+    @property
+    def portable(self) -> bool:
+        """Whether another process can load it, if it is sent there."""
+        return False
+
     def load(self, key: bytes) -> Any:
         """Return the value to embed, if it still is the content of that key."""
         value, identity = self.content()
@@ -79,6 +84,28 @@ class Item:
         return value
 
 
+class Preparation:
+    """Loads an item and prepares it for the network, in any thread or process.
+
+    Parameters
+    ----------
+    prepare : callable
+        From the value to embed to what the network takes.
+    """
+
+    def __init__(self, prepare: Callable[[Any], Any]) -> None:
+        self.prepare = prepare
+
+    def __call__(self, task: tuple[Item, bytes]) -> Any:
+        """Return what was prepared of an item of a key, or the error of reading it."""
+        item, key = task
+        try:
+            value = item.load(key)
+        except ItemError as error:
+            return error
+        return self.prepare(value)
+
+
 class _FileItem(Item):
     """An image file."""
 
@@ -87,6 +114,10 @@ class _FileItem(Item):
     @property
     def path(self) -> str:
         return self.name
+
+    @property
+    def portable(self) -> bool:
+        return True
 
     def identity(self) -> bytes:
         path = Path(self.name)
@@ -111,6 +142,10 @@ class _BytesItem(Item):
         super().__init__(name)
         self._data = data
 
+    @property
+    def portable(self) -> bool:
+        return True
+
     def identity(self) -> bytes:
         return self._data
 
@@ -121,15 +156,23 @@ class _BytesItem(Item):
 class _PixelItem(Item):
     """A decoded image, identified by its pixels."""
 
-    __slots__ = ("_get",)
+    __slots__ = ("_convert", "_value")
 
-    def __init__(self, name: str, get: Callable[[], Image.Image]) -> None:
+    def __init__(
+        self, name: str, value: Any, convert: Callable[[Any], Image.Image]
+    ) -> None:
         super().__init__(name)
-        self._get = get
+        self._value = value
+        self._convert = convert
+
+    @property
+    def portable(self) -> bool:
+        # A PIL image may be open, and to send it decodes it.
+        return isinstance(self._value, np.ndarray)
 
     def content(self) -> tuple[Any, bytes]:
         try:
-            image = self._get()
+            image = self._convert(self._value)
         except ItemError:
             raise
         # A lazily opened image can fail in any way its decoder likes.
@@ -189,6 +232,17 @@ class _RowItem(Item):
         return self._inner().content()
 
 
+def read_keys(items: Sequence[Item]) -> list[bytes | ItemError]:
+    """Return the key of each item, or why it cannot be read."""
+    found: list[bytes | ItemError] = []
+    for item in items:
+        try:
+            found.append(item.key())
+        except ItemError as error:
+            found.append(error)
+    return found
+
+
 class _Items(Sequence[Item]):
     """Items that are made when they are asked for; millions of objects are slow."""
 
@@ -207,6 +261,21 @@ class _Items(Sequence[Item]):
 
     def __iter__(self) -> Iterator[Item]:
         return map(self._make, map(str, count()), self._values)
+
+
+class Texts(_Items):
+    """Texts, whose keys need no object per text."""
+
+    def __init__(self, texts: Sequence[str]) -> None:
+        super().__init__(texts, _TextItem)
+
+    def keys(self, part: slice) -> list[bytes | ItemError]:
+        """Return the keys of some texts, as `read_keys` of their items does."""
+        sha256 = hashlib.sha256
+        try:
+            return [sha256(text.encode()).digest() for text in self._values[part]]
+        except UnicodeEncodeError:
+            return read_keys(self[part])
 
 
 def _check_texts(texts: Sequence[Any]) -> None:
@@ -266,7 +335,7 @@ def read_items(items: Any, modality: str) -> Sequence[Item]:
         # Of a data set's column, a row is read once.
         texts = items if isinstance(items, list | tuple) else list(items)
         _check_texts(texts)
-        return _Items(texts, _TextItem)
+        return Texts(texts)
     if isinstance(items, np.ndarray | list | tuple):
         return [_image_item(str(number), value) for number, value in enumerate(items)]
     return [_RowItem(items, i) for i in range(len(items))]
@@ -301,9 +370,9 @@ def _image_item(name: str, value: Any) -> Item:
         return _BytesItem(str(value["path"] or f"bytes {name}"), value["bytes"])
     if isinstance(value, Image.Image):
         label = str(getattr(value, "filename", "") or f"image {name}")
-        return _PixelItem(label, lambda: _images.to_rgb(value))
+        return _PixelItem(label, value, _images.to_rgb)
     if isinstance(value, np.ndarray):
-        return _PixelItem(f"array {name}", lambda: _images.from_array(value))
+        return _PixelItem(f"array {name}", value, _images.from_array)
     raise TypeError(
         f"items: item {name} is of type {type(value).__name__}; images are paths, PIL "
         "images, uint8 arrays or encoded bytes"

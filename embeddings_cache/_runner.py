@@ -2,26 +2,31 @@
 
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import ExitStack, closing
+from functools import partial
 from itertools import islice
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from threadpoolctl import threadpool_limits
 
+from embeddings_cache import _images
 from embeddings_cache._embedder import Batch, ready
 from embeddings_cache._errors import BadItem, EmbeddingValueError, ItemError
 from embeddings_cache._folder import ShardFolder
 from embeddings_cache._parallel import ordered_map
+from embeddings_cache._processes import WorkerProcesses, WorkerStartError
 from embeddings_cache._progress import Progress
-from embeddings_cache._readers import Item
+from embeddings_cache._readers import Item, Preparation
 from embeddings_cache._settings import Settings
 from embeddings_cache._shards import KEY_DTYPE
 from embeddings_cache.backbones._base import Backbone
 
 SHARD_BYTES = 64 << 20
+PROCESS_WORKERS = 8  # from here on "auto" means processes ...
+PROCESS_ITEMS = 10_000  # ... if so many items are worth their start
 FLUSH_SECONDS = 60.0  # what a kill can cost on a slow machine
 _AHEAD = 4  # batches read before they are needed
 
@@ -39,6 +44,11 @@ class Runner:
         Device, types, batch size and workers.
     progress : Progress
         Shows the bar.
+
+    Attributes
+    ----------
+    readers : str
+        What read the items, for the report.
     """
 
     def __init__(
@@ -57,6 +67,7 @@ class Runner:
         self._bytes = 0
         self._flushed = time.monotonic()
         self.n_written = 0
+        self.readers = ""
 
     def compute(
         self, items: Sequence[Item], keys: np.ndarray, indices: np.ndarray
@@ -80,10 +91,11 @@ class Runner:
                 self.progress.bar(len(order), "embedding") as bar,
                 ready(self.backbone, self.settings) as embedder,
                 warnings.catch_warnings(),
+                # Not left to the garbage collector: readers end with the run.
+                closing(self._prepared(items, keys, order)) as prepared,
             ):
-                # The limit itself is applied by the decoder; see _images.
-                warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-                batches = self._batches(items, keys, order, bad)
+                _images.ignore_bomb_warnings()
+                batches = self._batches(items, order, prepared, bad)
                 for batch, values in embedder.embed(batches):
                     self._keep(keys, batch, values)
                     bar.update(len(values))
@@ -92,28 +104,62 @@ class Runner:
             self._flush()
         return bad
 
+    def _prepared(
+        self, items: Sequence[Item], keys: np.ndarray, order: list[int]
+    ) -> Generator[Any, None, None]:
+        """Yield what was prepared of each item, or why it cannot be; read ahead."""
+        function = Preparation(self.backbone.prepare)
+        tasks = ((items[index], keys[index].tobytes()) for index in order)
+        workers = self.settings.num_workers
+        ahead = _AHEAD * self.settings.batch_size
+        with ExitStack() as stack:
+            processes, refusal = None, self._refusal(items, order)
+            if refusal is None:
+                limits = partial(_images.set_limits, *_images.limits())
+                try:
+                    processes = stack.enter_context(
+                        WorkerProcesses(function, max(1, workers), limits)
+                    )
+                except WorkerStartError as error:
+                    refusal = str(error)
+            if refusal and self.settings.worker_type == "process":
+                raise ValueError(
+                    f"worker_type='process': {refusal}. Use worker_type='thread'"
+                )
+            if processes is not None:
+                self.readers = f"{max(1, workers)} reader processes"
+                yield from processes.map(tasks, ahead, _lost)
+                return
+        self.readers = f"{workers} reader threads" if workers else ""
+        if refusal:
+            self.readers += f", not processes: {refusal}"
+        yield from ordered_map(function, tasks, workers, ahead, initializer=_one_core)
+
+    def _refusal(self, items: Sequence[Item], order: list[int]) -> str | None:
+        """Say why items are not read in processes; None if they are, "" if by rule."""
+        wanted, workers = self.settings.worker_type, self.settings.num_workers
+        few = workers < PROCESS_WORKERS or len(order) < PROCESS_ITEMS
+        # A text is nothing to decode, and tokens are made a batch at a time.
+        text = self.backbone.modality == "text"
+        if wanted == "thread" or text or (wanted == "auto" and few):
+            return ""
+        if wanted == "auto" and self.backbone.own_prepare:
+            return "preprocess is a function of your own"
+        for index in order:
+            if not items[index].portable:
+                return f"{items[index].name} can be read by this process only"
+        return None
+
     def _batches(
         self,
         items: Sequence[Item],
-        keys: np.ndarray,
         order: list[int],
+        prepared: Iterable[Any],
         bad: list[BadItem],
     ) -> Iterator[Batch]:
-        """Read and prepare items ahead; yield the readable ones, a batch at a time."""
-
-        def prepare(index: int) -> tuple[int, Any]:
-            try:
-                value = items[index].load(bytes(keys[index].item()))
-            except ItemError as error:
-                return index, error
-            return index, self.backbone.prepare(value)
-
-        size = self.settings.batch_size
-        workers = self.settings.num_workers
-        ready_items = ordered_map(
-            prepare, order, workers, ahead=_AHEAD * size, initializer=_one_core
-        )
-        while part := list(islice(ready_items, size)):
+        """Yield the readable items, a batch at a time; note the others."""
+        pairs = zip(order, prepared)
+        while part := list(islice(pairs, self.settings.batch_size)):
             bad += [
                 BadItem(index, items[index].name, str(value))
                 for index, value in part
@@ -154,6 +200,10 @@ class Runner:
             )
             self.n_written += sum(map(len, rows))
         self._flushed = time.monotonic()
+
+
+def _lost(task: tuple[Item, bytes], reason: str) -> ItemError:
+    return ItemError(reason)
 
 
 def _one_core() -> None:

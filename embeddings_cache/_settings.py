@@ -23,6 +23,8 @@ class Settings:
         Items per forward pass; halved when memory runs out.
     num_workers : int
         Readers.
+    worker_type : {"auto", "thread", "process"}
+        What the readers of images are.
     compile : bool
         Whether the network is compiled.
     """
@@ -32,6 +34,7 @@ class Settings:
     storage_dtype: str
     batch_size: int
     num_workers: int
+    worker_type: str = "auto"
     compile: bool = False
 
 
@@ -57,6 +60,9 @@ class RunReport:
         Length of an embedding; 0 if the call ended before it was known.
     seconds : float
         Wall time.
+    readers : str
+        What read the computed items, and why not processes where those were meant;
+        empty if the calling thread did, or nothing was computed.
     """
 
     n_items: int
@@ -67,6 +73,7 @@ class RunReport:
     n_damaged: int
     n_features: int
     seconds: float
+    readers: str = ""
 
     def __str__(self) -> str:
         text = (
@@ -79,4 +86,5 @@ class RunReport:
             (self.n_damaged, "damaged cache entries set aside"),
         ):
             text += f", {number} {what}" if number else ""
-        return f"{text} ({self.seconds:.1f} s)"
+        readers = f"; {self.readers}" if self.readers else ""
+        return f"{text} ({self.seconds:.1f} s{readers})"

@@ -168,6 +168,7 @@ def _add_extract(commands: Any, common: argparse.ArgumentParser) -> None:
     add("--storage-dtype", default="float16", choices=("float16", "float32"))
     add("--batch-size", default="auto", type=_number, metavar="N")
     add("--num-workers", default="auto", type=_number, metavar="N")
+    add("--worker-type", default="auto", choices=("auto", "thread", "process"))
     add("--model-kwargs", type=_json_object, metavar="JSON", help="for the library")
     add("--preprocess", type=_json_object, metavar="JSON", help="mean, std, size, ...")
     add("--compile", action="store_true", help="compile the network first")
@@ -283,6 +284,7 @@ def _extract(options: argparse.Namespace) -> _Result | None:
         storage_dtype=options.storage_dtype,
         batch_size=options.batch_size,
         num_workers=options.num_workers,
+        worker_type=options.worker_type,
         # Several bars on one terminal would overwrite each other.
         progress=not options.quiet and rank.index == 0,
         model_kwargs=options.model_kwargs,

@@ -111,6 +111,8 @@ class Backbone:
         What the user should be told, such as that the weights are random.
     channels_last : bool
         Whether weights and batches are laid out with channels last.
+    own_prepare : bool
+        Whether `prepare` is a function of the user's.
     compiled : callable or None
         The compiled `forward`, once there is one.
     """
@@ -123,6 +125,7 @@ class Backbone:
     description: dict[str, Any]
     note: str | None = None
     channels_last: bool = False
+    own_prepare: bool = False
     compiled: Callable[[Any], torch.Tensor] | None = None
 
 

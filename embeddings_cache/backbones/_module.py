@@ -53,6 +53,7 @@ def build(spec: BackboneSpec) -> Backbone:
             network=_describe_network(network),
             preprocess=described,
         ),
+        own_prepare=prepare is spec.preprocess,
     )
 
 

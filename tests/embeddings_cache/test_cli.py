@@ -300,8 +300,9 @@ def test_every_option_reaches_the_extractor(tmp_path, monkeypatch):
         "--backbone": "open_clip:ViT-B-32", "--weights": "w", "--layer": "-2",
         "--pooling": "cls", "--modality": "text", "--device": "cpu",
         "--precision": "bfloat16", "--storage-dtype": "float32", "--batch-size": "7",
-        "--num-workers": "0", "--model-kwargs": '{"a": 1}', "--preprocess": "{}",
-        "--shard": "1/3", "--output": "x.npy", "--cache-dir": "c",
+        "--num-workers": "0", "--worker-type": "thread",
+        "--model-kwargs": '{"a": 1}', "--preprocess": "{}", "--shard": "1/3",
+        "--output": "x.npy", "--cache-dir": "c",
     }  # fmt: skip
     flags = ["--random", "--compile", "--rehash", "--quiet"]
     pairs = [part for pair in options.items() for part in pair]
@@ -310,9 +311,9 @@ def test_every_option_reaches_the_extractor(tmp_path, monkeypatch):
         "items": ["x"], "backbone": "open_clip:ViT-B-32", "weights": "w", "layer": -2,
         "pooling": "cls", "modality": "text", "device": "cpu",
         "precision": "bfloat16", "storage_dtype": "float32", "batch_size": 7,
-        "num_workers": 0, "model_kwargs": {"a": 1}, "preprocess": {}, "shard": (1, 3),
-        "output": "x.npy", "cache_dir": "c", "pretrained": False, "compile": True,
-        "rehash": True, "progress": False,
+        "num_workers": 0, "worker_type": "thread", "model_kwargs": {"a": 1},
+        "preprocess": {}, "shard": (1, 3), "output": "x.npy", "cache_dir": "c",
+        "pretrained": False, "compile": True, "rehash": True, "progress": False,
     }  # fmt: skip
 
 

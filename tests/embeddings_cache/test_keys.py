@@ -61,6 +61,7 @@ def test_what_changes_no_number_leaves_the_key(make_extractor, tmp_path):
         "cache_dir": tmp_path / "other",
         "batch_size": 3,
         "num_workers": 2,
+        "worker_type": "thread",
         "progress": True,
         "preprocess": {},
         "model_kwargs": {},

@@ -10,6 +10,8 @@ from PIL import Image
 from embeddings_cache import UnreadableItemError
 from embeddings_cache._errors import ItemError
 from embeddings_cache._images import FORMATS, decode
+from embeddings_cache._keys import item_keys
+from embeddings_cache._progress import Progress
 from embeddings_cache._readers import read_items
 
 
@@ -27,6 +29,15 @@ def loaded(items, modality="image"):
 def picture():
     values = np.random.default_rng(0).integers(0, 256, (6, 9, 3), dtype=np.uint8)
     return Image.fromarray(values)
+
+
+def test_keys_of_texts_are_those_of_their_items():
+    items = read_items(["a", "\ud800", "\u00e9", "a"], "text")
+    keys, (bad,) = item_keys(items, 0, Progress(False), None)
+    for number in (0, 2, 3):
+        assert keys[number].tobytes() == items[number].key()
+    assert (bad.index, keys[1].tobytes()) == (1, bytes(32))
+    assert "not valid Unicode" in bad.reason
 
 
 def test_a_folder_is_read_in_sorted_order_without_other_files(photo_folder):
