@@ -1,6 +1,7 @@
 """Item keys of a call: from the table of files where it knows them, else by reading."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -12,6 +13,7 @@ from embeddings_cache._progress import Progress
 from embeddings_cache._readers import Item, Texts, read_keys
 from embeddings_cache._shards import KEY_DTYPE
 
+_TEXTS = 4096  # texts hashed between two looks at the bar
 _CHUNK = 64  # items of one task; a task costs more than a small file
 
 
@@ -38,31 +40,36 @@ def item_keys(
     bad : list of BadItem
         The items that cannot be read.
     """
-    found: list[bytes] = []
+    found: list[bytes | ItemError] = []
     bad: list[BadItem] = []
     known = _known(items, workers, memo)
 
     def read(start: int) -> list[bytes | ItemError]:
-        chunk = slice(start, start + _CHUNK)
+        chunk = slice(start, start + step)
         if isinstance(items, Texts):
             return items.keys(chunk)
         pairs = zip(known[chunk], items[chunk])
         return [key or _read(item, memo) for key, item in pairs]
 
-    starts = range(0, len(items), _CHUNK)
+    step = _TEXTS if isinstance(items, Texts) else _CHUNK
+    starts = range(0, len(items), step)
     parts = ordered_map(read, starts, workers, ahead=4 * max(1, workers))
     with progress.bar(len(items), "reading") as bar:
         for part in parts:
-            for result in part:
-                if isinstance(result, ItemError):
-                    index = len(found)
-                    bad.append(BadItem(index, items[index].name, str(result)))
-                    result = bytes(KEY_BYTES)
-                found.append(result)
+            if set(map(type, part)) != {bytes}:
+                bad += [
+                    BadItem(index, items[index].name, str(result))
+                    for index, result in enumerate(part, len(found))
+                    if isinstance(result, ItemError)
+                ]
+            found += part
             bar.update(len(part))
     if memo is not None:
         memo.save()
-    return np.frombuffer(b"".join(found), dtype=KEY_DTYPE), bad
+    for entry in bad:
+        found[entry.index] = bytes(KEY_BYTES)
+    keys: list[Any] = found  # no error is left
+    return np.frombuffer(b"".join(keys), dtype=KEY_DTYPE), bad
 
 
 def _known(

@@ -279,6 +279,8 @@ class Texts(_Items):
 
 
 def _check_texts(texts: Sequence[Any]) -> None:
+    if set(map(type, texts)) <= {str}:
+        return
     for number, text in enumerate(texts):
         if not isinstance(text, str):
             raise TypeError(

@@ -37,7 +37,7 @@ def threads(count):
             torch.set_num_threads(before)
 
 
-def rounds(repeats, runs, settle=lambda: None):
+def rounds(repeats, runs, settle=lambda: None, before=lambda: None):
     """Time calls in turn, round after round, so that drift hits all of them alike.
 
     Parameters
@@ -46,6 +46,8 @@ def rounds(repeats, runs, settle=lambda: None):
     runs : dict of str to callable
     settle : callable, default=None
         Waits until the device is idle, around every call.
+    before : callable, default=None
+        Prepares every call, untimed.
 
     Returns
     -------
@@ -56,6 +58,7 @@ def rounds(repeats, runs, settle=lambda: None):
     seconds, results = {name: [] for name in runs}, {}
     for _ in range(repeats):
         for name, run in runs.items():
+            before()
             settle()
             start = time.perf_counter()
             results[name] = run()

@@ -166,6 +166,8 @@ def images(folder, arguments):
         "DataLoader": plain_loop,
         "timm's create_loader": timm_loop,
     }
+    if arguments.ours:
+        runs = {name: runs[name] for name in (next(iter(runs)), "transform")}
     forward(network, tensors[:2])
     forward(plain, rows[:2])
     report(runs, len(paths), next(iter(runs)), arguments, target_of="transform")

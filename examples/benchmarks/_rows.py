@@ -52,6 +52,8 @@ def warm(folder, arguments):
     )
     items = [str(n) for n in range(rows)]
     extractor.transform(items)
+    # Another order than that of the shards, which have similar lengths together.
+    shuffled = [items[n] for n in np.random.default_rng(0).permutation(rows)]
     flat = folder / "flat"
     extractor.transform(items, out="memmap").tofile(flat)
 
@@ -62,17 +64,40 @@ def warm(folder, arguments):
         return torch.from_numpy(read()).float().numpy()
 
     print(
-        "All files are in the page cache. Items are texts, which are hashed each time."
+        "Items are texts, which are hashed each time. One shard has them in their "
+        "order, except for the row that says otherwise."
     )
     runs = {
         "flat file": read,
         "flat file, to float32": converted,
         "transform, to float32": lambda: extractor.transform(items),
+        "transform, items in random order": lambda: extractor.transform(shuffled),
         "transform(out='memmap')": lambda: extractor.transform(items, out="memmap"),
     }
-    seconds, _ = common.rounds(arguments.repeats, runs)
+    for run in runs.values():
+        run()
+    compared(runs, "all files in the page cache", arguments)
+    if hasattr(os, "posix_fadvise"):
+        names = ("flat file", "flat file, to float32", "transform, to float32")
+        cold = {name: runs[name] for name in names}
+        compared(cold, "no file in it", arguments, lambda: drop(folder))
+    opening(extractor, items, arguments)
+
+
+def drop(folder):
+    """Take all files below a folder out of the page cache."""
+    for path in folder.rglob("*"):
+        if path.is_file():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def compared(runs, state, arguments, before=lambda: None):
+    """Time ways to read the same rows."""
+    seconds, _ = common.rounds(arguments.repeats, runs, before=before)
     common.head(
-        "reading",
+        f"reading, {state}",
         "seconds",
         "bandwidth over that of the flat file (lowest to highest)",
         "over that to float32",
@@ -90,7 +115,6 @@ def warm(folder, arguments):
             common.spread(other),
             *(target if name == "transform, to float32" else ("", "")),
         )
-    opening(extractor, items, arguments)
 
 
 def opening(extractor, items, arguments):

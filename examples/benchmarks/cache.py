@@ -46,6 +46,9 @@ def read_arguments():
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--network", default="resnet50", help="of timm, in table 1")
     parser.add_argument("--images", type=int, default=64, help="default: 64")
+    parser.add_argument(
+        "--ours", action="store_true", help="table 1 without DataLoader and timm"
+    )
     parser.add_argument("--texts", type=int, default=1024, help="default: 1024")
     parser.add_argument(
         "--rows", type=int, default=100_000, help="of tables 3 and 4 (default: 100000)"
