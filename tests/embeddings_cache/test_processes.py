@@ -191,7 +191,10 @@ def test_no_process_survives_its_parent(tmp_path, name):
         children = [int(number) for number in process.stdout.readline().split()]
         assert len(children) == 2
         process.send_signal(getattr(signal, name))
-        process.wait(timeout=20)
+        try:
+            process.wait(timeout=20)
+        finally:
+            process.kill()
     deadline = time.monotonic() + 20
     while alive := [number for number in children if _is_alive(number)]:
         assert time.monotonic() < deadline, alive
