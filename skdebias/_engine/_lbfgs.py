@@ -31,8 +31,7 @@ _MEMORY = 20
 _BLOCK_ENTRIES = 1 << 22
 # Entries of one block of rows on the CPU, which the second product finds in a cache.
 _CACHED_ENTRIES = 1 << 20
-# Fewer logits than this are formed row first: half the time on the CPU. A lone one is
-# formed twice, because products with one column are slower than with two.
+# Fewer logits than this are formed row first: half the time on the CPU.
 _FEW_LOGITS = 8
 # Problems of at most this many entries are solved in double precision throughout: with
 # little weight decay the rounding of float32 ends the line search too early.
@@ -376,14 +375,18 @@ class _Objective:
         bias_gradient = gradient.new_zeros(len(coefs))
         scratch = self._scratch(rows)
         weights = partial(scratch, "weights", len(heads), dtype=coefs.dtype)
-        product = scratch("product", *coefs.shape, dtype=coefs.dtype)
+        n_logits, n_padded = len(coefs), _padded(len(coefs))
+        product = scratch("product", n_padded, coefs.shape[1], dtype=coefs.dtype)
         for where, X, losses, residual in self._blocks(coefs, biases, heads, rows):
             own = weights(len(X))
             torch.index_select(table, 1, self._rows.strata[where], out=own)
             # Sums within a block are as precise as its losses; those of blocks add up.
             value += losses.mul_(own).sum(1)
-            delta = residual.mul_(own[:, None]).flatten(0, 1)
-            gradient += torch.mm(delta, X, out=product)
+            padded = scratch("delta", n_padded, len(X), dtype=X.dtype)
+            padded[n_logits:] = 0.0
+            delta = padded[:n_logits]
+            torch.mul(residual, own[:, None], out=delta.view_as(residual))
+            gradient += torch.mm(padded, X, out=product)[:n_logits]
             bias_gradient += delta.sum(1)
         return value, gradient, bias_gradient
 
@@ -409,25 +412,35 @@ class _Objective:
         if coefs.device.type == "cpu":
             size = min(size, _CACHED_ENTRIES // self._rows.n_features)
         size = max(size, 256)
-        few = None
-        if len(coefs) < _FEW_LOGITS:
-            few = coefs if len(coefs) > 1 else coefs.repeat(2, 1)
+        n_logits = len(coefs)
+        few = n_logits < _FEW_LOGITS
+        # A lone logit is formed twice: products with one column are slower than two.
+        n_formed = max(2, n_logits) if few else _padded(n_logits)
+        coefs = torch.cat([coefs, coefs[:1].expand(n_formed - n_logits, -1)])
+        biases = torch.cat([biases, biases[:1].expand(n_formed - n_logits, -1)])
         scratch = self._scratch(rows)
         for start in range(rows.start, rows.stop, size):
             where = slice(start, min(start + size, rows.stop))
             X = self._rows.block(where)
-            logits = scratch("logits", len(coefs), len(X), dtype=X.dtype)
-            if few is None:
-                torch.addmm(biases, coefs, X.T, out=logits)
+            logits = scratch("logits", n_formed, len(X), dtype=X.dtype)
+            if few:
+                torch.add((X @ coefs.T).T, biases, out=logits)
             else:
-                torch.add((X @ few.T)[:, : len(coefs)].T, biases, out=logits)
+                torch.addmm(biases, coefs, X.T, out=logits)
             losses, residual = cross_entropy_by_head(
-                logits.view(-1, self._n_out, len(X)), self._rows.y[where], scratch
+                logits[:n_logits].view(-1, self._n_out, len(X)),
+                self._rows.y[where],
+                scratch,
             )
             if self._factors is not None:
                 factors = self._factors[self._factor[heads], where]
                 losses, residual = losses * factors, residual * factors[:, None]
             yield where, X, losses, residual
+
+
+def _padded(n_logits: int) -> int:
+    """Logits to form: by fours, products are up to a sixth faster on the CPU."""
+    return n_logits if n_logits < _FEW_LOGITS else -(-n_logits // 4) * 4
 
 
 def _row_factors(

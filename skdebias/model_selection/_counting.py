@@ -18,7 +18,7 @@ from skdebias.metrics import (
 )
 
 # Predictions of one block of heads.
-_BLOCK_ENTRIES = 1 << 26
+_BLOCK_ENTRIES = 1 << 23
 
 
 def _overall(correct, counts):
