@@ -277,7 +277,9 @@ class _Rows:
         self._copy: Tensor | None = None
         direct = self._whole and features.dtype == self.dtype
         if not direct and size * self.dtype.itemsize <= _COPIED_BYTES:
-            self._copy = features.rows(self._index).to(self.dtype)
+            whole = slice(0, features.n_rows)
+            taken = features.block(whole) if self._whole else features.rows(self._index)
+            self._copy = taken.to(self.dtype)
 
     def __len__(self) -> int:
         return len(self._index)
