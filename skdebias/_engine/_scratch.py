@@ -19,8 +19,8 @@ class Scratch:
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        self._memory: dict[str, Tensor] = {}
-        self._views: dict[tuple[str, tuple[int, ...]], Tensor] = {}
+        self._memory: dict[tuple[str, torch.dtype], Tensor] = {}
+        self._views: dict[tuple[str, torch.dtype, tuple[int, ...]], Tensor] = {}
 
     def __call__(
         self, name: str, *shape: int, dtype: torch.dtype = torch.float32
@@ -32,21 +32,21 @@ class Scratch:
         name : str
         *shape : int
         dtype : torch.dtype, default=torch.float32
-            The same for every use of a name.
+            Another type is another piece of memory.
 
         Returns
         -------
         Tensor of shape `shape`
             Whatever the last step left.
         """
-        view = self._views.get((name, shape))
+        view = self._views.get((name, dtype, shape))
         if view is None:
-            size = prod(shape)
-            memory = self._memory.get(name)
+            key, size = (name, dtype), prod(shape)
+            memory = self._memory.get(key)
             if memory is None or len(memory) < size:
                 memory = torch.empty(size, dtype=dtype, device=self._device)
-                self._memory[name] = memory
+                self._memory[key] = memory
                 # Views of the memory that was too small would keep it alive.
-                self._views = {k: v for k, v in self._views.items() if k[0] != name}
-            view = self._views[name, shape] = memory[:size].view(shape)
+                self._views = {k: v for k, v in self._views.items() if k[:2] != key}
+            view = self._views[name, dtype, shape] = memory[:size].view(shape)
         return view

@@ -218,6 +218,8 @@ def truncations(work: Run, folder: Path) -> Counter[str]:
         (path, *_) = [p for p in _damageable(root) if _kind(p) == kind]
         for size in list(_cuts(path, kind)):
             (path, *_) = [p for p in _damageable(root) if _kind(p) == kind]
+            if size >= path.stat().st_size:
+                continue  # the healed record's time has a digit less
             os.truncate(path, size)
             counts[f"truncated {kind}"] += 1
             _require_found(root, "size", f"{path.name} cut to {size} bytes")

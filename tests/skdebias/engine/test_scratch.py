@@ -26,4 +26,5 @@ def test_it_grows_and_serves_the_smaller_shape_from_the_new_memory():
 def test_types():
     scratch = Scratch(CPU)
     assert scratch("sums", 2, dtype=torch.float64).dtype == torch.float64
-    assert scratch("rows", 2).dtype == torch.float32
+    assert scratch("sums", 2).dtype == torch.float32
+    assert scratch("sums", 2, dtype=torch.float64).dtype == torch.float64
