@@ -73,11 +73,13 @@ class Features:
         """
         flat = index.reshape(-1).to(self._tensor.device)
         shape = (len(flat), self.n_features)
-        held = scratch or Scratch(self._tensor.device)
-        taken = held("rows", *shape, dtype=self.dtype)
+        # Rows that are not resident come by way of memory elsewhere.
+        if scratch is None or self._streamed:
+            scratch = Scratch(self._tensor.device)
+        taken = scratch("rows", *shape, dtype=self.dtype)
         torch.index_select(self._tensor, 0, flat, out=taken)
         if self.dtype != torch.float32:
-            taken = held("float32 rows", *shape).copy_(taken)
+            taken = scratch("float32 rows", *shape).copy_(taken)
         return taken.to(self.device).view(*index.shape, self.n_features)
 
     def gathered(

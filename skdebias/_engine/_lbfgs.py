@@ -270,10 +270,7 @@ class _Rows:
         self.strata = torch.from_numpy(strata[used]).to(device)
         size = len(index) * features.n_features
         self.dtype = torch.float64 if size <= _DOUBLE_ENTRIES else torch.float32
-        #: Class codes, in the precision of the logits where they are a target as such.
         self.y = torch.from_numpy(y[index]).to(device)
-        if y.max() == 1:
-            self.y = self.y.to(self.dtype)
         self._copy: Tensor | None = None
         direct = self._whole and features.dtype == self.dtype
         if not direct and size * self.dtype.itemsize <= _COPIED_BYTES:
@@ -323,6 +320,8 @@ class _Objective:
         self._decay = torch.from_numpy(weight_decay).to(device)[:, None]
         self.start = start
         self._n_out = start.shape[1] // (rows.n_features + 1)
+        # Of two classes the codes are the targets as such, cast once.
+        self._y = rows.y.to(rows.dtype) if self._n_out == 1 else rows.y
         self._anchor = anchor
         decayed = torch.ones(self._n_out, rows.n_features + 1, device=device)
         if anchor is None:
@@ -431,7 +430,7 @@ class _Objective:
                 torch.addmm(biases, coefs, X.T, out=logits)
             losses, residual = cross_entropy_by_head(
                 logits[:n_logits].view(-1, self._n_out, len(X)),
-                self._rows.y[where],
+                self._y[where],
                 scratch,
             )
             if self._factors is not None:
