@@ -7,6 +7,7 @@ import numpy as np
 from scipy.special import expit, softmax
 from sklearn.base import BaseEstimator, ClassifierMixin, _fit_context
 from sklearn.callback import CallbackSupportMixin
+from sklearn.pipeline import Pipeline
 from sklearn.utils import check_random_state
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
@@ -27,6 +28,11 @@ _PREDICT_VALUES = 1 << 23
 
 # Fitted attributes of a head: linear, or with hidden layers.
 HEAD_ATTRIBUTES = ("coef_", "intercept_", "coefs_", "intercepts_")
+
+
+def final_head(estimator):
+    """Return the last step of a Pipeline, or the estimator itself."""
+    return estimator[-1] if isinstance(estimator, Pipeline) else estimator
 
 
 class HeadClassifier(

@@ -375,19 +375,18 @@ class _Objective:
         gradient = torch.zeros_like(coefs, dtype=torch.float64)
         bias_gradient = gradient.new_zeros(len(coefs))
         scratch = self._scratch(rows)
-        weights = partial(scratch, "weights", len(heads), dtype=coefs.dtype)
-        n_logits, n_padded = len(coefs), _padded(len(coefs))
+        n_given, n_padded = len(coefs), _padded(len(coefs))
         product = scratch("product", n_padded, coefs.shape[1], dtype=coefs.dtype)
         for where, X, losses, residual in self._blocks(coefs, biases, heads, rows):
-            own = weights(len(X))
+            own = scratch("weights", len(heads), len(X), dtype=X.dtype)
             torch.index_select(table, 1, self._rows.strata[where], out=own)
             # Sums within a block are as precise as its losses; those of blocks add up.
             value += losses.mul_(own).sum(1)
             padded = scratch("delta", n_padded, len(X), dtype=X.dtype)
-            padded[n_logits:] = 0.0
-            delta = padded[:n_logits]
+            padded[n_given:] = 0.0
+            delta = padded[:n_given]
             torch.mul(residual, own[:, None], out=delta.view_as(residual))
-            gradient += torch.mm(padded, X, out=product)[:n_logits]
+            gradient += torch.mm(padded, X, out=product)[:n_given]
             bias_gradient += delta.sum(1)
         return value, gradient, bias_gradient
 
@@ -413,12 +412,12 @@ class _Objective:
         if coefs.device.type == "cpu":
             size = min(size, _CACHED_ENTRIES // self._rows.n_features)
         size = max(size, 256)
-        n_logits = len(coefs)
-        few = n_logits < _FEW_LOGITS
+        n_given = len(coefs)
+        few = n_given < _FEW_LOGITS
         # A lone logit is formed twice: products with one column are slower than two.
-        n_formed = max(2, n_logits) if few else _padded(n_logits)
-        coefs = torch.cat([coefs, coefs[:1].expand(n_formed - n_logits, -1)])
-        biases = torch.cat([biases, biases[:1].expand(n_formed - n_logits, -1)])
+        n_formed = max(2, n_given) if few else _padded(n_given)
+        coefs = torch.cat([coefs, coefs[:1].expand(n_formed - n_given, -1)])
+        biases = torch.cat([biases, biases[:1].expand(n_formed - n_given, -1)])
         scratch = self._scratch(rows)
         for start in range(rows.start, rows.stop, size):
             where = slice(start, min(start + size, rows.stop))
@@ -429,7 +428,7 @@ class _Objective:
             else:
                 torch.addmm(biases, coefs, X.T, out=logits)
             losses, residual = cross_entropy_by_head(
-                logits[:n_logits].view(-1, self._n_out, len(X)),
+                logits[:n_given].view(-1, self._n_out, len(X)),
                 self._y[where],
                 scratch,
             )
@@ -439,9 +438,9 @@ class _Objective:
             yield where, X, losses, residual
 
 
-def _padded(n_logits: int) -> int:
+def _padded(n_given: int) -> int:
     """Logits to form: by fours, products are up to a sixth faster on the CPU."""
-    return n_logits if n_logits < _FEW_LOGITS else -(-n_logits // 4) * 4
+    return n_given if n_given < _FEW_LOGITS else -(-n_given // 4) * 4
 
 
 def _row_factors(

@@ -8,9 +8,9 @@ from sklearn.metrics._scorer import (
     _PassthroughScorer,
     _Scorer,
 )
-from sklearn.pipeline import Pipeline
 
 from skdebias._attributes import Groups, encode_attributes, factorize
+from skdebias._head import final_head
 from skdebias.metrics import (
     group_balanced_accuracy_score,
     worst_class_accuracy_score,
@@ -131,9 +131,7 @@ class Counts:
 def _score_function(scorer, params):
     """Return the function that a scorer applies to predictions, if it only counts."""
     if isinstance(scorer, _PassthroughScorer):
-        estimator = scorer._estimator
-        final = estimator[-1] if isinstance(estimator, Pipeline) else estimator
-        own = type(final).score is ClassifierMixin.score
+        own = type(final_head(scorer._estimator)).score is ClassifierMixin.score
         return accuracy_score if own and not params else None
     if type(scorer) is not _Scorer or scorer._sign != 1 or scorer._kwargs:
         return None

@@ -15,8 +15,8 @@ from sklearn.utils._param_validation import (
 )
 
 from skdebias._base import BaseDebiasedClassifier
+from skdebias._head import final_head
 from skdebias.model_selection._search import BaseBatchedSearchCV
-from skdebias.model_selection._stacks import final_head
 
 _RESOURCES = Interval(Integral, 1, None, closed="left")
 

@@ -23,7 +23,7 @@ from sklearn.utils.validation import _check_method_params
 from tqdm import tqdm
 
 from skdebias._base import BaseDebiasedClassifier
-from skdebias._head import HeadClassifier
+from skdebias._head import HeadClassifier, final_head
 from skdebias._mapped import take_rows
 from skdebias._validation import TrainingData
 from skdebias.model_selection._counting import Counts
@@ -57,11 +57,6 @@ def check_stackable(estimator, search):
             "estimators of skdebias, alone or at the end of a Pipeline. Use "
             "sklearn.model_selection.GridSearchCV for others."
         )
-
-
-def final_head(estimator):
-    """Return the last step of a Pipeline, or the estimator itself."""
-    return estimator[-1] if isinstance(estimator, Pipeline) else estimator
 
 
 class _Member(NamedTuple):
