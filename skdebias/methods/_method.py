@@ -10,6 +10,7 @@ from torch import Tensor
 
 from skdebias._attributes import Groups
 from skdebias.methods._plan import SamplingPlan
+from skdebias.methods._saliency import Saliencies, factors
 
 
 @dataclass(frozen=True)
@@ -108,6 +109,10 @@ class Aggregate(Protocol):
 class ForwardPass:
     """What a penalty may know of one optimiser step beyond :class:`Step`.
 
+    This is the forward pass of stacked heads, whose derivatives are in closed form and
+    not part of any graph. That of whole networks has no `coefs`, and its `logits` and
+    :meth:`saliencies` are recorded.
+
     Parameters
     ----------
     logits : Tensor of shape (S, R, M, n_logits)
@@ -126,6 +131,29 @@ class ForwardPass:
     activations: Sequence[Tensor]
     coefs: Sequence[Tensor]
 
+    def saliencies(self, heads: Tensor, values: Tensor) -> Saliencies:
+        """Return gradients of outputs in the inputs.
+
+        Parameters
+        ----------
+        heads : Tensor of shape (n,)
+            Positions among the `M` heads of a stream, the same in every stream.
+        values : Tensor of shape (S * n, R, n_logits)
+            Which combination of the logits is differentiated.
+
+        Returns
+        -------
+        Saliencies
+        """
+
+        def of_heads(stacked: Tensor) -> Tensor:
+            by_stream = stacked.unflatten(0, (len(self.logits), -1))
+            return by_stream[:, heads].flatten(0, 1)
+
+        coefs = [of_heads(coef) for coef in self.coefs]
+        masks = [of_heads(hidden) > 0 for hidden in self.activations[1:]]
+        return factors(values, coefs, masks)
+
 
 @dataclass(frozen=True)
 class PenaltyTerm:
@@ -134,7 +162,8 @@ class PenaltyTerm:
     Parameters
     ----------
     values : Tensor of shape (S, M)
-        Added to the objective of every head.
+        Added to the objective of every head. Where the forward pass is recorded, so
+        are these, and what follows holds only what is not in their graph.
     logits : Tensor of shape (S, R, M, n_logits)
         Derivative through the logits; the engine carries it on to all parameters.
     coefs : sequence of Tensor or None

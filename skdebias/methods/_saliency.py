@@ -15,7 +15,7 @@ All tensors have the heads of a stack as their first axis, `B` of them.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol, Self
 
 import torch
 from torch import Tensor
@@ -123,6 +123,33 @@ def _single(kind: Saliency, z: Tensor, y: Tensor, per_row: bool) -> Coefficients
     return Coefficients(values, p * (1.0 - p), sign)
 
 
+class Saliencies(Protocol):
+    """Gradients of outputs in the inputs, in whatever form a model has them."""
+
+    def oppose(
+        self, student: Self, measure: "Opposition", weights: Tensor
+    ) -> tuple[Tensor, Tensor | None, list[Tensor]]:
+        """Measure how far these saliencies, a teacher's, are from opposing others.
+
+        Parameters
+        ----------
+        student : Saliencies
+            Of the same form; constants.
+        measure : Opposition
+        weights : Tensor of shape (B, R)
+            Shares of the rows, summing to one.
+
+        Returns
+        -------
+        values : Tensor of shape (B,)
+        coefficients : Tensor of shape (B, R, n_logits) or None
+            Derivative in what was differentiated. None if `values` are recorded.
+        coefs : list of Tensor
+            Derivatives in the weights at fixed coefficients; empty likewise.
+        """
+        ...
+
+
 @dataclass(frozen=True)
 class Factors:
     """Saliencies of heads, `left @ right`.
@@ -144,6 +171,13 @@ class Factors:
     chain: list[Tensor]
     masks: Sequence[Tensor]
     coefs: Sequence[Tensor]
+
+    def oppose(
+        self, student: Self, measure: "Opposition", weights: Tensor
+    ) -> tuple[Tensor, Tensor | None, list[Tensor]]:
+        """Return the measure and its derivatives, as :class:`Saliencies` says."""
+        values, left, right = measure(student, self, weights)
+        return values, *self.backward(left, right)
 
     def backward(self, left: Tensor, right: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Carry derivatives in the factors on to coefficients and weights.
@@ -246,7 +280,7 @@ class Opposition:
         if self.needs_coordinates:
             g_s = student.left @ student.right
             g_t = teacher.left @ teacher.right
-            values, grad = self._from_coordinates(g_s, g_t, weights)
+            values, grad = self.of_coordinates(g_s, g_t, weights)
             left = grad @ teacher.right.transpose(1, 2)
             return values, left, teacher.left.transpose(1, 2) @ grad
         return self._from_products(student, teacher, weights)
@@ -286,10 +320,25 @@ class Opposition:
             d_tt = torch.zeros_like(tt)
         return values, outer * by_s * by_t, d_tt - 0.5 * outer * cosine * by_t**2
 
-    def _from_coordinates(
+    def of_coordinates(
         self, g_s: Tensor, g_t: Tensor, weights: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Penalty of the saliencies (B, R, D) and its derivative in the teacher's."""
+        """Return the penalty of saliencies that are formed.
+
+        Parameters
+        ----------
+        g_s, g_t : Tensor of shape (B, R, D)
+            Saliencies of the student and of the teacher.
+        weights : Tensor of shape (B, R)
+            Shares of the rows, summing to one.
+
+        Returns
+        -------
+        values : Tensor of shape (B,)
+            Differentiable in `g_t` too, should it be recorded.
+        grad : Tensor of shape (B, R, D)
+            Derivative in the teacher's saliencies.
+        """
         shares = weights[..., None]
         n_s, _, _ = self._normalised(g_s, shares)
         n_t, by_t, d_square = self._normalised(g_t, shares)

@@ -14,10 +14,8 @@ from skdebias.methods._method import ForwardPass, Method, PenaltyTerm, Setting, 
 from skdebias.methods._plan import SamplingPlan
 from skdebias.methods._saliency import (
     Coefficients,
-    Factors,
     Opposition,
     coefficients,
-    factors,
     gram_opposition,
 )
 
@@ -207,7 +205,7 @@ class SaliencyPenalty:
     def __call__(self, step: Step, forward: ForwardPass) -> PenaltyTerm:
         """Return the step's penalty and advance the state."""
         y = step.y.to(forward.logits.device)
-        self._watch.step(forward.logits, y)
+        self._watch.step(forward.logits.detach(), y)
         term = PenaltyTerm(
             torch.zeros_like(step.losses[:, 0]),
             torch.zeros_like(forward.logits),
@@ -221,7 +219,8 @@ class SaliencyPenalty:
             values, d_logits, d_coefs = heads.penalty(self._methods[i])
             if i not in self._scale:
                 first = step.losses[..., 2 * members + 1].mean(1).flatten()
-                self._scale[i] = self._first_scale(self._methods[i], first, values)
+                constant = values.detach()
+                self._scale[i] = self._first_scale(self._methods[i], first, constant)
             factor = strength.flatten() * self._scale[i]
             if self._methods[i].scale == "initial":
                 factor = factor * heads.confidence()
@@ -292,23 +291,20 @@ class _Heads:
         chosen = self._forward.logits[:, :, 2 * self._members + head]
         return chosen.transpose(1, 2).flatten(0, 1)
 
-    def _of_head(self, stacked: Tensor, head: int) -> Tensor:
-        """Take (B, ...) from the heads (S * M, ...) of the stack."""
-        return stacked.unflatten(0, (self._streams, -1))[
-            :, 2 * self._members + head
-        ].flatten(0, 1)
-
     def confidence(self) -> Tensor:
         """`v / (1 + v)` with the variance `v` of the teachers' logits; a constant."""
-        logits = self._logits(1)
+        logits = self._logits(1).detach()
         logits = (
             logits - logits.mean(-1, keepdim=True) if logits.shape[-1] > 1 else logits
         )
         variance = logits.var(1, correction=0).sum(-1)
         return variance / (1.0 + variance)
 
-    def penalty(self, method: ULE) -> tuple[Tensor, Tensor, list[Tensor]]:
-        """Values (B,), and derivatives in the teachers' logits and weights."""
+    def penalty(self, method: ULE) -> tuple[Tensor, Tensor | None, list[Tensor]]:
+        """Values (B,), and derivatives in the teachers' logits and weights.
+
+        None stands for no derivative in the logits, but for what `values` recorded.
+        """
         if method.gram:
             values, grad = gram_opposition(
                 centred_logits(self._logits(0)),
@@ -323,11 +319,14 @@ class _Heads:
             for h in (0, 1)
         ]
         values_s, values_t, weights = self._rows(method.opposition, *by_head)
-        student, teacher = self._factors(0, values_s), self._factors(1, values_t)
-        values, left, right = method.opposition(student, teacher, weights)
-        d_values, d_coefs = teacher.backward(left, right)
-        if d_values.shape[1] != self._y.shape[1]:  # pairs of classes, not rows
-            return values, torch.zeros_like(self._logits(1)), d_coefs
+        student, teacher = (
+            self._forward.saliencies(2 * self._members + head, values)
+            for head, values in enumerate((values_s, values_t))
+        )
+        values, d_values, d_coefs = teacher.oppose(student, method.opposition, weights)
+        # Pairs of classes, not rows: they change with no logit.
+        if d_values is None or d_values.shape[1] != self._y.shape[1]:
+            return values, None, d_coefs
         return values, by_head[1].backward(d_values), d_coefs
 
     def _rows(
@@ -355,26 +354,21 @@ class _Heads:
         weights = student.values.new_full(self._y.shape, 1.0 / n_rows)
         return student.values, teacher.values, weights
 
-    def _factors(self, head: int, values: Tensor) -> Factors:
-        coefs = [self._of_head(c, head) for c in self._forward.coefs]
-        inputs = self._forward.activations[1:]
-        masks = [self._of_head(a, head) > 0 for a in inputs]
-        return factors(values, coefs, masks)
-
     def add(
         self,
         term: PenaltyTerm,
         factor: Tensor,
         values: Tensor,
-        d_logits: Tensor,
+        d_logits: Tensor | None,
         d_coefs: Sequence[Tensor],
     ) -> None:
         """Add `factor` times a penalty to the entries of the teachers."""
         teachers = 2 * self._members + 1
         shape = (self._streams, len(self._members))
-        scaled = factor[:, None, None] * d_logits
         term.values[:, teachers] = (factor * values).view(shape)
-        term.logits[:, :, teachers] = scaled.unflatten(0, shape).transpose(1, 2)
+        if d_logits is not None:
+            scaled = factor[:, None, None] * d_logits
+            term.logits[:, :, teachers] = scaled.unflatten(0, shape).transpose(1, 2)
         for out, grad in zip(term.coefs or (), d_coefs):
             by_stream = out.unflatten(0, (self._streams, -1))
             by_stream[:, teachers] = (factor[:, None, None] * grad).unflatten(0, shape)
