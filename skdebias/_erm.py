@@ -183,3 +183,65 @@ def erm_like(estimator, **changes):
         "warm_start": False
     }
     return ERMClassifier(**(kept | changes))
+
+
+class HeadModels:
+    """Where the first stage of a head gets its models: heads of the same kind.
+
+    A whole network has networks instead; see `skdebias.finetune`.
+
+    Parameters
+    ----------
+    estimator : BaseDebiasedClassifier
+        Whose first stage it is.
+    """
+
+    def __init__(self, estimator):
+        self._estimator = estimator
+
+    def erm(self, **changes):
+        """Return an unfitted ERM model of the same architecture and settings.
+
+        Parameters
+        ----------
+        **changes : dict
+            Parameters to set instead.
+
+        Returns
+        -------
+        classifier
+        """
+        return erm_like(self._estimator, **changes)
+
+    def last_layer(self, X, y, reference):
+        """Return features and the model whose last layers read them.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+        y : array-like of shape (n_samples,)
+        reference : dict or None
+            Changes to the ERM model, which is wanted in training; None if it is not.
+
+        Returns
+        -------
+        features : array-like of shape (n_samples, n_features)
+        model : classifier or None
+            A head on these features, perhaps not fitted yet.
+        """
+        return X, None if reference is None else self.erm(**reference)
+
+
+def models_of(estimator, data):
+    """Return where an estimator's first stage gets its models.
+
+    Parameters
+    ----------
+    estimator : BaseDebiasedClassifier
+    data : TrainingData
+
+    Returns
+    -------
+    HeadModels or alike
+    """
+    return data.models or HeadModels(estimator)

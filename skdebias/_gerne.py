@@ -8,6 +8,7 @@ from sklearn.base import clone
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 
 from skdebias._base import BaseDebiasedClassifier
+from skdebias._erm import models_of
 
 # Slack for a beta that was itself computed from the bound.
 _TOLERANCE = 1e-9
@@ -228,7 +229,7 @@ class GERNEClassifier(BaseDebiasedClassifier):
         self.__dict__.pop("pseudo_attributes_", None)
         if data.attributes is not None:
             return data.attributes
-        inferrer = clone(self._inferrer(), safe=False)
+        inferrer = clone(self._inferrer(models_of(self, data)), safe=False)
         self.pseudo_attributes_ = inferrer.fit_predict(
             data.X, data.y, X_val=data.X_val, y_val=data.y_val
         )
@@ -243,7 +244,7 @@ class GERNEClassifier(BaseDebiasedClassifier):
             return {"t", "reference_estimator"}
         return {"t", *self._shared_parameters()}
 
-    def _inferrer(self):
+    def _inferrer(self, models):
         """Return the estimator of pseudo-attributes of the unknown case."""
         from skdebias.attributes import ConfidencePseudoAttributes
         from skdebias.attributes._confidence import biased_reference
@@ -252,7 +253,7 @@ class GERNEClassifier(BaseDebiasedClassifier):
             return self.pseudo_attributes
         reference = self.reference_estimator
         if reference is None:  # an ensemble that is not fitted has no truth value
-            reference = biased_reference(self)
+            reference = biased_reference(self, models)
         return ConfidencePseudoAttributes(self.t, reference_estimator=reference)
 
     def _make_method(self, groups):

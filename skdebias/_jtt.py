@@ -185,14 +185,13 @@ class JTTClassifier(BaseDebiasedClassifier):
         return False
 
     def _first_stage(self, data):
-        from skdebias._erm import erm_like
+        from skdebias._erm import models_of
         from skdebias.attributes import ErrorSetPseudoAttributes
         from skdebias.attributes._error_set import EmptyErrorSetError
 
         reference = self.reference_estimator
         if reference is None:
-            reference = erm_like(
-                self,
+            reference = models_of(self, data).erm(
                 max_iter=self.warmup_epochs,
                 early_stopping=False,
                 random_state=data.seed,

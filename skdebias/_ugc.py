@@ -6,7 +6,7 @@ from numbers import Integral, Real
 from sklearn.utils._param_validation import Interval, StrOptions
 
 from skdebias._base import BaseDebiasedClassifier
-from skdebias._erm import erm_like
+from skdebias._erm import models_of
 
 # Parameters that GradientClusterPseudoAttributes shares.
 _CLUSTERING = (
@@ -261,35 +261,38 @@ default="feature_magnitude"
                 UserWarning,
                 stacklevel=5,
             )
-        inferrer = self._inferrer(data.seed).fit(data.X, data.y)
+        reference = self._reference(data.seed)
+        X, model = models_of(self, data).last_layer(data.X, data.y, reference)
+        inferrer = self._inferrer(data.seed, model).fit(X, data.y)
         self.pseudo_attributes_ = inferrer.pseudo_attributes_
         self.cluster_sizes_ = inferrer.cluster_sizes_
         self.silhouette_ = inferrer.silhouette_
         self.__dict__.pop("_norms", None)
         if self.robust == "feature_magnitude":
-            self._norms = self._feature_norms(data.X)
+            self._norms = self._feature_norms(X)
         return self.pseudo_attributes_
 
     def _first_stage_parameters(self, attributes_given):
         return {*_CLUSTERING, "robust", *self._shared_parameters()}
 
-    def _inferrer(self, seed):
+    def _reference(self, seed):
+        """How the warm-up model differs from ERM like this; None if there is none."""
+        hidden = self.warmup == "logistic" and len(self.hidden_layer_sizes)
+        if self.warmup != "epochs" and not hidden:
+            return None
+        return {
+            "max_iter": self.warmup_epochs,
+            "selection": "last",
+            "early_stopping": False,
+            "random_state": seed,
+            "verbose": 0,
+        }
+
+    def _inferrer(self, seed, reference):
         """Return the estimator of the first stage."""
         from skdebias.attributes import GradientClusterPseudoAttributes
 
         own = {name: getattr(self, name) for name in _CLUSTERING}
-        reference = None
-        if self.warmup == "epochs" or (
-            self.warmup == "logistic" and len(self.hidden_layer_sizes)
-        ):
-            reference = erm_like(
-                self,
-                max_iter=self.warmup_epochs,
-                selection="last",
-                early_stopping=False,
-                random_state=seed,
-                verbose=0,
-            )
         return GradientClusterPseudoAttributes(
             **own, reference_estimator=reference, random_state=seed
         )

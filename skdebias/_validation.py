@@ -32,6 +32,8 @@ class TrainingData:
     attributes, X_val, y_val, attributes_val : array-like or None
     seed : int
         Drawn from `random_state`, for every stage of the fit.
+    models : HeadModels or alike, default=None
+        Where a first stage gets its models. None is heads on X.
     """
 
     X: Any
@@ -41,6 +43,7 @@ class TrainingData:
     y_val: Any
     attributes_val: Any
     seed: int
+    models: Any = None
 
 
 def is_device_tensor(X):

@@ -5,7 +5,7 @@ from numbers import Real
 import numpy as np
 from sklearn.utils._param_validation import HasMethods, Interval
 
-from skdebias._erm import ERMClassifier, erm_like
+from skdebias._erm import ERMClassifier, HeadModels
 from skdebias.attributes._base import BasePseudoAttributes
 from skdebias.methods import least_confident
 
@@ -77,22 +77,23 @@ class ConfidencePseudoAttributes(BasePseudoAttributes):
         return (confidence <= self.thresholds_[codes]).astype(np.int64)
 
 
-def biased_reference(estimator):
+def biased_reference(estimator, models=None):
     """Return the paper's biased model for a debiased one of the same architecture.
 
     Parameters
     ----------
-    estimator : estimator of skdebias
+    estimator : BaseDebiasedClassifier
         Its shared parameters are taken over.
+    models : HeadModels or alike, default=None
+        Makes the model. None makes a head.
 
     Returns
     -------
-    ERMClassifier
-        On class-balanced batches, learning rate divided by 10, weight decay doubled,
-        epoch selected by the mean recall of the classes.
+    classifier
+        ERM on class-balanced batches, learning rate divided by 10, weight decay
+        doubled, epoch selected by the mean recall of the classes.
     """
-    return erm_like(
-        estimator,
+    return (models or HeadModels(estimator)).erm(
         balance="class",
         learning_rate=estimator.learning_rate / 10,
         weight_decay=estimator.weight_decay * 2,

@@ -7,6 +7,7 @@ import pytest
 from sklearn.base import clone
 
 from skdebias import ERMClassifier, UGCClassifier
+from skdebias._erm import HeadModels
 from skdebias.attributes import GradientClusterPseudoAttributes, WeakClustersWarning
 from skdebias.datasets import make_spurious_classification
 from skdebias.metrics import worst_group_accuracy_score
@@ -107,6 +108,10 @@ def test_paper_form_balances_clusters_not_classes(data):
     np.testing.assert_allclose(plan.batches[0].probabilities, 0.5)
 
 
+def _warm_up_model(model):
+    return HeadModels(model).last_layer(None, None, model._reference(7))[1]
+
+
 def test_warmup_trains_the_own_architecture():
     model = UGCClassifier(
         warmup="epochs",
@@ -115,7 +120,7 @@ def test_warmup_trains_the_own_architecture():
         learning_rate=0.02,
         early_stopping=True,
     )
-    reference = model._inferrer(seed=7).reference_estimator
+    reference = _warm_up_model(model)
     assert isinstance(reference, ERMClassifier)
     params = reference.get_params()
     assert params["max_iter"] == 2
@@ -123,11 +128,9 @@ def test_warmup_trains_the_own_architecture():
     assert params["learning_rate"] == 0.02
     assert params["early_stopping"] is False
     assert params["balance"] is None
-    logistic = UGCClassifier(warmup="logistic", weight_decay=0.3)._inferrer(0)
-    assert logistic.weight_decay == 0.3
-    assert (
-        UGCClassifier(hidden_layer_sizes=(5,))._inferrer(0).reference_estimator is None
-    )
+    logistic = UGCClassifier(warmup="logistic", weight_decay=0.3)
+    assert logistic._inferrer(0, None).weight_decay == 0.3
+    assert _warm_up_model(UGCClassifier(hidden_layer_sizes=(5,))) is None
 
 
 def test_refit_forgets_the_first_fit(data):
