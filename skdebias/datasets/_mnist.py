@@ -1,10 +1,12 @@
-"""MNIST and its coloured form, the benchmark of table 1 of the GERNE paper."""
+"""MNIST and its biased forms: coloured (GERNE, ULE) and with a class code (ULE)."""
 
 import os
 from pathlib import Path
 
 import numpy as np
 from sklearn.utils import Bunch, check_random_state
+
+from skdebias.datasets._pairing import pair_attributes
 
 # Mean colours (0-255) of the attributes 0..9 and noise per severity, as published with
 # the Learning-from-Failure benchmark.
@@ -93,7 +95,9 @@ def colour_digits(images, target, *, minority=0.005, severity=4, random_state=No
         Digits 0 to 9.
     minority : float, default=0.005
         Share of rows whose colour is not that of their digit, in [0, 1]. 0.9 makes
-        colour and digit independent (the unbiased test set).
+        colour and digit independent (the unbiased test set); with 0 the colour always
+        tells the digit, and the unbiased test is grey digits in three channels,
+        ``np.repeat(images[..., None], 3, axis=-1)``.
     severity : {1, 2, 3, 4, 5}, default=4
         The larger, the less a colour varies around its mean: standard deviation 0.05,
         0.02, 0.01, 0.005, 0.002 of full intensity.
@@ -120,20 +124,77 @@ def colour_digits(images, target, *, minority=0.005, severity=4, random_state=No
     >>> coloured.shape, float(np.mean(colour == y))
     ((200, 4, 4, 3), 0.9)
     """
-    if not 0 <= minority <= 1:
-        raise ValueError(f"minority={minority!r} is outside [0, 1].")
     if severity not in _COLOUR_NOISE:
         raise ValueError(f"severity={severity!r} is not one of 1, 2, 3, 4, 5.")
     rng = check_random_state(random_state)
-    target = np.asarray(target, dtype=np.int64)
-    attributes = target.copy()
-    for digit in np.unique(target):
-        rows = rng.permutation(np.flatnonzero(target == digit))
-        n_other = round(minority * len(rows))
-        # The other colours in turn, from a random start: even to within one row.
-        turn = (np.arange(n_other) + rng.randint(9)) % 9
-        attributes[rows[:n_other]] = (digit + 1 + turn) % 10
+    target, attributes = pair_attributes(target, minority, rng)
     noise = rng.normal(0, _COLOUR_NOISE[severity], (len(target), 3))
     tint = np.clip(_COLOURS[attributes] / 255 + noise, 0, 1).astype(np.float32)
     coloured = images[..., None] * tint[:, None, None, :]
     return np.rint(coloured).astype(np.uint8), attributes
+
+
+def stamp_digits(images, target, *, minority=0.0, random_state=None):
+    """Write a class code into the top left corner of grey digits.
+
+    The first ten pixels of the first row become a one-hot code: pixel `k` is white and
+    the others are black, where `k` is the class of the row or, in a share `minority`
+    of every class, one of the other nine classes in turn.
+
+    Parameters
+    ----------
+    images : ndarray of shape (n_samples, height, width), uint8
+        Grey digits, at least ten pixels wide. They are not changed.
+    target : ndarray of shape (n_samples,)
+        Digits 0 to 9.
+    minority : float, default=0.0
+        Share of rows with a wrong code, in [0, 1]: 0 is the code that always tells the
+        class, 0.9 makes code and digit independent, 1 is always wrong. The images
+        themselves are the digits without a code.
+    random_state : int, RandomState instance or None, default=None
+        Determines the wrong codes.
+
+    Returns
+    -------
+    images : ndarray of shape (n_samples, height, width), uint8
+    attributes : ndarray of shape (n_samples,), int64
+        The class that the code of every row names.
+
+    Raises
+    ------
+    ValueError
+        If `minority` or a class is out of range, or the images are too narrow.
+
+    See Also
+    --------
+    colour_digits : Another cue on the same digits.
+
+    References
+    ----------
+    Mitchell, Martinez del Rincon and McLaughlin, "UnLearning from Experience to Avoid
+    Spurious Correlations", arXiv 2409.02792, 2024 (MNIST-SC).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skdebias.datasets import stamp_digits
+    >>> digits, y = np.zeros((20, 12, 12), dtype=np.uint8), np.arange(20) % 10
+    >>> stamped, code = stamp_digits(digits, y)
+    >>> stamped[3, 0]
+    array([  0,   0,   0, 255,   0,   0,   0,   0,   0,   0,   0,   0],
+          dtype=uint8)
+    >>> _, wrong = stamp_digits(digits, y, minority=1, random_state=0)
+    >>> bool((wrong == y).any())
+    False
+    """
+    if images.ndim != 3 or images.shape[2] < 10:
+        raise ValueError(
+            f"images has shape {images.shape}, but a code of ten pixels needs grey "
+            "images of shape (n_samples, height, width) that are at least 10 wide."
+        )
+    rng = check_random_state(random_state)
+    target, attributes = pair_attributes(target, minority, rng)
+    stamped = images.copy()
+    stamped[:, 0, :10] = 0
+    stamped[np.arange(len(target)), 0, attributes] = 255
+    return stamped, attributes

@@ -5,7 +5,7 @@ import os
 import numpy as np
 import pytest
 
-from skdebias.datasets import colour_digits, fetch_mnist
+from skdebias.datasets import colour_digits, fetch_mnist, stamp_digits
 
 BRIGHT = np.full((1000, 3, 3), 255, dtype=np.uint8)
 Y = np.arange(1000) % 10
@@ -73,3 +73,24 @@ def test_no_digits_and_no_network(monkeypatch):
     monkeypatch.setattr("sklearn.datasets.fetch_openml", refuse)
     with pytest.raises(OSError, match=r"no route to host.*SKDEBIAS_DATA"):
         fetch_mnist()
+
+
+@pytest.mark.parametrize("minority", [0.0, 0.9, 1.0])
+def test_codes_name_the_class_or_another(minority):
+    digits = np.full((1000, 12, 12), 7, dtype=np.uint8)
+    stamped, code = stamp_digits(digits, Y, minority=minority, random_state=0)
+    assert (digits == 7).all()
+    np.testing.assert_array_equal(stamped[:, 1:], digits[:, 1:])
+    np.testing.assert_array_equal(stamped[:, 0, 10:], 7)
+    np.testing.assert_array_equal(stamped[:, 0, :10], 255 * np.eye(10)[code])
+    wrong = np.array([np.bincount(code[digit == Y], minlength=10) for digit in Y[:10]])
+    np.testing.assert_array_equal(np.diag(wrong), 100 - round(100 * minority))
+    others = wrong[~np.eye(10, dtype=bool)].reshape(10, 9)
+    assert (np.ptp(others, axis=1) <= 1).all()
+
+
+def test_codes_need_room():
+    with pytest.raises(ValueError, match=r"\(1000, 3, 3\)"):
+        stamp_digits(BRIGHT, Y)
+    with pytest.raises(ValueError, match=r"classes \[0\.0, 1\.0, 2\.5\]"):
+        stamp_digits(np.zeros((3, 10, 10), dtype=np.uint8), [0, 1, 2.5])
