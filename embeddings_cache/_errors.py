@@ -23,6 +23,8 @@ class UnreadableItemError(ValueError):
         The unreadable items, in the order of the call.
     n_items : int
         How many items the call had.
+    cached : bool, default=True
+        Whether the others were kept, by a call that computes embeddings.
 
     Attributes
     ----------
@@ -42,12 +44,16 @@ class UnreadableItemError(ValueError):
     _SHOWN = 10
 
     def __init__(
-        self, bad: Sequence[BadItem | tuple[int, str, str]], n_items: int
+        self,
+        bad: Sequence[BadItem | tuple[int, str, str]],
+        n_items: int,
+        cached: bool = True,
     ) -> None:
         self.bad = tuple(
             entry if isinstance(entry, BadItem) else BadItem(*entry) for entry in bad
         )
         self.n_items = n_items
+        self._cached = cached
         lines = [
             f"  item {entry.index}, {entry.name}: {entry.reason}"
             for entry in self.bad[: self._SHOWN]
@@ -55,16 +61,17 @@ class UnreadableItemError(ValueError):
         if len(self.bad) > self._SHOWN:
             lines.append(f"  ... and {len(self.bad) - self._SHOWN} more")
         good = n_items - len(self.bad)
+        others = f" (the other {good} are in the cache)" if cached else ""
+        remedy = "call transform again" if cached else "try again"
         super().__init__(
-            f"{len(self.bad)} of {n_items} items cannot be read "
-            f"(the other {good} are in the cache):\n"
+            f"{len(self.bad)} of {n_items} items cannot be read{others}:\n"
             + "\n".join(lines)
-            + "\nRepair or leave out these items and call transform again."
+            + f"\nRepair or leave out these items and {remedy}."
         )
 
     def __reduce__(self) -> tuple[type, tuple[object, ...]]:
-        # The message is built from two arguments; the default would pass it alone.
-        return type(self), (self.bad, self.n_items)
+        # The message is built from the arguments; the default would pass it alone.
+        return type(self), (self.bad, self.n_items, self._cached)
 
 
 class ItemError(ValueError):

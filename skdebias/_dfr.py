@@ -184,18 +184,18 @@ default="auto"
                 return np.full(len(Cs), np.nan)
             selection = "worst_group" if self.selection == "auto" else self.selection
             held_out = Validation(
-                Features(features.rows(torch.from_numpy(held)), cpu),
                 y[held],
                 _restricted(groups, held),
                 selection,
+                Features(features.rows(torch.from_numpy(held)), cpu),
             )
         else:
             rows = np.arange(len(y))
             held_out = Validation(
-                Features(validation["X"], cpu),
                 validation["y"],
                 validation["groups"],
                 validation["selection"],
+                Features(validation["X"], cpu),
             )
         own = _restricted(groups, rows)
         heads, _ = self._heads(features, rows, own, scaling, Cs, 1, rng)

@@ -276,12 +276,7 @@ def _validation(encoded, device, X_student=None):
     if X_student is not None:
         # Only the last head is judged; the student sees nothing.
         features = JoinedFeatures([X_student.shape[1], features])
-    return Validation(
-        features,
-        encoded["y"],
-        encoded["groups"],
-        encoded["selection"],
-    )
+    return Validation(encoded["y"], encoded["groups"], encoded["selection"], features)
 
 
 def _anchor(estimator):

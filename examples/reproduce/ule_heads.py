@@ -164,7 +164,7 @@ def accuracies(task, parts):
         epochs=epochs,
     )
     cpu = torch.device("cpu")
-    judges = [Validation(Features(p.X, cpu), p.y, p.groups, "last") for p in judged]
+    judges = [Validation(p.y, p.groups, "last", Features(p.X, cpu)) for p in judged]
     seen = [[], []]
 
     def judge(tracker):

@@ -148,6 +148,7 @@ class HeadStack:
 
     def copy_heads(self, source: "HeadStack", heads: Tensor) -> None:
         """Overwrite the given heads with those of another stack of the same shape."""
+        heads = heads.to(self.coefs[0].device)
         for mine, theirs in zip(
             self.coefs + self.intercepts, source.coefs + source.intercepts
         ):

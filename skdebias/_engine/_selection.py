@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any, Protocol, Self
 
 import numpy as np
 import torch
@@ -12,15 +13,42 @@ from skdebias._engine._features import Features, JoinedFeatures
 from skdebias._engine._heads import HeadStack
 from skdebias._engine._loss import predicted_class
 
+# Attributes of a tracker that change from epoch to epoch.
+_STATE = (
+    "active", "n_iter", "best_epoch", "history", "_guarded", "_best", "_reference",
+    "_stale",
+)  # fmt: skip
+
+
+class Trained(Protocol):
+    """What is in training: a stack of heads, or networks side by side."""
+
+    @property
+    def n_heads(self) -> int:
+        """Heads of a stream."""
+        ...
+
+    n_streams: int
+
+    def clone(self) -> Self:
+        """Return a deep copy."""
+        ...
+
+    def copy_heads(self, source: Self, heads: torch.Tensor) -> None:
+        """Overwrite the given heads, all of whose streams are numbered through."""
+        ...
+
+    def keep(self, heads: torch.Tensor) -> None:
+        """Drop all but the given heads."""
+        ...
+
 
 @dataclass(frozen=True)
-class Validation:
-    """A validation set that scores every head of a stack.
+class Selection:
+    """How a validation set chooses an epoch.
 
     Parameters
     ----------
-    features : Features or JoinedFeatures
-        Validation rows.
     y : ndarray of shape (n_samples,)
         Class codes of the training encoding; -1 for a class unseen in training, which
         is always counted as wrong.
@@ -30,10 +58,57 @@ class Validation:
         The score that selects the epoch.
     """
 
-    features: Features | JoinedFeatures
     y: NDArray[np.int64]
     groups: Groups
     selection: str
+
+    def group_accuracies(self, stack: Any) -> NDArray[np.float64]:
+        """Accuracy of every head in every validation group.
+
+        Parameters
+        ----------
+        stack : Trained
+
+        Returns
+        -------
+        ndarray of shape (n_groups, n_total_heads)
+        """
+        raise NotImplementedError
+
+    def score(self, accuracies: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Reduce group accuracies to the selection score.
+
+        Parameters
+        ----------
+        accuracies : ndarray of shape (n_groups, n_total_heads)
+
+        Returns
+        -------
+        ndarray of shape (n_total_heads,)
+        """
+        counts = self.groups.counts[:, None].astype(float)
+        if self.selection == "worst_group":
+            return accuracies.min(0)
+        if self.selection == "group_balanced":
+            return accuracies.mean(0)
+        if self.selection == "worst_class":
+            classes = self.groups.cells[:, 0]
+            members = classes == np.unique(classes)[:, None]
+            return (members @ (accuracies * counts) / (members @ counts)).min(0)
+        return (accuracies * counts).sum(0) / counts.sum()
+
+
+@dataclass(frozen=True)
+class Validation(Selection):
+    """A validation set that scores every head of a stack.
+
+    Parameters
+    ----------
+    features : Features or JoinedFeatures
+        Validation rows.
+    """
+
+    features: Features | JoinedFeatures
 
     def group_accuracies(self, stack: HeadStack) -> NDArray[np.float64]:
         """Accuracy of every head in every validation group.
@@ -58,28 +133,6 @@ class Validation:
             correct.index_add_(0, ids[where], hits)
         counts = self.groups.counts[:, None]
         return correct.double().cpu().numpy() / counts
-
-    def score(self, accuracies: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Reduce group accuracies to the selection score.
-
-        Parameters
-        ----------
-        accuracies : ndarray of shape (n_groups, n_total_heads)
-
-        Returns
-        -------
-        ndarray of shape (n_total_heads,)
-        """
-        counts = self.groups.counts[:, None].astype(float)
-        if self.selection == "worst_group":
-            return accuracies.min(0)
-        if self.selection == "group_balanced":
-            return accuracies.mean(0)
-        if self.selection == "worst_class":
-            classes = self.groups.cells[:, 0]
-            members = classes == np.unique(classes)[:, None]
-            return (members @ (accuracies * counts) / (members @ counts)).min(0)
-        return (accuracies * counts).sum(0) / counts.sum()
 
 
 @dataclass(frozen=True)
@@ -106,17 +159,17 @@ class Tracker:
 
     Parameters
     ----------
-    stack : HeadStack
-        The stack in training.
+    stack : Trained
+        What is in training.
     stopping : Stopping
-    validation : Validation or None
+    validation : Selection or None
     heads_per_method : int, default=1
         Heads that are trained side by side; the last of them speaks for all.
     """
 
-    stack: HeadStack
+    stack: Any
     stopping: Stopping
-    validation: Validation | None
+    validation: Selection | None
     heads_per_method: int = 1
     history: dict[str, list[NDArray[np.float64]]] = field(default_factory=dict)
 
@@ -125,7 +178,7 @@ class Tracker:
         self.active = np.ones(total, dtype=bool)
         self.n_iter = np.zeros(total, dtype=int)
         self.best_epoch = np.zeros(total, dtype=int)
-        self._kept: HeadStack | None = None
+        self._kept: Any = None
         self._guarded = False
         self._best = np.full(total, -np.inf)
         self._reference = np.full(total, -np.inf)
@@ -197,10 +250,7 @@ class Tracker:
         if self._kept is None:
             self._kept = self.stack.clone()
         elif heads.any():
-            where = torch.from_numpy(np.flatnonzero(heads)).to(
-                self.stack.coefs[0].device
-            )
-            self._kept.copy_heads(self.stack, where)
+            self._kept.copy_heads(self.stack, torch.from_numpy(np.flatnonzero(heads)))
 
     def keep(self, heads: NDArray[np.int64]) -> None:
         """Forget all but the given heads, of which the stack still consists.
@@ -218,6 +268,24 @@ class Tracker:
         if self._kept is not None:
             self._kept.keep(torch.from_numpy(heads))
 
-    def result(self) -> HeadStack:
+    def result(self) -> Any:
         """Return the heads of the epochs that were kept."""
         return self.stack if self._kept is None else self._kept
+
+    def state(self) -> dict[str, Any]:
+        """Return what a new tracker needs in order to go on; the kept heads apart."""
+        return {name: getattr(self, name) for name in _STATE}
+
+    def resume(self, state: Mapping[str, Any], kept: Any) -> None:
+        """Go on from a state.
+
+        Parameters
+        ----------
+        state : mapping
+            What :meth:`state` returned.
+        kept : Trained or None
+            What :meth:`result` returned, if it was not the stack itself.
+        """
+        for name in _STATE:
+            setattr(self, name, state[name])
+        self._kept = kept

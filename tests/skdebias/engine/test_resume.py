@@ -129,7 +129,7 @@ def test_anchors(data):
 @pytest.mark.parametrize("selection", ["worst_group", "last"])
 def test_the_best_epoch_so_far(data, selection):
     X, y, groups = data
-    validation = Validation(Features(X, CPU), y, groups, selection)
+    validation = Validation(y, groups, selection, Features(X, CPU))
     methods = METHODS["GERNE"]
     _thinned(Features(X, CPU), y, groups.n_classes, methods, groups, validation)
 

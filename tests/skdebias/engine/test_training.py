@@ -246,7 +246,7 @@ def test_row_weights_act_like_repetition():
 
 
 def _validation(X, y, groups, selection):
-    return Validation(Features(X, CPU), y, groups, selection)
+    return Validation(y, groups, selection, Features(X, CPU))
 
 
 def test_selection_keeps_the_best_epoch_of_every_head():
@@ -279,7 +279,7 @@ def test_selection_scores_by_hand():
         "accuracy": [7 / 12, 9 / 12],
     }
     for selection, score in expected.items():
-        validation = Validation(None, None, groups, selection)
+        validation = Validation(None, groups, selection, None)
         np.testing.assert_allclose(validation.score(accuracy), score)
 
 
