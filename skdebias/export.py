@@ -1,8 +1,8 @@
-"""Fitted heads as files without code in them, and as torch modules.
+"""Fitted heads as files without code in them, torch modules and ONNX files.
 
-The file format is one safetensors file: arrays as tensors, everything else as JSON in
-its header. Loading builds only classes of a fixed list and never runs code from the
-file.
+The format of :func:`save` is one safetensors file: arrays as tensors, everything else
+as JSON in its header. Loading builds only classes of a fixed list and never runs code
+from the file.
 """
 
 import json
@@ -15,7 +15,7 @@ from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.validation import check_is_fitted
 
-__all__ = ["load", "save", "to_torch"]
+__all__ = ["load", "save", "to_onnx", "to_torch"]
 
 _FORMAT = "skdebias-head-1"
 
@@ -158,6 +158,64 @@ def to_torch(estimator):
             linear.bias.copy_(torch.from_numpy(bias))
         modules += [linear, torch.nn.ReLU()]
     return torch.nn.Sequential(*modules[:-1]).eval()
+
+
+def to_onnx(estimator, path):
+    """Write a fitted head to an ONNX file.
+
+    The file has one input, ``embeddings``: float32 (n_samples, n_features), with any
+    number of rows. Its outputs are ``logits`` and ``probabilities``, both float32
+    (n_samples, n_classes), the latter as `predict_proba` returns them. The labels are
+    in its metadata: ``classes`` is `classes_` as a JSON list.
+
+    Parameters
+    ----------
+    estimator : estimator of skdebias, or Pipeline
+        A fitted head, or a Pipeline of StandardScaler steps that ends in one; the
+        scaling is folded into the first layer.
+    path : str or path-like
+        File to write. It appears complete or not at all.
+
+    Raises
+    ------
+    ImportError
+        If onnx or onnxscript is not installed: ``pip install "skdebias[onnx]"``.
+    TypeError
+        If a step is neither a head of this package nor a StandardScaler, or a class
+        is not a string, a number or a boolean.
+
+    See Also
+    --------
+    to_torch : The same as a torch module.
+    save : A file that :func:`load` turns into the estimator again.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skdebias import ERMClassifier
+    >>> from skdebias.export import to_onnx
+    >>> clf = ERMClassifier(max_iter=2).fit(np.eye(6), ["cat", "dog"] * 3)
+    >>> to_onnx(clf, "head.onnx")  # doctest: +SKIP
+
+    Anywhere else, with no more than onnxruntime installed:
+
+    >>> import json, onnxruntime  # doctest: +SKIP
+    >>> session = onnxruntime.InferenceSession("head.onnx")  # doctest: +SKIP
+    >>> X = np.eye(6, dtype=np.float32)
+    >>> session.run(["probabilities"], {"embeddings": X})[0].shape  # doctest: +SKIP
+    (6, 2)
+    >>> properties = session.get_modelmeta().custom_metadata_map  # doctest: +SKIP
+    >>> json.loads(properties["classes"])  # doctest: +SKIP
+    ['cat', 'dog']
+    """
+    import torch
+
+    from skdebias._onnx import onnx_bytes
+
+    module = to_torch(estimator)
+    example = {"embeddings": torch.zeros(2, module[0].in_features)}
+    head = _steps(estimator)[-1][1]
+    _write(Path(path), onnx_bytes(module, example, head.classes_))
 
 
 def _fold(scaler, coef, bias):

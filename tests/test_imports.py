@@ -26,6 +26,8 @@ OPTIONAL = (
     "onnxruntime",
     "onnxscript",
     "transformers",
+    "cv2",
+    "imagecorruptions",
 )
 # The only modules that may use both packages: they are the programs, not the library.
 PROGRAMS = ("skdebias/cli.py", "skdebias/_demo/")
