@@ -7,7 +7,7 @@ from io import BytesIO
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from sklearn.datasets import get_data_home
 from sklearn.utils import Bunch, check_random_state
 
@@ -63,7 +63,7 @@ def fetch_cifar10(*, data_home=None):
     OSError
         If it is neither at hand nor can be downloaded.
     ValueError
-        If the file of JPEGs has other content.
+        If the file of JPEGs is damaged or has other content.
 
     References
     ----------
@@ -97,31 +97,38 @@ def fetch_cifar10(*, data_home=None):
 def _read_jpegs(archive):
     """Images and classes of the training and the test part, in the order of names."""
     found = {"train": {}, "test": {}}
-    # Unpacked as a whole: 60,000 reads from a compressed stream take longer.
-    unpacked = BytesIO(lzma.decompress(archive.read_bytes()))
-    with tarfile.open(fileobj=unpacked) as tar:
-        for member in tar:
-            if not member.isfile():
-                continue
-            part, _, name = member.name.removeprefix("./").partition("/")
-            image = np.asarray(Image.open(BytesIO(tar.extractfile(member).read())))
-            label = name.partition("/")[0]
-            if (
-                part not in found
-                or label not in _CLASSES
-                or image.shape != (_SIDE, _SIDE, 3)
-            ):
-                raise ValueError(
-                    f"{archive}: {member.name} has shape {image.shape}, but the file "
-                    "must hold train/<class>/<number>.jpg and test/<class>/"
-                    f"<number>.jpg of shape {(_SIDE, _SIDE, 3)} with the classes "
-                    f"{', '.join(_CLASSES)}."
-                )
-            found[part][name] = image, _CLASSES.index(label)
+    for path, image in _unpack(archive):
+        part, _, name = path.removeprefix("./").partition("/")
+        label = name.partition("/")[0]
+        known = part in found and label in _CLASSES
+        if not known or image.shape != (_SIDE, _SIDE, 3):
+            raise ValueError(
+                f"{archive}: {path} has shape {image.shape}, but the file must hold "
+                "train/<class>/<number>.jpg and test/<class>/<number>.jpg of shape "
+                f"{(_SIDE, _SIDE, 3)} with the classes {', '.join(_CLASSES)}."
+            )
+        found[part][name] = image, _CLASSES.index(label)
     return [
         tuple(np.array(values) for values in zip(*map(part.get, sorted(part))))
         for part in found.values()
     ]
+
+
+def _unpack(archive):
+    """Paths in the archive and their images."""
+    try:
+        # As a whole: 60,000 reads from a compressed stream take longer.
+        unpacked = BytesIO(lzma.decompress(archive.read_bytes()))
+        with tarfile.open(fileobj=unpacked) as tar:
+            for member in tar:
+                if member.isfile():
+                    file = BytesIO(tar.extractfile(member).read())
+                    yield member.name, np.asarray(Image.open(file))
+    except (lzma.LZMAError, tarfile.TarError, UnidentifiedImageError) as error:
+        raise ValueError(
+            f"{archive} is damaged ({error}): copy it again, or unset SKDEBIAS_DATA to "
+            "download CIFAR-10."
+        ) from error
 
 
 def _download(folder):

@@ -177,8 +177,9 @@ def _water(liquid):
         import cv2
     except ImportError as error:
         raise ImportError(
-            "Spatter of severity 1 to 3 needs OpenCV, which imagecorruptions-imaug "
-            "brings: pip install 'skdebias[reproduce]'."
+            f"Spatter of severity 1 to 3 needs OpenCV ({error}): "
+            "pip install 'skdebias[reproduce]', or opencv-python-headless where there "
+            "is no display."
         ) from error
     relief = np.array(((-2, -1, 0), (-1, 1, 1), (0, 1, 2)))
     light = np.empty_like(liquid, dtype=np.float32)

@@ -240,6 +240,20 @@ def test_other_archives_are_refused(tmp_path, monkeypatch, shape, name):
         fetch_cifar10()
 
 
+def test_damaged_archives_are_named(tmp_path, monkeypatch):
+    monkeypatch.setenv("SKDEBIAS_DATA", str(tmp_path))
+    image = np.zeros((32, 32, 3), dtype=np.uint8)
+    _write_archive(tmp_path, [image], ["train/cat/1.jpg"])
+    path = tmp_path / "cifar10_jpeg" / "cifar10_jpeg.tar.xz"
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ValueError, match=r"cifar10_jpeg\.tar\.xz is damaged"):
+        fetch_cifar10()
+    path.write_bytes(b"junk")
+    with pytest.raises(ValueError, match=r"cifar10_jpeg\.tar\.xz is damaged"):
+        fetch_cifar10()
+
+
 def test_torchvision_reads_what_it_keeps(tmp_path, monkeypatch):
     datasets = pytest.importorskip("torchvision.datasets")
     monkeypatch.delenv("SKDEBIAS_DATA", raising=False)
