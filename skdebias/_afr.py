@@ -142,6 +142,7 @@ class AFRClassifier(BaseDebiasedClassifier):
     True
     """
 
+    _trains_networks = False  # by definition it retrains the last layer
     _stackable = ("gamma", "regularization")
 
     _parameter_constraints: dict = {

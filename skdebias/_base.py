@@ -134,6 +134,8 @@ class BaseDebiasedClassifier(HeadClassifier):
         """
         return {}
 
+    #: Whether the method can train whole networks, not only their last layers.
+    _trains_networks = True
     #: Parameters that may differ between the heads of a stack, beside the optimiser's.
     _stackable = ()
 

@@ -201,7 +201,7 @@ def _state(estimator, fitted, validation):
         **estimator._further_attributes(fitted),
         "n_iter_": int(fitted.n_iter[-1]),
         "best_epoch_": int(fitted.best_epoch[-1]),
-        "history_": _history(fitted.history, validation),
+        "history_": fitted_history(fitted.history, validation),
         "loss_curve_": [float(loss[-1]) for loss in fitted.history["loss"]],
     }
 
@@ -307,7 +307,20 @@ def _parameters(layers):
     return [np.ascontiguousarray(coef.T) for coef, _ in layers], [b for _, b in layers]
 
 
-def _history(history, validation):
+def fitted_history(history, validation):
+    """Return a fit's history as `history_` has it: of the last head alone.
+
+    Parameters
+    ----------
+    history : dict of list of ndarray
+        Per epoch, as the tracker has it.
+    validation : dict or None
+        What `encode_validation_set` returned.
+
+    Returns
+    -------
+    dict
+    """
     out = {"loss": [float(v[-1]) for v in history["loss"]]}
     if validation is not None:
         out["validation_score"] = [float(v[-1]) for v in history["validation_score"]]

@@ -35,8 +35,51 @@ def final_head(estimator):
     return estimator[-1] if isinstance(estimator, Pipeline) else estimator
 
 
+class LogitClassifierMixin(ClassifierMixin):
+    """Classifier whose predictions follow from the logits of its `decision_function`.
+
+    One column, flattened, for two classes.
+    """
+
+    def predict(self, X):
+        """Most likely class of every row.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+
+        Returns
+        -------
+        ndarray of shape (n_samples,)
+            Labels out of `classes_`.
+        """
+        scores = self.decision_function(X)
+        if scores.ndim == 1:
+            return self.classes_[(scores > 0).astype(np.intp)]
+        return self.classes_[scores.argmax(axis=1)]
+
+    def predict_proba(self, X):
+        """Probability of every class.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_classes)
+            Columns follow `classes_`. A head trained on rebalanced batches is
+            calibrated for the rebalanced distribution, not for the data as they come.
+        """
+        scores = self.decision_function(X)
+        if scores.ndim == 1:
+            positive = expit(scores)
+            return np.column_stack([1.0 - positive, positive])
+        return softmax(scores, axis=1)
+
+
 class HeadClassifier(
-    CallbackSupportMixin, ClassifierMixin, BaseEstimator, metaclass=ABCMeta
+    CallbackSupportMixin, LogitClassifierMixin, BaseEstimator, metaclass=ABCMeta
 ):
     """Classifier with a linear or multi-layer head, however it is trained.
 
@@ -277,42 +320,6 @@ default=None
             blocks.append(out)
         scores = np.concatenate(blocks)
         return scores.ravel() if len(self.classes_) == 2 else scores
-
-    def predict(self, X):
-        """Most likely class of every row.
-
-        Parameters
-        ----------
-        X : array-like of shape (n_samples, n_features)
-
-        Returns
-        -------
-        ndarray of shape (n_samples,)
-            Labels out of `classes_`.
-        """
-        scores = self.decision_function(X)
-        if scores.ndim == 1:
-            return self.classes_[(scores > 0).astype(np.intp)]
-        return self.classes_[scores.argmax(axis=1)]
-
-    def predict_proba(self, X):
-        """Probability of every class.
-
-        Parameters
-        ----------
-        X : array-like of shape (n_samples, n_features)
-
-        Returns
-        -------
-        ndarray of shape (n_samples, n_classes)
-            Columns follow `classes_`. A head trained on rebalanced batches is
-            calibrated for the rebalanced distribution, not for the data as they come.
-        """
-        scores = self.decision_function(X)
-        if scores.ndim == 1:
-            positive = expit(scores)
-            return np.column_stack([1.0 - positive, positive])
-        return softmax(scores, axis=1)
 
 
 class FitTask:

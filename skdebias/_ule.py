@@ -195,6 +195,9 @@ class ULEClassifier(BaseDebiasedClassifier):
     _head_prefixes = ("student_", "")
     _stackable = ("lam", "student_weight_decay")
 
+    #: Embeddings for the student during a fit, if there are other ones.
+    _X_student = None
+
     _parameter_constraints: dict = {
         **BaseDebiasedClassifier._parameter_constraints,
         # The objective changes during training: nothing for a deterministic solver.

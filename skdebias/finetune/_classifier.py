@@ -1,0 +1,802 @@
+"""FineTuneClassifier: a whole network, trained by any method of the package."""
+
+import hashlib
+import json
+from numbers import Integral, Real
+from pathlib import Path
+
+import numpy as np
+import torch
+from sklearn.base import BaseEstimator, MetaEstimatorMixin, _fit_context, clone
+from sklearn.utils import check_random_state, column_or_1d
+from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from embeddings_cache import EmbeddingExtractor
+from embeddings_cache._device import is_out_of_memory, resolve_precision, to_device
+from embeddings_cache._parallel import auto_workers
+from embeddings_cache.backbones._module import describe_callable
+from skdebias._attributes import factorize
+from skdebias._base import BaseDebiasedClassifier
+from skdebias._engine._loss import n_logits
+from skdebias._engine._selection import Stopping
+from skdebias._fit import fitted_history
+from skdebias._head import LogitClassifierMixin
+from skdebias._validation import TrainingData, encode_validation_set
+from skdebias.finetune._checkpoint import Checkpoints
+from skdebias.finetune._files import load_network, save_network
+from skdebias.finetune._items import Items
+from skdebias.finetune._models import NetworkModels
+from skdebias.finetune._network import (
+    Network,
+    backbone_settings,
+    check_point,
+    freeze_parameters,
+)
+from skdebias.finetune._training import (
+    NetworkTraining,
+    NetworkValidation,
+    Recipe,
+    make_accelerator,
+)
+
+# What training reads of the parameters, not of those of `estimator`.
+_SHARED = (
+    "learning_rate", "momentum", "weight_decay", "batch_size", "max_iter", "tol",
+    "n_iter_no_change", "early_stopping", "selection", "verbose",
+)  # fmt: skip
+# Parameters of `estimator` that also say something about a network.
+_OF_ESTIMATOR = ("hidden_layer_sizes",)
+# Parameters that change no number, by which a run is not told from another.
+_NOT_IN_KEY = (
+    "checkpoint_dir", "checkpoint_every", "verbose", "num_workers", "memory",
+    "preprocess", "augment", "random_state", "backbone", "weights", "estimator",
+)  # fmt: skip
+
+
+class FineTuneClassifier(LogitClassifierMixin, MetaEstimatorMixin, BaseEstimator):
+    """A whole network, fine-tuned by any method of the package.
+
+    The network is a backbone and a linear head (or one with hidden layers, as
+    `estimator` says) on its embeddings. It is trained end to end with the sampling
+    plan, the weighting rule and the penalty of `estimator`, which are those of its
+    heads on frozen embeddings. Two-stage methods train their first model as such a
+    network too.
+
+    Parameters
+    ----------
+    estimator : estimator of skdebias
+        The method, with its own parameters. Of the parameters that all heads share only
+        `hidden_layer_sizes` counts; the others are those below, and it is an error to
+        set them there. :class:`~skdebias.AFRClassifier` and
+        :class:`~skdebias.DFRClassifier` retrain last layers by definition and are
+        refused: use them on the result of :meth:`embed`.
+    backbone : str or torch.nn.Module, default="timm:resnet18"
+        As for :class:`~embeddings_cache.EmbeddingExtractor`. A module is copied.
+    pretrained : bool, default=True
+        Published weights. False are seeded random ones, for training from scratch.
+    weights : path-like, default=None
+        Local safetensors file (a folder for sentence encoders); wins over `pretrained`.
+    layer : int or str, default=None
+        Output point within the backbone.
+    pooling : {"default", "cls", "mean"}, default="default"
+        How positions become one vector.
+    model_kwargs : dict, default=None
+        Passed to the library's constructor.
+    preprocess : dict or callable, default=None
+        Overrides of the model's reference preprocessing, or for a module the whole.
+    modality : {"auto", "image", "text", "tensor"}, default="auto"
+        What items are. "tensor", for a module only, takes an array of numbers whose
+        first axis counts items, and hands rows of it to the module in float32.
+    freeze : None, "backbone" or list of str, default=None
+        Parts that are not trained: names of submodules or parameters of the backbone,
+        in which ``*`` stands for anything, such as ``["conv1", "bn1", "layer[12]"]``.
+    batch_norm : {"auto", "train", "frozen"}, default="auto"
+        Whether batch normalisation keeps its running statistics and normalises by them
+        in training. "auto" keeps them where a named backbone starts from trained
+        weights, which is what the benchmark that GERNE's paper follows does
+        (SubpopBench); weights and biases of the normalisation are trained either way.
+    dropout : float, default=0.0
+        Before each layer of the head.
+    optimizer : {"sgd", "adamw"}, default="sgd"
+        SGD with momentum, which the papers use for images, or AdamW, for texts.
+    learning_rate : float, default=1e-3
+        Step size after the warm-up.
+    momentum : float, default=0.9
+        Momentum of SGD, or the first-moment decay of AdamW.
+    weight_decay : float, default=1e-2
+        L2 penalty on weights, not on biases and the scales of normalisations;
+        decoupled for AdamW.
+    schedule : {"constant", "linear", "cosine"}, default="constant"
+        How the step size falls after the warm-up, to zero at the last step.
+    warmup : float, default=0.0
+        Share of all steps, in [0, 1), in which it rises linearly.
+    clip_norm : float, default=None
+        Largest norm of the gradient of a network; 1.0 is usual for transformers.
+    batch_size : int, default=128
+        Rows of a step, over all batches of the method and all processes. Every group of
+        a balanced batch gets at least one row, even if that takes more.
+    accumulate : int, default=1
+        Passes that a step is made in, each on a part of its rows, for less memory.
+        Gradients and rules are those of one pass, but for batch normalisation in
+        training and the saliencies of ULE, which are normalised within a pass.
+    max_iter : int, default=10
+        Epochs of ``ceil(n_samples / batch_size)`` steps.
+    tol : float, default=1e-4
+        Least progress that counts for `early_stopping`.
+    n_iter_no_change : int, default=10
+        Epochs without progress after which `early_stopping` stops.
+    early_stopping : bool, default=False
+        Stop when the validation score, or the training loss if no validation set is
+        given, has stopped improving.
+    selection : {"auto", "worst_group", "group_balanced", "worst_class", "accuracy", \
+"last"}, default="auto"
+        Score on the validation set given to `fit` that selects the epoch. "auto" is
+        worst-group accuracy with `attributes_val`, worst-class accuracy without.
+    saliency_layer : str, default="input"
+        Where :class:`~skdebias.ULEClassifier` takes saliencies: "input" (for texts the
+        embedded words), "embedding", or the name of a submodule of the backbone, whose
+        output it is.
+    augment : callable, default=None
+        From one prepared item to another one of the same shape, in training only. Of
+        torch's random numbers each call has its own, the same in any repetition.
+    precision : {"auto", "float32", "bfloat16", "float16"}, default="auto"
+        Compute type. "auto" is float32 on the CPU, and bfloat16 (or float16, where that
+        is missing) by autocast on CUDA.
+    device : {"auto", "cpu", "cuda", "mps"}, default="auto"
+        "auto" is what Accelerate finds: CUDA, else MPS, else the CPU.
+    num_workers : int, default=0
+        Processes that read and prepare items ahead, where they are not kept in memory.
+    memory : int, default=2**30
+        Bytes that the prepared images of a data set may take. Those that fit are
+        prepared once, in threads; others in every epoch.
+    checkpoint_dir : path-like, default=None
+        Where checkpoints are written, after each epoch, each whole or not at all. Every
+        run has a folder of its own there, named by all that determines its result; a
+        fit of the same parameters and data goes on from its last checkpoint, and one
+        that was finished is not trained again.
+    checkpoint_every : int, default=None
+        Also write one after every so many steps.
+    random_state : int, RandomState instance or None, default=None
+        Seed of the row draws, the head, dropout and augmentation. On the CPU the same
+        seed gives the same network, also if it was killed and resumed.
+    verbose : int, default=0
+        Above 0, a progress bar with the loss and the validation score.
+
+    Attributes
+    ----------
+    network_ : torch.nn.Module
+        From a prepared batch to logits (n_samples, n_logits); one logit for two
+        classes, as in `decision_function`. Its ``backbone`` and ``head`` are modules.
+    estimator_ : estimator of skdebias
+        What the method learnt beside the network: groups, pseudo-attributes, `beta_`
+        and the like.
+    classes_ : ndarray of shape (n_classes,)
+        Class labels.
+    groups_ : ndarray of shape (n_groups, 2)
+        Non-empty groups as indices into `classes_` and `attribute_values_`.
+    group_counts_ : ndarray of shape (n_groups,)
+        Training rows of each group.
+    attribute_values_ : ndarray
+        Values of the attributes, or pseudo-attributes, seen in `fit`.
+    n_iter_ : int
+        Epochs run.
+    best_epoch_ : int
+        Epoch whose weights were kept, from 1.
+    loss_curve_ : list of float
+        Mean training objective of every epoch.
+    history_ : dict
+        As for the heads: per epoch `loss`, and with a validation set
+        `validation_score` and `validation_group_accuracy` of shape (n_epochs,
+        n_groups), whose columns are the (label, attribute) pairs `validation_groups`.
+    n_features_in_ : int
+        With `modality="tensor"`, the length of the second axis of the items.
+
+    See Also
+    --------
+    embeddings_cache.EmbeddingExtractor : Embeds with a frozen backbone instead.
+
+    Notes
+    -----
+    Under ``accelerate launch`` every process makes the same call. A step has the same
+    rows and the same gradient whatever the number of processes, but for batch
+    normalisation in training and ULE's saliencies, which see the rows of a process.
+    Checkpoints then need a file system that all processes share.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from torch import nn
+    >>> from skdebias import GERNEClassifier
+    >>> from skdebias.datasets import make_spurious_classification
+    >>> from skdebias.finetune import FineTuneClassifier
+    >>> X, y, attributes = make_spurious_classification(400, random_state=0)
+    >>> clf = FineTuneClassifier(
+    ...     GERNEClassifier(beta=0.5),
+    ...     nn.Sequential(nn.Linear(X.shape[1], 16), nn.ReLU()),
+    ...     modality="tensor",
+    ...     learning_rate=0.05,
+    ...     max_iter=3,
+    ...     random_state=0,
+    ... )
+    >>> clf.fit(X, y, attributes).predict(X).shape
+    (400,)
+    """
+
+    __metadata_request__fit = {
+        "attributes": True,
+        "X_val": True,
+        "y_val": True,
+        "attributes_val": True,
+    }
+
+    _parameter_constraints: dict = {
+        "pretrained": ["boolean"],
+        "batch_norm": [StrOptions({"auto", "train", "frozen"})],
+        "dropout": [Interval(Real, 0, 1, closed="left")],
+        "optimizer": [StrOptions({"sgd", "adamw"})],
+        "schedule": [StrOptions({"constant", "linear", "cosine"})],
+        "warmup": [Interval(Real, 0, 1, closed="left")],
+        "clip_norm": [Interval(Real, 0, None, closed="neither"), None],
+        "accumulate": [Interval(Integral, 1, None, closed="left")],
+        "saliency_layer": [str],
+        "augment": [callable, None],
+        "precision": [StrOptions({"auto", "float32", "bfloat16", "float16"})],
+        "device": [StrOptions({"auto", "cpu", "cuda", "mps"})],
+        "num_workers": [Interval(Integral, 0, None, closed="left")],
+        "memory": [Interval(Integral, 0, None, closed="left")],
+        "checkpoint_every": [Interval(Integral, 1, None, closed="left"), None],
+        "random_state": ["random_state"],
+        **{
+            name: BaseDebiasedClassifier._parameter_constraints[name]
+            for name in _SHARED
+        },
+    }
+
+    def __init__(
+        self,
+        estimator,
+        backbone="timm:resnet18",
+        *,
+        pretrained=True,
+        weights=None,
+        layer=None,
+        pooling="default",
+        model_kwargs=None,
+        preprocess=None,
+        modality="auto",
+        freeze=None,
+        batch_norm="auto",
+        dropout=0.0,
+        optimizer="sgd",
+        learning_rate=1e-3,
+        momentum=0.9,
+        weight_decay=1e-2,
+        schedule="constant",
+        warmup=0.0,
+        clip_norm=None,
+        batch_size=128,
+        accumulate=1,
+        max_iter=10,
+        tol=1e-4,
+        n_iter_no_change=10,
+        early_stopping=False,
+        selection="auto",
+        saliency_layer="input",
+        augment=None,
+        precision="auto",
+        device="auto",
+        num_workers=0,
+        memory=1 << 30,
+        checkpoint_dir=None,
+        checkpoint_every=None,
+        random_state=None,
+        verbose=0,
+    ):
+        self.estimator = estimator
+        self.backbone = backbone
+        self.pretrained = pretrained
+        self.weights = weights
+        self.layer = layer
+        self.pooling = pooling
+        self.model_kwargs = model_kwargs
+        self.preprocess = preprocess
+        self.modality = modality
+        self.freeze = freeze
+        self.batch_norm = batch_norm
+        self.dropout = dropout
+        self.optimizer = optimizer
+        self.learning_rate = learning_rate
+        self.momentum = momentum
+        self.weight_decay = weight_decay
+        self.schedule = schedule
+        self.warmup = warmup
+        self.clip_norm = clip_norm
+        self.batch_size = batch_size
+        self.accumulate = accumulate
+        self.max_iter = max_iter
+        self.tol = tol
+        self.n_iter_no_change = n_iter_no_change
+        self.early_stopping = early_stopping
+        self.selection = selection
+        self.saliency_layer = saliency_layer
+        self.augment = augment
+        self.precision = precision
+        self.device = device
+        self.num_workers = num_workers
+        self.memory = memory
+        self.checkpoint_dir = checkpoint_dir
+        self.checkpoint_every = checkpoint_every
+        self.random_state = random_state
+        self.verbose = verbose
+
+    @_fit_context(prefer_skip_nested_validation=False)
+    def fit(
+        self,
+        items,
+        y,
+        attributes=None,
+        *,
+        X_val=None,
+        y_val=None,
+        attributes_val=None,
+    ):
+        """Train the network.
+
+        Parameters
+        ----------
+        items : array-like or path-like
+            Images or texts, as for :meth:`EmbeddingExtractor.transform
+            <embeddings_cache.EmbeddingExtractor.transform>`: paths, PIL images, uint8
+            arrays, texts, a column of a data set. Or numbers, with
+            `modality="tensor"`.
+        y : array-like of shape (n_samples,)
+            Class labels, two or more classes.
+        attributes : array-like of shape (n_samples,) or (n_samples, n_attributes), \
+default=None
+            Spurious attributes; several columns are crossed.
+        X_val, y_val, attributes_val : array-like, default=None
+            Validation items that select the epoch, and nothing else; see `selection`.
+
+        Returns
+        -------
+        self : object
+            Fitted estimator.
+
+        Raises
+        ------
+        FloatingPointError
+            If the training objective is no longer finite.
+        MemoryError
+            If a step does not fit the device.
+        UnreadableItemError
+            If items cannot be read.
+        ValueError
+            For malformed input.
+        """
+        inner = self._inner()
+        settings = backbone_settings(self.get_params(deep=False))
+        items = self._validate(items, settings["modality"])
+        if y is None:
+            raise ValueError(
+                "fit requires y to be passed, but the target y is None: pass one label "
+                "per item."
+            )
+        y = column_or_1d(y, warn=True)
+        check_classification_targets(y)
+        source = Items(items, settings["modality"])
+        if len(source) != len(y):
+            raise ValueError(
+                f"items has {len(source)} entries and y has {len(y)}: pass one label "
+                "per item."
+            )
+        self.classes_, y_codes = factorize(y, "y")
+        if len(self.classes_) < 2:
+            raise ValueError(
+                f"FineTuneClassifier needs at least 2 classes, but y holds 1 class, "
+                f"{self.classes_[0]}: pass items of other classes too."
+            )
+        validation = self._encode_validation(
+            X_val, y_val, attributes_val, settings["modality"]
+        )
+        source.check()
+        accelerator = self._accelerator()
+        seed = check_random_state(self.random_state).randint(np.iinfo(np.int32).max)
+        members = [self._initial_network(settings)]
+        checkpoints = self._checkpoints(
+            source, y, attributes, validation, members[0].tools, inner
+        )
+        found = None if checkpoints is None else checkpoints.latest()
+        if found is not None:
+            seed = found[1]["seed"]
+        models = NetworkModels(self)
+        data = TrainingData(
+            items, y, attributes, X_val, y_val, attributes_val, seed, models
+        )
+        inner.classes_ = self.classes_
+        groups = inner._find_groups(data, y_codes)
+        method = inner._make_method(groups)
+        tools = members[0].tools
+        for part in (source, *([] if validation is None else [validation["X"]])):
+            part.load(tools, self.memory, auto_workers(len(part)))
+        members += [self._initial_network(settings) for _ in range(method.n_heads - 1)]
+        self._finish_networks(members, method, inner, source, seed)
+        judge = None
+        if validation is not None:
+            judge = NetworkValidation(
+                validation["y"],
+                validation["groups"],
+                validation["selection"],
+                validation["X"],
+                tools,
+                accelerator,
+                2 * self._pass_rows(accelerator),
+            )
+        training = NetworkTraining(
+            members,
+            source,
+            y_codes.astype(np.int64),
+            groups,
+            method,
+            seed,
+            self._recipe(inner),
+            accelerator,
+            stopping=Stopping(self.early_stopping, self.tol, self.n_iter_no_change),
+            validation=judge,
+            checkpoints=checkpoints,
+            found=found,
+            point=self.saliency_layer,
+            describe=_describe_method(inner),
+        )
+        fitted = training.run(type(inner).__name__, bool(self.verbose))
+        self.network_ = training.network()
+        self._set_fitted(inner, fitted, validation)
+        return self
+
+    def _inner(self):
+        """Return the method's estimator, with the parameters of this one."""
+        own = self.estimator
+        if not isinstance(own, BaseDebiasedClassifier) or not own._trains_networks:
+            raise TypeError(
+                f"estimator={own!r} does not train whole networks: choose an estimator "
+                "of skdebias such as GERNEClassifier. AFRClassifier and DFRClassifier "
+                "retrain last layers; fit them on FineTuneClassifier.embed(items)."
+            )
+        defaults = type(own).__init__.__kwdefaults__
+        for name in own._shared_parameters():
+            value = getattr(own, name)
+            if name in _OF_ESTIMATOR or value == defaults[name]:
+                continue
+            here = {"solver": "optimizer"}.get(name, name)
+            remedy = f"give {here} to FineTuneClassifier itself"
+            if here not in self._get_param_names():
+                remedy = f"leave it at {defaults[name]!r}"
+            raise ValueError(
+                f"estimator__{name}={value!r} has no effect on a network: {remedy}."
+            )
+        given = {name: getattr(self, name) for name in _SHARED}
+        return clone(own).set_params(**given)
+
+    def _validate(self, items, modality, reset=True):
+        if modality != "tensor":
+            return items  # their readers look at them
+        return validate_data(self, items, allow_nd=True, dtype=np.float32, reset=reset)
+
+    def _encode_validation(self, X_val, y_val, attributes_val, modality):
+        if X_val is None and y_val is None and attributes_val is None:
+            return None
+        if X_val is None or y_val is None:
+            missing = "X_val" if X_val is None else "y_val"
+            raise ValueError(
+                f"{missing}=None, but another part of the validation set was given: "
+                "pass X_val and y_val together."
+            )
+        checked = self._validate(X_val, modality, reset=False)
+        judged = Items(checked, modality, "X_val")
+        judged.check()
+        return encode_validation_set(
+            judged, y_val, attributes_val, self.classes_, self.selection
+        )
+
+    def _accelerator(self):
+        precision = self.precision
+        if precision == "auto":
+            on_cuda = self.device in ("auto", "cuda") and torch.cuda.is_available()
+            device = torch.device("cuda" if on_cuda else "cpu")
+            name = str(resolve_precision("auto", device))
+            precision = name.removeprefix("torch.")
+        return make_accelerator(self.device, precision)
+
+    def _initial_network(self, settings):
+        backbone = self.backbone
+        if not isinstance(backbone, str):
+            backbone = clone(backbone, safe=False)  # a copy
+        return Network(backbone, settings)
+
+    def _finish_networks(self, members, method, inner, source, seed):
+        """Give the networks their heads, and freeze what is to stay as it is."""
+        first = members[0]
+        batch = next(source.batches(first.tools, [(0, np.arange(1))]))
+        with torch.no_grad():
+            first.eval()
+            n_features = first.embed(batch).shape[1]
+        hidden = [int(size) for size in inner.hidden_layer_sizes]
+        for number, member in enumerate(members):
+            member.add_head(
+                n_features,
+                hidden,
+                n_logits(len(self.classes_)),
+                self.dropout,
+                seed,
+                0 if method.same_start else number,
+            )
+            freeze_parameters(member, self.freeze)
+            check_point(member, self.saliency_layer, batch)
+
+    def _pass_rows(self, accelerator):
+        """Rows of one forward pass of one process."""
+        passes = self.accumulate * accelerator.num_processes
+        return max(1, -(-self.batch_size // passes))
+
+    def _recipe(self, inner):
+        decays = np.atleast_1d(inner._weight_decays())
+        trained = isinstance(self.backbone, str) and (
+            self.pretrained or self.weights is not None
+        )
+        frozen = {"auto": trained, "train": False, "frozen": True}[self.batch_norm]
+        return Recipe(
+            self.optimizer,
+            self.learning_rate,
+            self.momentum,
+            [float(decay) for decay in np.resize(decays, 2)],
+            self.schedule,
+            self.warmup,
+            self.clip_norm,
+            self.batch_size,
+            self.accumulate,
+            self.max_iter,
+            inner._epochs(),
+            frozen,
+            self.augment,
+            self.num_workers,
+            self.checkpoint_every,
+        )
+
+    def _checkpoints(self, source, y, attributes, validation, tools, inner):
+        """Return the run's own folder of checkpoints, by all that determines it."""
+        if self.checkpoint_dir is None:
+            return None
+        own = self.get_params(deep=False)
+        known = {k: repr(v) for k, v in own.items() if k not in _NOT_IN_KEY}
+        seed = self.random_state
+        described = {
+            "parameters": known,
+            "estimator": repr((type(inner).__name__, inner.get_params())),
+            "seed": seed if isinstance(seed, Integral) else None,
+            "backbone": tools.description,
+            "augment": None
+            if self.augment is None
+            else describe_callable(self.augment),
+            "items": source.digest(),
+            "y": _digest(y),
+            "attributes": None if attributes is None else _digest(attributes),
+        }
+        if tools.modality == "tensor":
+            described["weights"] = _digest_tensors(tools.network)
+        if validation is not None:
+            described["validation"] = [
+                validation["X"].digest(),
+                _digest(validation["y"]),
+                _digest(validation["groups"].ids),
+            ]
+        text = json.dumps(described, sort_keys=True, default=str)
+        name = hashlib.sha256(text.encode()).hexdigest()[:24]
+        return Checkpoints(Path(self.checkpoint_dir).expanduser() / name)
+
+    def _set_fitted(self, inner, fitted, validation):
+        state = {
+            "n_iter_": int(fitted.n_iter[-1]),
+            "best_epoch_": int(fitted.best_epoch[-1]),
+            "history_": fitted_history(fitted.history, validation),
+            "loss_curve_": [float(loss[-1]) for loss in fitted.history["loss"]],
+        }
+        for name, value in (state | inner._further_attributes(fitted)).items():
+            setattr(inner, name, value)
+        inner._finish()
+        self.estimator_ = inner
+        for name in (*state, "groups_", "group_counts_", "attribute_values_"):
+            setattr(self, name, getattr(inner, name))
+
+    def _outputs(self, items, function):
+        """Apply a function of network and batch to all items, in blocks."""
+        check_is_fitted(self)
+        modality = self.network_.tools.modality
+        items = self._validate(items, modality, reset=False)
+        return self._blocks(self.network_, Items(items, modality), function)
+
+    def _blocks(self, network, source, function):
+        accelerator = self._accelerator()
+        network = network.to(accelerator.device).eval()
+        rows = 2 * self._pass_rows(accelerator)
+        source.check()
+        index = np.arange(len(source))
+        parts = ((0, index[i : i + rows]) for i in range(0, len(index), rows))
+        found = []
+        with torch.inference_mode(), accelerator.autocast():
+            for batch in source.batches(network.tools, parts, self.num_workers):
+                try:
+                    out = function(network, to_device(batch, accelerator.device))
+                except RuntimeError as error:
+                    if not is_out_of_memory(error):
+                        raise
+                    raise MemoryError(
+                        f"a pass of {rows} items does not fit the memory of "
+                        f"{accelerator.device}: lower batch_size (now "
+                        f"{self.batch_size}) by set_params."
+                    ) from error
+                found.append(out.float().cpu().numpy())
+        return np.concatenate(found)
+
+    def decision_function(self, items):
+        """Logits of the classes.
+
+        Parameters
+        ----------
+        items : array-like or path-like
+            As for :meth:`fit`.
+
+        Returns
+        -------
+        ndarray of shape (n_samples,) or (n_samples, n_classes)
+            With two classes, the logit of `classes_[1]`.
+        """
+        scores = self._outputs(items, lambda network, batch: network(batch))
+        return scores.ravel() if len(self.classes_) == 2 else scores
+
+    def embed(self, items):
+        """Embed items with the fine-tuned backbone.
+
+        Parameters
+        ----------
+        items : array-like or path-like
+            As for :meth:`fit`.
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_features), float32
+            What the head reads.
+
+        See Also
+        --------
+        to_extractor : The backbone as a cached extractor.
+        """
+        return self._outputs(items, lambda network, batch: network.embed(batch))
+
+    def _embed_untrained(self, items):
+        """Embed items with the backbone as it is before training."""
+        settings = backbone_settings(self.get_params(deep=False))
+        network = self._initial_network(settings)
+        source = Items(items, settings["modality"])
+        return self._blocks(network, source, lambda net, batch: net.embed(batch))
+
+    def to_extractor(self, path=None, **parameters):
+        """Return the fine-tuned backbone as an extractor with a cache.
+
+        Parameters
+        ----------
+        path : path-like, default=None
+            Where to write the weights of a backbone that was given by name: a
+            safetensors file, or for a sentence encoder a folder.
+        **parameters : dict
+            Other parameters of the extractor, such as `cache_dir`.
+
+        Returns
+        -------
+        EmbeddingExtractor
+
+        Raises
+        ------
+        ValueError
+            If `path` is missing, or if items are plain numbers.
+        """
+        check_is_fitted(self)
+        names = ("layer", "pooling", "model_kwargs", "preprocess", "modality")
+        own = {name: getattr(self, name) for name in names}
+        if self.modality == "tensor":
+            raise ValueError(
+                "modality='tensor': an extractor takes images or texts. Use "
+                "embed(items)."
+            )
+        if not isinstance(self.backbone, str):
+            module = clone(self.network_.backbone, safe=False)
+            return EmbeddingExtractor(module, **own, **parameters)
+        if path is None:
+            raise ValueError(
+                f"path=None: the weights of {self.backbone!r} have to be written "
+                "somewhere; give the name of a safetensors file."
+            )
+        path = Path(path)
+        backbone = self.network_.backbone
+        if self.backbone.startswith("sentence-transformers:"):
+            backbone.save(str(path))
+        else:
+            from skdebias.finetune._checkpoint import write_file
+
+            write_file(path, backbone.state_dict(), {"backbone": self.backbone})
+        return EmbeddingExtractor(
+            self.backbone, pretrained=False, weights=path, **own, **parameters
+        )
+
+    def save(self, path):
+        """Write the fitted classifier to a safetensors file.
+
+        Parameters
+        ----------
+        path : path-like
+            File to write. It appears complete or not at all.
+
+        Raises
+        ------
+        TypeError
+            If a parameter has no safe representation.
+
+        See Also
+        --------
+        load
+        """
+        check_is_fitted(self)
+        save_network(self, Path(path))
+
+    @classmethod
+    def load(cls, path, *, backbone=None, preprocess=None, augment=None):
+        """Read a classifier that :meth:`save` wrote.
+
+        Parameters
+        ----------
+        path : path-like
+        backbone : torch.nn.Module, default=None
+            The architecture, if it was no name. Its weights are those of the file.
+        preprocess, augment : callable, default=None
+            If they were functions: a file holds no code.
+
+        Returns
+        -------
+        FineTuneClassifier
+
+        Raises
+        ------
+        ValueError
+            If the file is damaged, or of another architecture.
+        """
+        given = {"backbone": backbone, "preprocess": preprocess, "augment": augment}
+        return load_network(cls, Path(path), given)
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        numbers = self.modality == "tensor"
+        tags.input_tags.two_d_array = numbers
+        tags.input_tags.three_d_array = True
+        tags.input_tags.string = not numbers
+        tags.no_validation = not numbers
+        return tags
+
+
+def _describe_method(inner):
+    """What a message on a diverged fit says of the method."""
+    beta = getattr(inner, "beta_", None)
+    return "" if beta is None else f" with beta={beta:g} and c={inner.c:g}"
+
+
+def _digest(values):
+    array = np.asarray(values)
+    kind = repr((array.dtype.kind, array.shape))
+    content = array.astype(str) if array.dtype.kind == "O" else array
+    data = np.ascontiguousarray(content).tobytes()
+    return hashlib.sha256(kind.encode() + data).hexdigest()
+
+
+def _digest_tensors(network):
+    from embeddings_cache._fingerprint import tensors_digest
+
+    return tensors_digest(network.state_dict().items())

@@ -1,0 +1,89 @@
+"""What the first stage of a method gets for models when networks are trained."""
+
+import numpy as np
+from sklearn.base import clone
+from sklearn.frozen import FrozenEstimator
+
+from skdebias._erm import ERMClassifier
+
+
+class NetworkModels:
+    """Networks in the place of heads; see :class:`skdebias._erm.HeadModels`.
+
+    Parameters
+    ----------
+    classifier : FineTuneClassifier
+        Whose first stage it is.
+    """
+
+    def __init__(self, classifier):
+        self._classifier = classifier
+
+    def erm(self, **changes):
+        """Return an unfitted network of the same kind that is trained by ERM.
+
+        Parameters
+        ----------
+        **changes : dict
+            Parameters to set instead; `balance` is that of the method.
+
+        Returns
+        -------
+        FineTuneClassifier
+        """
+        own = self._classifier.estimator
+        method = ERMClassifier(
+            balance=changes.pop("balance", None),
+            hidden_layer_sizes=own.hidden_layer_sizes,
+        )
+        return clone(self._classifier).set_params(estimator=method, **changes)
+
+    def last_layer(self, X, y, reference):
+        """Return embeddings and the head that reads them.
+
+        Parameters
+        ----------
+        X : array-like
+            Items.
+        y : array-like of shape (n_samples,)
+        reference : dict or None
+            Changes to the network, which is trained first. None embeds with the
+            backbone as it is.
+
+        Returns
+        -------
+        embeddings : ndarray of shape (n_samples, n_features)
+        head : FrozenEstimator or None
+            A fitted head.
+        """
+        if reference is None:
+            return self._classifier._embed_untrained(X), None
+        network = self.erm(**reference).fit(X, y)
+        return network.embed(X), FrozenEstimator(head_of(network))
+
+
+def head_of(network):
+    """Return the head of a fitted network as an estimator on its embeddings.
+
+    Parameters
+    ----------
+    network : FineTuneClassifier
+
+    Returns
+    -------
+    ERMClassifier
+    """
+    layers = [
+        (layer.weight.detach().cpu().numpy(), layer.bias.detach().cpu().numpy())
+        for layer in network.network_.linear_layers
+    ]
+    head = ERMClassifier(hidden_layer_sizes=[len(bias) for _, bias in layers[:-1]])
+    head.classes_ = network.classes_
+    head.n_features_in_ = layers[0][0].shape[1]
+    head.n_iter_ = network.n_iter_
+    if len(layers) == 1:
+        head.coef_, head.intercept_ = layers[0]
+    else:
+        head.coefs_ = [np.ascontiguousarray(weight.T) for weight, _ in layers]
+        head.intercepts_ = [bias for _, bias in layers]
+    return head

@@ -1,0 +1,383 @@
+"""Backbone and head as one module, and the few of them a method trains together."""
+
+import difflib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from fnmatch import fnmatch
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from embeddings_cache.backbones import build_backbone
+from embeddings_cache.backbones._base import Backbone
+from skdebias._engine._heads import initial_parameters
+
+_RANDOM = {"pretrained": False, "weights": None}
+
+
+def build_tools(backbone: Any, settings: Mapping[str, Any]) -> Backbone:
+    """Build a network with its preprocessing.
+
+    Parameters
+    ----------
+    backbone : str or torch.nn.Module
+        As for :class:`embeddings_cache.EmbeddingExtractor`; of a module, the very
+        object is used.
+    settings : mapping
+        The other fields of the extractor's request; `modality` may be ``"tensor"``.
+
+    Returns
+    -------
+    Backbone
+    """
+    if settings["modality"] != "tensor":
+        return build_backbone(backbone, **settings)
+    return Backbone(
+        network=backbone,
+        modality="tensor",
+        prepare=torch.as_tensor,
+        collate=torch.stack,
+        forward=backbone,
+        description={"network": repr(backbone)},
+    )
+
+
+class Network(nn.Module):
+    """A backbone, and a head of linear layers on its embeddings.
+
+    Parameters
+    ----------
+    backbone : str or torch.nn.Module
+    settings : mapping
+        As for :func:`build_tools`.
+
+    Attributes
+    ----------
+    backbone : torch.nn.Module
+    head : torch.nn.Sequential
+        Set by :meth:`add_head`.
+    tools : Backbone
+        Preprocessing, and the function from a batch to embeddings.
+    """
+
+    def __init__(self, backbone: Any, settings: Mapping[str, Any]) -> None:
+        super().__init__()
+        self._request = backbone if isinstance(backbone, str) else None
+        self._settings = dict(settings)
+        self._set_tools(build_tools(backbone, settings))
+        self.head = nn.Sequential()
+
+    def _set_tools(self, tools: Backbone) -> None:
+        self.backbone = tools.network
+        self.tools = tools
+
+    def add_head(
+        self,
+        n_features: int,
+        hidden_layer_sizes: Sequence[int],
+        n_logits: int,
+        dropout: float,
+        seed: int,
+        number: int = 0,
+    ) -> Self:
+        """Put a head on the backbone, with the starting weights of heads alone.
+
+        Parameters
+        ----------
+        n_features : int
+            Of the embeddings.
+        hidden_layer_sizes : sequence of int
+        n_logits : int
+        dropout : float
+            Before each linear layer.
+        seed : int
+        number : int, default=0
+            Which network of a method that trains several.
+
+        Returns
+        -------
+        Network
+            Itself.
+        """
+        sizes = [n_features, *hidden_layer_sizes, n_logits]
+        layers: list[nn.Module] = []
+        for weight, bias in zip(*initial_parameters(sizes, seed, number)):
+            linear = nn.Linear(weight.shape[1], len(bias))
+            linear.load_state_dict(
+                {"weight": torch.from_numpy(weight), "bias": torch.from_numpy(bias)}
+            )
+            layers += [nn.Dropout(dropout), linear, nn.ReLU()]
+        self.head = nn.Sequential(*layers[:-1])
+        return self
+
+    @property
+    def linear_layers(self) -> list[nn.Linear]:
+        """The layers of the head, input to output."""
+        return [layer for layer in self.head if isinstance(layer, nn.Linear)]
+
+    def embed(self, batch: Any) -> Tensor:
+        """Embeddings of a collated batch.
+
+        Parameters
+        ----------
+        batch : Tensor or dict of Tensor
+
+        Returns
+        -------
+        Tensor of shape (n_samples, n_features)
+
+        Raises
+        ------
+        ValueError
+            If the backbone does not return one vector per item.
+        """
+        embeddings = self.tools.forward(batch)
+        if embeddings.ndim != 2:
+            raise ValueError(
+                f"the backbone returned shape {tuple(embeddings.shape)}; an embedding "
+                "is one vector per item: choose layer and pooling, or return "
+                "(n, n_features)."
+            )
+        return embeddings.float()
+
+    def forward(self, batch: Any) -> Tensor:
+        """Logits of a collated batch; one of them for two classes.
+
+        Parameters
+        ----------
+        batch : Tensor or dict of Tensor
+
+        Returns
+        -------
+        Tensor of shape (n_samples, n_logits)
+        """
+        logits: Tensor = self.head(self.embed(batch))
+        return logits
+
+    def __getstate__(self) -> dict[str, Any]:
+        # The functions of the tools are closures; a name builds them again.
+        return {name: value for name, value in vars(self).items() if name != "tools"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        trained = self.backbone
+        if self._request is None:
+            self.tools = build_tools(trained, {**self._settings, "weights": None})
+            return
+        sentences = self._request.startswith("sentence-transformers:")
+        settings = self._settings if sentences else {**self._settings, **_RANDOM}
+        self._set_tools(build_tools(self._request, settings))
+        self.backbone.load_state_dict(trained.state_dict())
+        self.backbone.to(next(self.head.parameters()).device)
+
+
+class Networks(nn.Module):
+    """The networks that a method trains side by side, run on the same rows.
+
+    Parameters
+    ----------
+    members : sequence of Network
+    point : str, default=None
+        Where saliencies are taken: "input", "embedding", or the name of a submodule of
+        the backbone. None takes none.
+    """
+
+    def __init__(self, members: Sequence[Network], point: str | None = None) -> None:
+        super().__init__()
+        self.members = nn.ModuleList(members)
+        self.point = point
+
+    def forward(self, batch: Any) -> tuple[list[Tensor], list[Tensor]]:
+        """Run all networks.
+
+        Parameters
+        ----------
+        batch : Tensor or dict of Tensor
+
+        Returns
+        -------
+        logits : list of Tensor of shape (n_samples, n_logits)
+            Of each network.
+        points : list of Tensor
+            What the logits of each network can be differentiated in, in training.
+        """
+        if self.point is None or not self.training:
+            return [member(batch) for member in self.members], []
+        if self.point == "input" and isinstance(batch, Tensor):
+            # The same rows for all, so that one tensor will do.
+            batch = batch.detach().requires_grad_()
+        logits, points = [], []
+        for member in self.members:
+            with _caught(member, self.point, batch) as caught:
+                logits.append(member(batch))
+            points.append(caught[-1])
+        return logits, points
+
+
+@contextmanager
+def _caught(member: Network, point: str, batch: Any) -> Iterator[list[Tensor]]:
+    """Catch the tensor at a point of the network while it runs."""
+    if point == "input" and isinstance(batch, Tensor):
+        yield [batch]
+        return
+    module = _module_at(member, point)
+    caught: list[Tensor] = []
+    if point == "embedding":
+        handle = module.register_forward_pre_hook(
+            lambda _module, inputs: caught.append(inputs[0])
+        )
+    else:
+        handle = module.register_forward_hook(
+            lambda _module, _inputs, output: caught.append(output)
+        )
+    try:
+        yield caught
+    finally:
+        handle.remove()
+
+
+def _module_at(member: Network, point: str) -> nn.Module:
+    """Return the module whose output, or input, is the point."""
+    if point == "embedding":
+        return member.head
+    backbone = member.backbone
+    if point == "input":  # of words: what they are embedded as
+        for module in backbone.modules():
+            getter = getattr(module, "get_input_embeddings", None)
+            if getter is not None:
+                return getter()
+        raise ValueError(
+            "saliency_layer='input': items of this backbone are no tensor, and it does "
+            "not say which layer embeds them. Give the name of that layer."
+        )
+    return backbone.get_submodule(_known_names([point], backbone)[0])
+
+
+def _known_names(names: Sequence[str], backbone: nn.Module) -> list[str]:
+    """Check that submodules of these names exist."""
+    known = [name for name, _ in backbone.named_modules() if name]
+    for name in names:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=3, cutoff=0.3)
+            raise ValueError(
+                f"saliency_layer={name!r} is not the name of a submodule of the "
+                f"backbone: choose 'input', 'embedding' or a name like "
+                f"{', '.join(map(repr, near or known[-3:]))}."
+            )
+    return list(names)
+
+
+def check_point(network: Network, point: str, batch: Any) -> None:
+    """Refuse a point that the network does not have.
+
+    Parameters
+    ----------
+    network : Network
+    point : str
+    batch : Tensor or dict of Tensor
+
+    Raises
+    ------
+    ValueError
+    """
+    if not (point == "input" and isinstance(batch, Tensor)):
+        _module_at(network, point)
+
+
+def freeze_parameters(network: Network, freeze: Any) -> None:
+    """Switch off the gradients of a part of the backbone.
+
+    Parameters
+    ----------
+    network : Network
+    freeze : None, "backbone", or sequence of str
+        Names of submodules or parameters of the backbone; ``*`` stands for anything.
+
+    Raises
+    ------
+    ValueError
+        If a name matches nothing.
+    """
+    if freeze is None:
+        return
+    if isinstance(freeze, str):
+        if freeze != "backbone":
+            raise ValueError(
+                f"freeze={freeze!r} must be None, 'backbone', or a list of names of "
+                f"submodules, such as [{freeze!r}]."
+            )
+        freeze = ["*"]
+    names = [name for name, _ in network.backbone.named_parameters()]
+    for pattern in freeze:
+        own = [n for n in names if _matches(n, pattern)]
+        if not own and pattern != "*":
+            modules = [name for name, _ in network.backbone.named_modules() if name]
+            near = difflib.get_close_matches(pattern, modules, n=3, cutoff=0.3)
+            raise ValueError(
+                f"freeze={list(freeze)}: {pattern!r} matches no parameter of the "
+                f"backbone. Names like {', '.join(map(repr, near or modules[:3]))}."
+            )
+        for name in own:
+            network.backbone.get_parameter(name).requires_grad_(False)
+
+
+def _matches(name: str, pattern: str) -> bool:
+    return name == pattern or name.startswith(f"{pattern}.") or fnmatch(name, pattern)
+
+
+def training_mode(networks: nn.Module, *, frozen_statistics: bool) -> None:
+    """Switch to training, but for batch normalisation that keeps its statistics.
+
+    Parameters
+    ----------
+    networks : torch.nn.Module
+    frozen_statistics : bool
+        Of all of it; otherwise only where the layer's parameters are frozen.
+    """
+    networks.train()
+    for module in networks.modules():
+        if isinstance(module, _BatchNorm):
+            own = list(module.parameters(recurse=False))
+            fixed = bool(own) and not any(p.requires_grad for p in own)
+            if frozen_statistics or fixed:
+                module.eval()
+
+
+def backbone_settings(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the extractor's checked request out of a classifier's parameters.
+
+    Parameters
+    ----------
+    parameters : mapping
+        The classifier's own.
+
+    Returns
+    -------
+    dict
+
+    Raises
+    ------
+    TypeError, ValueError
+        For a value that cannot be used.
+    """
+    from embeddings_cache import EmbeddingExtractor
+    from embeddings_cache._parameters import check_parameters
+
+    names = (
+        "pretrained", "weights", "layer", "pooling", "model_kwargs", "preprocess",
+        "modality",
+    )  # fmt: skip
+    own = {name: parameters[name] for name in names}
+    backbone = parameters["backbone"]
+    if own["modality"] == "tensor":
+        if not isinstance(backbone, nn.Module):
+            raise TypeError(
+                f"modality='tensor' needs a torch.nn.Module as backbone, which takes "
+                f"items as they are; backbone={backbone!r} prepares them itself."
+            )
+        return {**own, "model_kwargs": {}}
+    extractor = EmbeddingExtractor(backbone, **own)
+    checked = check_parameters(extractor.get_params(deep=False))
+    return {name: checked[name] for name in names}

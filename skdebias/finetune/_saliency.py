@@ -1,0 +1,87 @@
+"""Input saliencies of whole networks, by a second backward pass."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from skdebias.methods import ForwardPass
+from skdebias.methods._saliency import Opposition
+
+
+@dataclass(frozen=True)
+class NetworkPass(ForwardPass):
+    """The recorded forward pass of networks side by side, for a penalty.
+
+    Parameters
+    ----------
+    outputs : sequence of Tensor of shape (R, n_logits)
+        Logits of each network, which `logits` are made of.
+    points : sequence of Tensor of shape (R, ...)
+        What they can be differentiated in.
+    """
+
+    outputs: Sequence[Tensor]
+    points: Sequence[Tensor]
+
+    def saliencies(self, heads: Tensor, values: Tensor) -> "RecordedSaliencies":
+        """Return gradients of outputs at the points, not yet computed."""
+        chosen = heads.tolist()
+        return RecordedSaliencies(
+            [self.outputs[head] for head in chosen],
+            [self.points[head] for head in chosen],
+            values,
+        )
+
+
+@dataclass(frozen=True)
+class RecordedSaliencies:
+    """Gradients of combinations of logits in the points they depend on.
+
+    Parameters
+    ----------
+    outputs : list of Tensor of shape (R, n_logits)
+    points : list of Tensor of shape (R, ...)
+    values : Tensor of shape (B, R, n_logits)
+        The combinations.
+    """
+
+    outputs: list[Tensor]
+    points: list[Tensor]
+    values: Tensor
+
+    def gradients(self, create_graph: bool) -> Tensor:
+        """Return the saliencies.
+
+        Parameters
+        ----------
+        create_graph : bool
+            Whether they are to be differentiated again.
+
+        Returns
+        -------
+        Tensor of shape (B, R, D)
+        """
+        found = [
+            torch.autograd.grad(
+                output,
+                point,
+                # What the combination itself depends on is not differentiated here.
+                grad_outputs=value.to(output.dtype),
+                create_graph=create_graph,
+                retain_graph=True,
+            )[0]
+            for output, point, value in zip(self.outputs, self.points, self.values)
+        ]
+        return torch.stack([gradient.flatten(1).float() for gradient in found])
+
+    def oppose(
+        self, student: Self, measure: Opposition, weights: Tensor
+    ) -> tuple[Tensor, None, list[Tensor]]:
+        """Return the measure, recorded for the second backward pass."""
+        constant = student.gradients(create_graph=False).detach()
+        own = self.gradients(create_graph=True)
+        values, _ = measure.of_coordinates(constant, own, weights)
+        return values, None, []

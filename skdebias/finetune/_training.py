@@ -1,0 +1,665 @@
+"""The training loop of whole networks, with the methods that train heads."""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from itertools import count
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_model_state_dict,
+    get_optimizer_state_dict,
+    set_model_state_dict,
+    set_optimizer_state_dict,
+)
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from tqdm.auto import tqdm
+
+from embeddings_cache._device import is_out_of_memory, to_device
+from embeddings_cache.backbones._base import Backbone
+from skdebias._attributes import Groups
+from skdebias._engine._loss import cross_entropy, predicted_class
+from skdebias._engine._sampler import IndexSampler
+from skdebias._engine._selection import Selection, Stopping, Tracker
+from skdebias._engine._sgd import Fitted
+from skdebias.finetune._checkpoint import Checkpoints, restore, snapshot
+from skdebias.finetune._items import Items
+from skdebias.finetune._network import Network, Networks, training_mode
+from skdebias.finetune._saliency import NetworkPass
+from skdebias.methods import Method, Setting, Step
+
+# Steps between looks at the loss where a look waits for the GPU.
+_STEPS_PER_LOOK = 50
+# The whole state on every process, whatever Accelerate has done to the module.
+_WHOLE = StateDictOptions(full_state_dict=True)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How networks are optimised.
+
+    Parameters
+    ----------
+    optimizer : {"sgd", "adamw"}
+    learning_rate, momentum : float
+    weight_decay : sequence of float
+        Of each network.
+    schedule : {"constant", "linear", "cosine"}
+        What the learning rate does after the warm-up.
+    warmup : float
+        Share of the steps in which it rises to its value.
+    clip_norm : float or None
+        Largest norm of the gradient of a network.
+    batch_size, accumulate : int
+        Rows of a step over all processes, and the passes that it is made in.
+    max_iter : int
+        Epochs.
+    epochs : sequence of float or None
+        After which each network is frozen.
+    frozen_statistics : bool
+        Of batch normalisation.
+    augment : callable or None
+    num_workers : int
+    checkpoint_every : int or None
+        Steps; None is at the end of each epoch only.
+    """
+
+    optimizer: str
+    learning_rate: float
+    momentum: float
+    weight_decay: Sequence[float]
+    schedule: str
+    warmup: float
+    clip_norm: float | None
+    batch_size: int
+    accumulate: int
+    max_iter: int
+    epochs: Sequence[float] | None
+    frozen_statistics: bool
+    augment: Callable[[Any], Any] | None
+    num_workers: int
+    checkpoint_every: int | None
+
+    def rate(self, step: int, n_steps: int) -> float:
+        """Return the learning rate of a step, counted from 0."""
+        n_warm = round(self.warmup * n_steps)
+        if step < n_warm:
+            return self.learning_rate * (step + 1) / n_warm
+        done = (step - n_warm) / max(1, n_steps - n_warm)
+        if self.schedule == "linear":
+            return self.learning_rate * (1.0 - done)
+        if self.schedule == "cosine":
+            return self.learning_rate * 0.5 * (1.0 + math.cos(math.pi * done))
+        return self.learning_rate
+
+
+def make_accelerator(device: str, precision: str) -> Any:
+    """Return Accelerate's handle on devices, processes and number formats.
+
+    Parameters
+    ----------
+    device : {"auto", "cpu", "cuda", "mps"}
+    precision : {"float32", "bfloat16", "float16"}
+
+    Returns
+    -------
+    accelerate.Accelerator
+
+    Raises
+    ------
+    ImportError
+        If Accelerate is missing.
+    ValueError
+        If there is no such device.
+    """
+    try:
+        from accelerate import Accelerator
+        from accelerate.state import AcceleratorState
+        from accelerate.utils import DistributedDataParallelKwargs
+    except ImportError as error:
+        raise ImportError(
+            f"FineTuneClassifier needs the package accelerate ({error}). "
+            'Run: pip install "skdebias[finetune]"'
+        ) from error
+
+    names = {"float32": "no", "bfloat16": "bf16", "float16": "fp16"}
+    settings = {
+        "cpu": device == "cpu",
+        "mixed_precision": names[precision],
+        # A backbone may have parts that its embedding does not use.
+        "kwargs_handlers": [DistributedDataParallelKwargs(find_unused_parameters=True)],
+    }
+    try:
+        made = Accelerator(**settings)
+    except ValueError:
+        # It remembers the settings of the process's first fit, and wants no others.
+        AcceleratorState._reset_state(reset_partial_state=True)
+        made = Accelerator(**settings)
+    if device not in ("auto", made.device.type):
+        raise ValueError(
+            f"device={device!r} cannot be used on this machine, which has "
+            f"{made.device.type!r}: choose 'auto'."
+        )
+    return made
+
+
+class KeptNetwork:
+    """Weights of the last network at the epoch that is kept so far.
+
+    Parameters
+    ----------
+    state : dict of str to Tensor
+        On the CPU.
+    """
+
+    def __init__(self, state: dict[str, Tensor]) -> None:
+        self.state = state
+
+    def copy_heads(self, source: "NetworkStack", heads: Tensor) -> None:
+        """Take over the weights of the last network, if it is among `heads`."""
+        if source.n_heads - 1 in heads.tolist():
+            self.state = source.last_state()
+
+
+class NetworkStack:
+    """The networks in training, as epochs are tracked and judged.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        What Accelerate made of the networks.
+    n_heads : int
+        How many they are.
+    """
+
+    n_streams = 1
+
+    def __init__(self, model: torch.nn.Module, n_heads: int) -> None:
+        self.model = model
+        self.n_heads = n_heads
+
+    def state(self) -> dict[str, Tensor]:
+        """Weights of all networks, on the CPU."""
+        own = get_model_state_dict(self.model, options=_WHOLE)
+        return {name: value.detach().cpu().clone() for name, value in own.items()}
+
+    def last_state(self) -> dict[str, Tensor]:
+        """Weights of the last network, by the names it has for them."""
+        prefix = f"members.{self.n_heads - 1}."
+        own = get_model_state_dict(self.model, options=_WHOLE)
+        return {
+            name.removeprefix(prefix): value.detach().cpu().clone()
+            for name, value in own.items()
+            if name.startswith(prefix)
+        }
+
+    def clone(self) -> KeptNetwork:
+        """Return the last network's weights; no other is ever wanted."""
+        return KeptNetwork(self.last_state())
+
+
+@dataclass(frozen=True)
+class NetworkValidation(Selection):
+    """Validation items that score all networks.
+
+    Parameters
+    ----------
+    items : Items
+    tools : Backbone
+    accelerator : accelerate.Accelerator
+    batch_size : int
+        Rows of a forward pass.
+    """
+
+    items: Items
+    tools: Backbone
+    accelerator: Any
+    batch_size: int
+
+    def group_accuracies(self, stack: NetworkStack) -> NDArray[np.float64]:
+        """Accuracy of every network in every validation group.
+
+        Parameters
+        ----------
+        stack : NetworkStack
+
+        Returns
+        -------
+        ndarray of shape (n_groups, n_networks)
+        """
+        world, rank = self.accelerator.num_processes, self.accelerator.process_index
+        device = self.accelerator.device
+        # Every process makes as many passes: surplus rows count for nothing.
+        share = -(-len(self.y) // world)
+        rows = np.arange(rank * share, (rank + 1) * share)
+        parts = [
+            rows[start : start + self.batch_size]
+            for start in range(0, share, self.batch_size)
+        ]
+        correct = torch.zeros(len(self.groups.counts), stack.n_heads, device=device)
+        clipped = ((0, np.minimum(part, len(self.y) - 1)) for part in parts)
+        stack.model.eval()
+        with torch.inference_mode():
+            batches = self.items.batches(self.tools, clipped)
+            for part, batch in zip(parts, batches):
+                outputs, _ = stack.model(to_device(batch, device))
+                own = part[part < len(self.y)]
+                predicted = torch.stack([predicted_class(z) for z in outputs], 1)
+                y = torch.from_numpy(self.y[own]).to(device)
+                ids = torch.from_numpy(self.groups.ids[own]).to(device)
+                hits = (predicted[: len(own)] == y[:, None]).to(correct.dtype)
+                correct.index_add_(0, ids, hits)
+        total = self.accelerator.reduce(correct, reduction="sum")
+        found: NDArray[np.float64] = total.double().cpu().numpy()
+        return found / self.groups.counts[:, None]
+
+
+class NetworkTraining:
+    """Networks in training, which can be stopped at any step and resumed.
+
+    Parameters
+    ----------
+    members : sequence of Network
+        As many as the method trains; the last one is the result.
+    items : Items
+        Training items.
+    y : ndarray of shape (n_samples,)
+        Class codes.
+    groups : Groups
+    method : Method
+    seed : int
+        Of the draws of rows, and of whatever is random in a step.
+    recipe : Recipe
+    accelerator : accelerate.Accelerator
+    stopping : Stopping
+    validation : Selection, default=None
+    checkpoints : Checkpoints, default=None
+        Where to write them.
+    found : (dict of str to Tensor, dict), default=None
+        The one to go on from.
+    point : str, default=None
+        Where a penalty on saliencies takes them.
+    describe : str, default=""
+        What to add to the message on a loss that is not finite.
+    """
+
+    def __init__(
+        self,
+        members: Sequence[Network],
+        items: Items,
+        y: NDArray[np.int64],
+        groups: Groups,
+        method: Method,
+        seed: int,
+        recipe: Recipe,
+        accelerator: Any,
+        *,
+        stopping: Stopping,
+        validation: Selection | None = None,
+        checkpoints: Checkpoints | None = None,
+        found: tuple[dict[str, Tensor], dict[str, Any]] | None = None,
+        point: str | None = None,
+        describe: str = "",
+    ) -> None:
+        self._items = items
+        self._tools = members[-1].tools
+        self._y = torch.from_numpy(y)
+        self._seed = seed
+        self._recipe = recipe
+        self._accelerator = accelerator
+        self._checkpoints = checkpoints
+        self._describe = describe
+        device = accelerator.device
+        setting = Setting((groups,), self._y, device)
+        self.rule = type(method).rule([method], setting)
+        self._penalty = type(method).penalty([method], setting)
+        networks = Networks(members, None if self._penalty is None else point)
+        optimiser = _optimiser(members, recipe)
+        self._model, self._optimiser = accelerator.prepare(networks, optimiser)
+        self._members = members
+        self.stack = NetworkStack(self._model, len(members))
+        self.tracker = Tracker(self.stack, stopping, validation, len(members))
+
+        plan = method.plan(groups)
+        self._sampler = IndexSampler([plan], recipe.batch_size, seed)
+        weights = torch.from_numpy(self._sampler.weights).to(device, torch.float32)
+        self._weights = weights[None].repeat(1, 1, len(members))  # (1, R, M)
+        self._strata = torch.from_numpy(self._sampler.strata).to(device)[None]
+        self._row_weights = None
+        if plan.row_weights is not None:
+            self._row_weights = torch.from_numpy(plan.row_weights).float()
+        self._steps_per_epoch = -(-len(y) // recipe.batch_size)
+        self._n_steps = self._steps_per_epoch * recipe.max_iter
+        self._parts = self._divide(self._sampler.n_slots)
+        self._objective = torch.zeros(len(members), device=device)
+        self.step = 0
+        self.done = False
+        if found is not None:
+            self._resume(*found)
+
+    def _divide(self, n_slots: int) -> list[NDArray[np.int64]]:
+        """Slots of this process, in the passes of a step; -1 stands for none."""
+        world, rank = self._accelerator.num_processes, self._accelerator.process_index
+        padded = np.full(-(-n_slots // world) * world, -1)
+        padded[:n_slots] = np.arange(n_slots)
+        own = padded[rank::world]
+        return [
+            part for part in np.array_split(own, self._recipe.accumulate) if len(part)
+        ]
+
+    @property
+    def epoch(self) -> int:
+        """Epochs that are over."""
+        return self.step // self._steps_per_epoch
+
+    def run(self, name: str, verbose: bool) -> Fitted:
+        """Train to the end.
+
+        Parameters
+        ----------
+        name : str
+            Of the bar.
+        verbose : bool
+            Whether there is one.
+
+        Returns
+        -------
+        Fitted
+            Without a stack; the weights are in :meth:`network`.
+
+        Raises
+        ------
+        FloatingPointError
+            If the objective is no longer finite.
+        MemoryError
+            If a step does not fit the device.
+        """
+        shown = verbose and self._accelerator.is_main_process
+        bar = tqdm(
+            total=self._recipe.max_iter,
+            initial=self.epoch,
+            desc=name,
+            unit="epoch",
+            disable=not shown,
+        )
+        device = self._accelerator.device
+        cuda = [device] if device.type == "cuda" else []
+        with bar, torch.random.fork_rng(devices=cuda), ExitStack() as context:
+            if self._penalty is not None:
+                # Other attention kernels cannot be differentiated twice.
+                context.enter_context(sdpa_kernel(SDPBackend.MATH))
+            steps = self._steps()
+            while not self.done:
+                training_mode(
+                    self._model, frozen_statistics=self._recipe.frozen_statistics
+                )
+                for _ in range(
+                    self._steps_per_epoch - self.step % self._steps_per_epoch
+                ):
+                    self._make_step(*next(steps))
+                    self._checkpoint_within_epoch()
+                self._end_epoch()
+                bar.set_postfix(self._shown(), refresh=False)
+                bar.update()
+        tracker = self.tracker
+        return Fitted(
+            None,  # type: ignore[arg-type]
+            tracker.n_iter,
+            tracker.best_epoch,
+            tracker.history,
+            self.rule,
+        )
+
+    def network(self) -> Network:
+        """Return the trained network of the epoch that was kept."""
+        kept = self.tracker.result()
+        state = kept.state if isinstance(kept, KeptNetwork) else self.stack.last_state()
+        network = self._members[-1]
+        network.load_state_dict(state)
+        return network.eval()
+
+    def _shown(self) -> dict[str, float]:
+        history, judge = self.tracker.history, self.tracker.validation
+        shown = {"loss": float(history["loss"][-1][-1])}
+        if judge is not None:
+            shown[judge.selection] = float(history["validation_score"][-1][-1])
+        return shown
+
+    def _steps(self) -> Iterator[tuple[NDArray[np.int64], list[Any]]]:
+        """Yield the row numbers of each step, and this process's batches."""
+        recipe = self._recipe
+
+        def tasks() -> Iterator[tuple[int, NDArray[np.int64]]]:
+            drawn = self._sampler.steps(self.step, self._n_steps)
+            for step, rows in zip(count(self.step), drawn):
+                for number, part in enumerate(self._parts):
+                    yield self._step_seed(step, number), rows[part]
+
+        batches = self._items.batches(
+            self._tools, tasks(), recipe.num_workers, recipe.augment
+        )
+        for rows in self._sampler.steps(self.step, self._n_steps):
+            yield rows, [next(batches) for _ in self._parts]
+
+    def _step_seed(self, step: int, part: int) -> int:
+        rank = self._accelerator.process_index
+        bits = np.random.Philox(key=[self._seed, 3], counter=[0, step, part, rank])
+        return int(bits.random_raw() >> np.uint64(1))
+
+    def _make_step(self, rows: NDArray[np.int64], batches: list[Any]) -> None:
+        try:
+            objective = self._differentiate(rows, batches)
+        except (RuntimeError, MemoryError) as error:
+            if not (isinstance(error, MemoryError) or is_out_of_memory(error)):
+                raise
+            recipe = self._recipe
+            raise MemoryError(
+                f"a step of {len(self._parts[0])} rows in one pass does not fit the "
+                f"memory of {self._accelerator.device}: raise accumulate (now "
+                f"{recipe.accumulate}), lower batch_size (now {recipe.batch_size}), or "
+                "choose precision='bfloat16'."
+            ) from error
+        self._objective += objective
+        if self._looks():
+            self._check_objective()
+        if self._recipe.clip_norm is not None:
+            for member in self._members:
+                self._accelerator.clip_grad_norm_(
+                    member.parameters(), self._recipe.clip_norm
+                )
+        rate = self._recipe.rate(self.step, self._n_steps)
+        for group in self._optimiser.param_groups:
+            last = self._last_epoch(group["member"])
+            group["lr"] = rate if self.epoch < last else 0.0
+        self._optimiser.step()
+        self._optimiser.zero_grad()
+        self.step += 1
+
+    def _last_epoch(self, member: int) -> float:
+        epochs = self._recipe.epochs
+        return math.inf if epochs is None else epochs[member]
+
+    def _differentiate(self, rows: NDArray[np.int64], batches: list[Any]) -> Tensor:
+        """Accumulate the gradients of a step; return this process's objective."""
+        accelerator, device = self._accelerator, self._accelerator.device
+        index = torch.from_numpy(rows)
+        y = self._y[index].to(device)
+        weights = self._weights
+        if self._row_weights is not None:
+            weights = weights * self._row_weights[index].to(device)[None, :, None]
+        batches = [to_device(batch, device) for batch in batches]
+        known = None
+        if self.rule is not None and len(batches) > 1:
+            # A rule wants the losses of the whole step before any of its weights.
+            known = self._losses_alone(batches, y)
+        objective = torch.zeros_like(self._objective)
+        for number, (part, batch) in enumerate(zip(self._parts, batches)):
+            slots, used = torch.from_numpy(part).to(device), part >= 0
+            with _synchronised(accelerator, self._model, number == len(batches) - 1):
+                torch.manual_seed(self._step_seed(self.step, number))
+                outputs, points = self._model(batch)
+                logits = torch.stack(outputs, 1)[None]  # (1, r, M, n_logits)
+                losses, residual = cross_entropy(logits.detach(), y[slots][None])
+                if self.rule is not None and (known is None or number == 0):
+                    every = self._gathered([losses]) if known is None else known
+                    step = Step(weights, every, self._strata, index[None], y[None])
+                    weights = self.rule(step)
+                own = weights[:, slots] * torch.from_numpy(used).to(device)[:, None]
+                # Signed weights make one backward pass of all batches of a plan. The
+                # derivative of the losses is known; this starts from it.
+                total = (logits * (residual * own[..., None])).sum()
+                total = total * accelerator.num_processes
+                objective += (losses * own).sum((0, 1))
+                if self._penalty is not None:
+                    seen = Step(
+                        own,
+                        losses,
+                        self._strata[:, slots],
+                        index[None, part],
+                        y[slots][None],
+                    )
+                    forward = NetworkPass(logits, residual, (), (), outputs, points)
+                    term = self._penalty(seen, forward)
+                    extra = term.values.sum() + (logits * term.logits.detach()).sum()
+                    total = total + extra / len(batches)
+                    passes = len(batches) * accelerator.num_processes
+                    objective += term.values.detach()[0] / passes
+                accelerator.backward(total)
+        return objective
+
+    def _losses_alone(self, batches: list[Any], y: Tensor) -> Tensor:
+        """Losses of all slots, in passes without gradients."""
+        found = []
+        with torch.no_grad():
+            for number, (part, batch) in enumerate(zip(self._parts, batches)):
+                torch.manual_seed(self._step_seed(self.step, number))
+                outputs, _ = self._model(batch)
+                slots = torch.from_numpy(part).to(y.device)
+                logits = torch.stack(outputs, 1)[None]
+                found.append(cross_entropy(logits, y[slots][None])[0])
+        return self._gathered(found)
+
+    def _gathered(self, losses: list[Tensor]) -> Tensor:
+        """Losses of all slots of a step, out of those of each process, (1, R, M)."""
+        own = torch.cat(losses, 1)[0].contiguous()
+        world = self._accelerator.num_processes
+        every = self._accelerator.gather(own) if world > 1 else own
+        # Process by process; slots were dealt out in turn.
+        by_slot = every.view(world, -1, every.shape[-1]).transpose(0, 1).flatten(0, 1)
+        return by_slot[: self._sampler.n_slots][None]
+
+    def _looks(self) -> bool:
+        on_cpu = self._accelerator.device.type == "cpu"
+        return on_cpu or self.step % _STEPS_PER_LOOK == 0
+
+    def _check_objective(self) -> None:
+        if bool(torch.isfinite(self._objective).all()):
+            return
+        kept = ""
+        if self._checkpoints is not None:
+            kept = f" The last good checkpoint is in {str(self._checkpoints.folder)!r}."
+        raise FloatingPointError(
+            f"The training objective is no longer finite in step {self.step + 1} "
+            f"(epoch {self.epoch + 1}){self._describe}: lower learning_rate (now "
+            f"{self._recipe.learning_rate:g}), set clip_norm, or raise warmup.{kept}"
+        )
+
+    def _end_epoch(self) -> None:
+        self._check_objective()
+        total = self._accelerator.reduce(self._objective, reduction="sum")
+        losses = (total / self._steps_per_epoch).double().cpu().numpy()
+        self._objective.zero_()
+        observed = {}
+        if self._penalty is not None:
+            seen = self._penalty.end_epoch(())
+            observed = {name: values.cpu().numpy() for name, values in seen.items()}
+        stop = self.tracker.update(self.epoch, losses, observed)
+        self.done = bool(stop) or self.epoch == self._recipe.max_iter
+        self._save()
+
+    def _checkpoint_within_epoch(self) -> None:
+        every = self._recipe.checkpoint_every
+        if every is None or self.step % every or not self.step % self._steps_per_epoch:
+            return
+        self._check_objective()
+        self._save()
+
+    def _save(self) -> None:
+        if self._checkpoints is None:
+            return
+        tensors = {f"model.{k}": v for k, v in self.stack.state().items()}
+        own = get_optimizer_state_dict(
+            self._model, self._optimiser.optimizer, options=_WHOLE
+        )
+        header: dict[str, Any] = {
+            "step": self.step,
+            "done": self.done,
+            "seed": self._seed,
+            "optimiser": snapshot(own["state"], "optimiser", tensors),
+            "rule": snapshot(self.rule, "rule", tensors),
+            "penalty": snapshot(self._penalty, "penalty", tensors),
+            "tracker": snapshot(self.tracker.state(), "tracker", tensors),
+            "objective": snapshot(self._objective, "objective", tensors),
+        }
+        kept = self.tracker.result()
+        if isinstance(kept, KeptNetwork):
+            header["kept"] = snapshot(kept.state, "kept", tensors)
+        if self._accelerator.scaler is not None:
+            header["scaler"] = self._accelerator.scaler.state_dict()
+        if self._accelerator.is_main_process:
+            self._checkpoints.save(self.step, tensors, header)
+        self._accelerator.wait_for_everyone()
+
+    def _resume(self, tensors: dict[str, Tensor], header: dict[str, Any]) -> None:
+        device = self._accelerator.device
+        prefix = "model."
+        state = {
+            k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)
+        }
+        set_model_state_dict(self._model, state, options=_WHOLE)
+        optimiser = self._optimiser.optimizer
+        own = get_optimizer_state_dict(self._model, optimiser, options=_WHOLE)
+        own["state"] = restore(own["state"], header["optimiser"], tensors, device)
+        set_optimizer_state_dict(self._model, optimiser, own, options=_WHOLE)
+        self.rule = restore(self.rule, header["rule"], tensors, device)
+        self._penalty = restore(self._penalty, header["penalty"], tensors, device)
+        self._objective = restore(self._objective, header["objective"], tensors, device)
+        kept = None
+        if "kept" in header:
+            cpu = torch.device("cpu")
+            kept = KeptNetwork(restore({}, header["kept"], tensors, cpu))
+        if "scaler" in header and self._accelerator.scaler is not None:
+            self._accelerator.scaler.load_state_dict(header["scaler"])
+        tracker = restore(self.tracker.state(), header["tracker"], tensors, device)
+        self.tracker.resume(tracker, kept)
+        self.step, self.done = header["step"], header["done"]
+
+
+def _optimiser(members: Sequence[Network], recipe: Recipe) -> torch.optim.Optimizer:
+    """Return the optimiser; biases and the scales of normalisations do not decay."""
+    groups = []
+    for number, (member, decay) in enumerate(zip(members, recipe.weight_decay)):
+        trained = [p for p in member.parameters() if p.requires_grad]
+        for own, rate in (
+            ([p for p in trained if p.ndim > 1], decay),
+            ([p for p in trained if p.ndim <= 1], 0.0),
+        ):
+            if own:
+                groups.append({"params": own, "weight_decay": rate, "member": number})
+    if recipe.optimizer == "sgd":
+        return torch.optim.SGD(groups, recipe.learning_rate, momentum=recipe.momentum)
+    betas = (recipe.momentum, 0.999)
+    return torch.optim.AdamW(groups, recipe.learning_rate, betas)
+
+
+def _synchronised(accelerator: Any, model: torch.nn.Module, last: bool) -> Any:
+    """Exchange gradients between processes after the last pass of a step only."""
+    if last:
+        return ExitStack()
+    return accelerator.no_sync(model)
