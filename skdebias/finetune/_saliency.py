@@ -75,7 +75,10 @@ class RecordedSaliencies:
             )[0]
             for output, point, value in zip(self.outputs, self.points, self.values)
         ]
-        return torch.stack([gradient.flatten(1).float() for gradient in found])
+        half = (torch.float16, torch.bfloat16)
+        return torch.stack(
+            [(g.float() if g.dtype in half else g).flatten(1) for g in found]
+        )
 
     def oppose(
         self, student: Self, measure: Opposition, weights: Tensor

@@ -132,8 +132,7 @@ def make_accelerator(device: str, precision: str) -> Any:
     settings = {
         "cpu": device == "cpu",
         "mixed_precision": names[precision],
-        # A backbone may have parts that its embedding does not use.
-        "kwargs_handlers": [DistributedDataParallelKwargs(find_unused_parameters=True)],
+        "kwargs_handlers": [DistributedDataParallelKwargs()],
     }
     try:
         made = Accelerator(**settings)
@@ -320,6 +319,11 @@ class NetworkTraining:
         self.rule = type(method).rule([method], setting)
         self._penalty = type(method).penalty([method], setting)
         networks = Networks(members, None if self._penalty is None else point)
+        if accelerator.num_processes > 1:
+            # A backbone may have parts that its embedding does not use.
+            accelerator.ddp_handler.find_unused_parameters = _has_unused(
+                members[-1], next(items.batches(self._tools, [(0, np.arange(1))]))
+            )
         optimiser = _optimiser(members, recipe)
         self._model, self._optimiser = accelerator.prepare(networks, optimiser)
         self._members = members
@@ -656,6 +660,15 @@ def _optimiser(members: Sequence[Network], recipe: Recipe) -> torch.optim.Optimi
         return torch.optim.SGD(groups, recipe.learning_rate, momentum=recipe.momentum)
     betas = (recipe.momentum, 0.999)
     return torch.optim.AdamW(groups, recipe.learning_rate, betas)
+
+
+def _has_unused(network: Network, batch: Any) -> bool:
+    """Whether some of the parameters do not matter to the logits."""
+    network.eval()
+    network(batch).sum().backward()
+    unused = [p for p in network.parameters() if p.requires_grad and p.grad is None]
+    network.zero_grad(set_to_none=True)
+    return bool(unused)
 
 
 def _synchronised(accelerator: Any, model: torch.nn.Module, last: bool) -> Any:
