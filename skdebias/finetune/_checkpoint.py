@@ -6,6 +6,7 @@ any instruction finds either the old one or the new one.
 """
 
 import contextlib
+import hashlib
 import json
 import os
 import re
@@ -51,13 +52,15 @@ def write_file(path: Path, tensors: Mapping[str, Tensor], header: Any) -> None:
 
     # Shared memory is refused, and some of it may be on another device.
     own = {
-        name: value.detach().cpu().contiguous().clone()
+        name: value.detach().cpu().clone(memory_format=torch.contiguous_format)
         for name, value in tensors.items()
     }
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=_TEMPORARY)
     os.close(handle)
     try:
-        save_file(own, temporary, {"skdebias": json.dumps(header)})
+        text = json.dumps(header)
+        metadata = {"skdebias": text, "digest": _digest(text, own)}
+        save_file(own, temporary, metadata)
         with open(temporary, "rb+") as file:
             os.fsync(file.fileno())
         rename(Path(temporary), path)
@@ -89,13 +92,26 @@ def read_file(path: Path) -> tuple[dict[str, Tensor], Any]:
 
     try:
         with safe_open(path, framework="pt") as file:
-            header = json.loads((file.metadata() or {})["skdebias"])
+            metadata = file.metadata() or {}
+            text = metadata["skdebias"]
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, KeyError, json.JSONDecodeError, OSError) as error:
+        if metadata["digest"] != _digest(text, tensors):
+            raise ValueError(f"{path} is damaged: its content has changed")
+    except (SafetensorError, KeyError, OSError) as error:
         raise ValueError(
             f"{path} is damaged or no file of skdebias ({error})"
         ) from error
-    return tensors, header
+    return tensors, json.loads(text)
+
+
+def _digest(text: str, tensors: Mapping[str, Tensor]) -> str:
+    """Digest of the content of a file."""
+    found = hashlib.sha256(text.encode())
+    for name in sorted(tensors):
+        found.update(name.encode())
+        # As bytes: numpy does not know all of torch's types.
+        found.update(tensors[name].flatten().view(torch.uint8).numpy())
+    return found.hexdigest()
 
 
 class Checkpoints:
