@@ -1,0 +1,201 @@
+"""Coloured MNIST with two engines: a head that is an MLP, and the same MLP as a network
+
+    python examples/reproduce/finetune_cmnist.py --seeds 1
+
+`cmnist.py` trains an MLP 100-100-16 as a head on pixels. Here `FineTuneClassifier`
+trains it by the same methods, with the same data, settings and seeds. With an empty
+backbone and the hidden layers in the head ("head's layers"), rows, starting weights and
+updates are those of the head engine. With the hidden layers as a `torch.nn.Sequential`
+backbone ("backbone") the starting weights are others. Weight decay is 0.01 in all rows,
+and the epoch is the last.
+"""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import torch
+from _runner import Task, read, run
+from cmnist import KNOWN, MINORITY, SHARED, load, settings
+from sklearn.base import clone
+from torch import nn
+
+from skdebias.datasets import fetch_mnist
+from skdebias.finetune import FineTuneClassifier
+
+METHODS = ("ERM", "resampling", "GERNE", "GERNE unknown")
+ENGINES = ("head's layers", "backbone")
+
+
+def as_network(head, n_features, in_backbone, **parameters):
+    """Return the same method, settings and MLP for the other engine.
+
+    Parameters
+    ----------
+    head : estimator of skdebias
+    n_features : int
+    in_backbone : bool
+        Whether the hidden layers are those of the backbone, not of the head.
+    **parameters : dict
+        Further ones of the result.
+
+    Returns
+    -------
+    FineTuneClassifier
+    """
+    sizes = head.hidden_layer_sizes
+    shared = [name for name in SHARED if name != "hidden_layer_sizes"]
+    taken = {name: getattr(head, name) for name in shared}
+    plain = type(head)().get_params()
+    method = clone(head).set_params(**{name: plain[name] for name in shared})
+    method.set_params(random_state=None)
+    backbone: nn.Module = nn.Identity()
+    if in_backbone:
+        method.set_params(hidden_layer_sizes=())
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(head.random_state)
+            widths = zip((n_features, *sizes[:-1]), sizes)
+            layers = [(nn.Linear(m, n), nn.ReLU()) for m, n in widths]
+        backbone = nn.Sequential(*sum(layers, ()))
+    reference = method.get_params(deep=False).get("reference_estimator")
+    if reference is not None:
+        reference = clone(reference).set_params(random_state=head.random_state)
+        own = as_network(reference, n_features, in_backbone, **parameters)
+        method.set_params(reference_estimator=own)
+    return FineTuneClassifier(
+        method,
+        backbone,
+        modality="tensor",
+        random_state=head.random_state,
+        **taken,
+        **parameters,
+    )
+
+
+def accuracy_of_groups(clf, X, y, attributes):
+    """Mean over groups of (digit, colour) of the accuracy."""
+    hits = clf.predict(X) == y
+    groups = 10 * y + attributes
+    return np.mean([hits[groups == group].mean() for group in np.unique(groups)])
+
+
+def estimator_of(dataset, name, seed):
+    """Return the head that `cmnist.py` trains, at a weight decay of 0.01."""
+    grid = settings(MINORITY[dataset])[name]
+    setting = setting_of(name)
+    return clone(grid[setting]).set_params(random_state=seed)
+
+
+def setting_of(name):
+    """Name the setting in the grid of `cmnist.py`."""
+    return "" if name == "ERM" else "weight_decay=0.01"
+
+
+def rounding(parts, seed, epochs=2):
+    """Largest difference of two engines' logits, over their largest one, by method."""
+    X, y, attributes = parts["train"]
+    found = {}
+    for name in METHODS[:3]:
+        head = estimator_of("2", name, seed).set_params(max_iter=epochs)
+        network = as_network(head, X.shape[1], in_backbone=False)
+        known = attributes if name in KNOWN else None
+        logits = [
+            clf.fit(X, y, known).decision_function(parts["val"][0])
+            for clf in (head, network)
+        ]
+        found[name] = np.abs(logits[0] - logits[1]).max() / np.abs(logits[0]).max()
+    return found
+
+
+def table(rows, heads):
+    """Markdown table of the scores of the last epoch beside the head engine's."""
+    heads = heads[(heads["metric"] == "test_last")]
+    lines = [
+        "| method | engine | " + " | ".join(f"{m} %" for m in MINORITY) + " | seeds |",
+        "| --- | --- |" + " ---: |" * (len(MINORITY) + 1),
+    ]
+    for name in METHODS:
+        own = rows[(rows["method"] == name) & (rows["metric"] == "test_last")]
+        seeds = sorted(own["seed"].unique())
+        by_head = heads[
+            (heads["method"] == name)
+            & (heads["setting"] == setting_of(name))
+            & heads["seed"].isin([*seeds, *range(3)])
+        ]
+        same = by_head[by_head["seed"].isin(seeds)]
+        lines.append(_line(name, "head", same))
+        lines.append(_line(name, "head", by_head))
+        for engine in ENGINES:
+            part = own[own["setting"] == engine]
+            if len(part):
+                lines.append(_line(name, f"network, {engine}", part))
+    return "\n".join(dict.fromkeys(lines))
+
+
+def _line(name, engine, rows):
+    cells = []
+    for dataset in MINORITY:
+        values = 100 * rows.loc[rows["dataset"] == dataset, "value"]
+        cell = f"{values.mean():.1f}" if len(values) else ""
+        cells.append(cell + (f" ± {values.std():.1f}" if len(values) > 1 else ""))
+    seeds = rows["seed"].nunique()
+    return f"| {name} | {engine} | {' | '.join(cells)} | {seeds} |"
+
+
+def main():
+    title, _, protocol = __doc__.partition("\n\n")
+    parser = argparse.ArgumentParser(description=title)
+    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--minority", nargs="+", default=list(MINORITY))
+    parser.add_argument("--methods", nargs="+", default=METHODS)
+    parser.add_argument("--engines", nargs="+", default=["backbone"], choices=ENGINES)
+    parser.add_argument("--rounding", action="store_true", help="compare logits only")
+    folder = Path("docs/results")
+    parser.add_argument("--heads", type=Path, default=folder / "cmnist.csv")
+    parser.add_argument("--out", type=Path, default=folder / "finetune_cmnist.csv")
+    parser.add_argument("--checkpoints", type=Path, default=None)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--table-only", action="store_true")
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    if arguments.rounding:
+        for name, size in rounding(load(MINORITY["2"], 0, fetch_mnist()), 0).items():
+            print(f"{name}: {size:.1e}")
+        return
+
+    tasks = [
+        Task(dataset, name, engine, seed)
+        for seed in range(arguments.seeds)
+        for dataset in arguments.minority
+        for engine in arguments.engines
+        for name in arguments.methods
+    ]
+    cache = {}
+
+    def fit(task):
+        key = task.dataset, task.seed
+        if key not in cache:
+            cache.clear()
+            cache[key] = load(MINORITY[task.dataset], task.seed, fetch_mnist())
+        parts = cache[key]
+        X, y, attributes = parts["train"]
+        clf = as_network(
+            estimator_of(task.dataset, task.method, task.seed),
+            X.shape[1],
+            task.setting == "backbone",
+            checkpoint_dir=arguments.checkpoints,
+        )
+        clf.fit(X, y, attributes if task.method in KNOWN else None)
+        return {
+            ("last", f"{part}_last"): accuracy_of_groups(clf, *parts[part])
+            for part in ("val", "test")
+        }
+
+    rows = (
+        read(arguments.out) if arguments.table_only else run(tasks, fit, arguments.out)
+    )
+    print(f"# {title}\n\n{protocol.strip()}\n\n{table(rows, read(arguments.heads))}")
+
+
+if __name__ == "__main__":
+    main()
