@@ -45,11 +45,13 @@ def fetch_cifar10(*, data_home=None):
     -------
     data : :class:`~sklearn.utils.Bunch`
         images : ndarray of shape (60000, 32, 32, 3), uint8
+            The photographs, RGB.
         target : ndarray of shape (60000,), int64
             The class, as an index into `target_names`.
         split : ndarray of shape (60000,), str
             ``"train"`` or ``"test"``.
         target_names : list of str
+            The ten classes.
         lossless : bool
             False for the JPEG files: accuracies on them are lower and must not be
             compared with those on the data set itself.
