@@ -38,6 +38,8 @@ from skdebias.methods import Method, Setting, Step
 _STEPS_PER_LOOK = 50
 # The whole state on every process, whatever Accelerate has done to the module.
 _WHOLE = StateDictOptions(full_state_dict=True)
+# The optimiser knows nothing of parameters that the embedding does not use.
+_USED = StateDictOptions(full_state_dict=True, strict=False)
 
 
 @dataclass(frozen=True)
@@ -630,7 +632,7 @@ class NetworkTraining:
         optimiser = self._optimiser.optimizer
         own = get_optimizer_state_dict(self._model, optimiser, options=_WHOLE)
         own["state"] = restore(own["state"], header["optimiser"], tensors, device)
-        set_optimizer_state_dict(self._model, optimiser, own, options=_WHOLE)
+        set_optimizer_state_dict(self._model, optimiser, own, options=_USED)
         self.rule = restore(self.rule, header["rule"], tensors, device)
         self._penalty = restore(self._penalty, header["penalty"], tensors, device)
         self._objective = restore(self._objective, header["objective"], tensors, device)
