@@ -15,7 +15,10 @@ _MAX_WEIGHT_BYTES = 2**31 - 2**24
 
 
 def onnx_bytes(
-    module: nn.Module, inputs: Mapping[str, Tensor], classes: np.ndarray
+    module: nn.Module,
+    inputs: Mapping[str, Tensor],
+    classes: np.ndarray,
+    n_free_axes: int = 1,
 ) -> bytes:
     """Convert a module of logits to the content of an ONNX file.
 
@@ -28,9 +31,12 @@ def onnx_bytes(
         Maps the inputs, in their order, to logits; in evaluation mode.
     inputs : dict of str to Tensor
         Examples by the names that the inputs get, on the device of the module, at
-        least two rows each. The number of rows stays free, other sizes are fixed.
+        least two long along every axis that stays free.
     classes : ndarray of shape (n_classes,)
         The labels, in the order of the logits.
+    n_free_axes : int, default=1
+        Leading axes of the inputs whose sizes are not fixed: rows, and for texts their
+        tokens.
 
     Returns
     -------
@@ -61,13 +67,14 @@ def onnx_bytes(
         )
     metadata = {"classes": _to_json(classes), "skdebias": __version__}
     # One axis is named; that the others are as long is found out by the exporter.
-    rows = [torch.export.Dim("n_samples")] + [torch.export.Dim.AUTO] * (len(inputs) - 1)
+    free = [dict.fromkeys(range(n_free_axes), torch.export.Dim.AUTO) for _ in inputs]
+    free[0][0] = torch.export.Dim("n_samples")
     program = torch.onnx.export(
         _WithProbabilities(module),
         tuple(inputs.values()),
         input_names=list(inputs),
         output_names=["logits", "probabilities"],
-        dynamic_shapes=(tuple({0: axis} for axis in rows),),
+        dynamic_shapes=(tuple(free),),
         dynamo=True,
         verbose=False,
     )

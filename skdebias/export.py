@@ -18,15 +18,17 @@ from sklearn.utils.validation import check_is_fitted
 __all__ = ["load", "save", "to_onnx", "to_torch"]
 
 _FORMAT = "skdebias-head-1"
+_NETWORK_FORMAT = "skdebias-network-1"
 
 
 def save(estimator, path):
-    """Write a fitted head to a safetensors file.
+    """Write a fitted head or network to a safetensors file.
 
     Parameters
     ----------
     estimator : estimator of skdebias, or Pipeline
-        A fitted head, or a Pipeline of StandardScaler steps that ends in one.
+        A fitted head, or a Pipeline of StandardScaler steps that ends in one, or a
+        :class:`~skdebias.finetune.FineTuneClassifier`.
     path : str or path-like
         File to write. It appears complete or not at all.
 
@@ -50,6 +52,9 @@ def save(estimator, path):
     """
     from safetensors.numpy import save as to_bytes
 
+    if _is_network(estimator):
+        estimator.save(path)
+        return
     tensors = {}
     steps = []
     for number, (name, step) in enumerate(_steps(estimator)):
@@ -99,13 +104,18 @@ def load(path):
     try:
         with safe_open(path, framework="numpy") as file:
             header = json.loads((file.metadata() or {})["skdebias"])
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+            own = header.get("format") == _FORMAT
+            tensors = {key: file.get_tensor(key) for key in file.keys() if own}  # noqa: SIM118
     except (SafetensorError, KeyError, json.JSONDecodeError) as error:
         raise ValueError(
             f"path={str(path)!r} is not a head written by skdebias.export.save, or is "
             f"damaged ({error}): save it again."
         ) from error
     if header.get("format") != _FORMAT:
+        if header.get("format") == _NETWORK_FORMAT:
+            from skdebias.finetune import FineTuneClassifier
+
+            return FineTuneClassifier.load(path)
         raise ValueError(
             f"path={str(path)!r} has format {header.get('format')!r}, this version of "
             f"skdebias reads {_FORMAT!r}: load it with the version that wrote it."
@@ -115,19 +125,21 @@ def load(path):
 
 
 def to_torch(estimator):
-    """Return a fitted head as a torch module.
+    """Return a fitted head or network as a torch module.
 
     Parameters
     ----------
     estimator : estimator of skdebias, or Pipeline
         A fitted head, or a Pipeline of StandardScaler steps that ends in one; the
-        scaling is folded into the first layer.
+        scaling is folded into the first layer. Or a
+        :class:`~skdebias.finetune.FineTuneClassifier`.
 
     Returns
     -------
-    torch.nn.Sequential
-        Maps float32 (n, n_features) to logits (n, n_classes) whose softmax is
-        `predict_proba`. With two classes the first logit is 0.
+    torch.nn.Module
+        Maps float32 (n, n_features), or what a network's items are prepared as, to
+        logits (n, n_classes) whose softmax is `predict_proba`. With two classes the
+        first logit is 0.
 
     Examples
     --------
@@ -140,6 +152,8 @@ def to_torch(estimator):
     """
     import torch
 
+    if _is_network(estimator):
+        return estimator.to_torch()
     steps = _steps(estimator)
     head = steps[-1][1]
     check_is_fitted(head)
@@ -161,18 +175,20 @@ def to_torch(estimator):
 
 
 def to_onnx(estimator, path):
-    """Write a fitted head to an ONNX file.
+    """Write a fitted head or network to an ONNX file.
 
-    The file has one input, ``embeddings``: float32 (n_samples, n_features), with any
-    number of rows. Its outputs are ``logits`` and ``probabilities``, both float32
-    (n_samples, n_classes), the latter as `predict_proba` returns them. The labels are
-    in its metadata: ``classes`` is `classes_` as a JSON list.
+    That of a head has one input, ``embeddings``: float32 (n_samples, n_features), with
+    any number of rows. That of a network has the input ``images`` or ``items`` of one
+    size, or those of its tokenizer. The outputs are ``logits`` and ``probabilities``,
+    both float32 (n_samples, n_classes), the latter as `predict_proba` returns them. The
+    labels are in the metadata: ``classes`` is `classes_` as a JSON list.
 
     Parameters
     ----------
     estimator : estimator of skdebias, or Pipeline
         A fitted head, or a Pipeline of StandardScaler steps that ends in one; the
-        scaling is folded into the first layer.
+        scaling is folded into the first layer. Or a
+        :class:`~skdebias.finetune.FineTuneClassifier`.
     path : str or path-like
         File to write. It appears complete or not at all.
 
@@ -213,9 +229,18 @@ def to_onnx(estimator, path):
     from skdebias._onnx import onnx_bytes
 
     module = to_torch(estimator)
+    if _is_network(estimator):
+        example, n_free_axes = estimator._example()
+        content = onnx_bytes(module, example, estimator.classes_, n_free_axes)
+        _write(Path(path), content)
+        return
     example = {"embeddings": torch.zeros(2, module[0].in_features)}
     head = _steps(estimator)[-1][1]
     _write(Path(path), onnx_bytes(module, example, head.classes_))
+
+
+def _is_network(estimator):
+    return type(estimator).__module__.startswith("skdebias.finetune")
 
 
 def _fold(scaler, coef, bias):

@@ -56,7 +56,7 @@ def _build_trained(spec: BackboneSpec) -> Backbone:
             f"weights={spec.weights!r}: a sentence encoder is a folder with its "
             "modules, tokenizer and model.safetensors; there is no such folder"
         )
-    with _quiet(quiet=local):
+    with quiet_files(quiet=local):
         network = construct(
             spec,
             lambda: library.SentenceTransformer(
@@ -79,8 +79,14 @@ def _build_trained(spec: BackboneSpec) -> Backbone:
 
 
 @contextmanager
-def _quiet(*, quiet: bool) -> Iterator[None]:
-    """Switch off the library's own bar for reading a local file."""
+def quiet_files(*, quiet: bool = True) -> Iterator[None]:
+    """Switch off the library's own bars for local files.
+
+    Parameters
+    ----------
+    quiet : bool, default=True
+        Whether to do so.
+    """
     from transformers.utils import logging
 
     shown = logging.is_progress_bar_enabled()

@@ -17,6 +17,7 @@ from embeddings_cache import EmbeddingExtractor
 from embeddings_cache._device import is_out_of_memory, resolve_precision, to_device
 from embeddings_cache._parallel import auto_workers
 from embeddings_cache.backbones._module import describe_callable
+from embeddings_cache.backbones._sentence_transformers import quiet_files
 from skdebias._attributes import factorize
 from skdebias._base import BaseDebiasedClassifier
 from skdebias._engine._loss import n_logits
@@ -24,11 +25,12 @@ from skdebias._engine._selection import Stopping
 from skdebias._fit import fitted_history
 from skdebias._head import LogitClassifierMixin
 from skdebias._validation import TrainingData, encode_validation_set
-from skdebias.finetune._checkpoint import Checkpoints
+from skdebias.finetune._checkpoint import Checkpoints, write_file
 from skdebias.finetune._files import load_network, save_network
 from skdebias.finetune._items import Items
 from skdebias.finetune._models import NetworkModels
 from skdebias.finetune._network import (
+    ClassLogits,
     Network,
     backbone_settings,
     check_point,
@@ -518,6 +520,7 @@ default=None
         """Give the networks their heads, and freeze what is to stay as it is."""
         first = members[0]
         batch = next(source.batches(first.tools, [(0, np.arange(1))]))
+        self._input_shapes = _shapes(batch, first.tools.modality)
         with torch.no_grad():
             first.eval()
             n_features = first.embed(batch).shape[1]
@@ -719,14 +722,42 @@ default=None
         path = Path(path)
         backbone = self.network_.backbone
         if self.backbone.startswith("sentence-transformers:"):
-            backbone.save(str(path))
+            with quiet_files():
+                backbone.save(str(path))
         else:
-            from skdebias.finetune._checkpoint import write_file
-
             write_file(path, backbone.state_dict(), {"backbone": self.backbone})
         return EmbeddingExtractor(
             self.backbone, pretrained=False, weights=path, **own, **parameters
         )
+
+    def to_torch(self):
+        """Return the network as a module with one logit per class.
+
+        Returns
+        -------
+        torch.nn.Module
+            Takes a prepared batch: a tensor, or for texts the tensors of the tokenizer
+            one after the other. The softmax of its output (n_samples, n_classes) is
+            `predict_proba`; the first of two logits is 0.
+
+        See Also
+        --------
+        skdebias.export.to_onnx : The same as an ONNX file.
+        """
+        check_is_fitted(self)
+        return ClassLogits(self.network_, list(self._input_shapes)).eval()
+
+    def _example(self):
+        """Return a batch of zeros, and how many of its axes have no fixed size."""
+        device = next(self.network_.parameters()).device
+        texts = self.network_.tools.modality == "text"
+        example = {}
+        for name, (*shape, dtype) in self._input_shapes.items():
+            kind = getattr(torch, dtype)
+            size = (2, 8) if texts else (2, *shape)
+            # Of a mask, ones: a text without words has no mean.
+            example[name] = torch.ones(size, dtype=kind, device=device)
+        return example, 2 if texts else 1
 
     def save(self, path):
         """Write the fitted classifier to a safetensors file.
@@ -786,6 +817,17 @@ def _describe_method(inner):
     """What a message on a diverged fit says of the method."""
     beta = getattr(inner, "beta_", None)
     return "" if beta is None else f" with beta={beta:g} and c={inner.c:g}"
+
+
+def _shapes(batch, modality):
+    """Sizes of one item and type of each tensor of a batch, by name."""
+    if not isinstance(batch, dict):
+        batch = {"images" if modality == "image" else "items": batch}
+    return {
+        name: [*tensor.shape[1:], str(tensor.dtype).removeprefix("torch.")]
+        for name, tensor in batch.items()
+        if isinstance(tensor, torch.Tensor)
+    }
 
 
 def _digest(values):

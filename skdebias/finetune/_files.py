@@ -6,12 +6,12 @@ from skdebias import export
 from skdebias.finetune._checkpoint import read_file, write_file
 from skdebias.finetune._network import Network, backbone_settings
 
-FORMAT = "skdebias-network-1"
 # What a file cannot hold, and load is given instead.
 _CODE = ("backbone", "preprocess", "augment")
 _FITTED = (
     "classes_", "groups_", "group_counts_", "attribute_values_", "n_iter_",
     "best_epoch_", "loss_curve_", "history_", "n_features_in_", "feature_names_in_",
+    "_input_shapes",
 )  # fmt: skip
 
 
@@ -36,7 +36,7 @@ def save_network(classifier, path):
     fitted = {n: getattr(classifier, n) for n in _FITTED if hasattr(classifier, n)}
     layers = classifier.network_.linear_layers
     header = {
-        "format": FORMAT,
+        "format": export._NETWORK_FORMAT,
         "code": code,
         "parameters": export._encode(parameters, "params", arrays),
         "estimator": export._describe(inner, "estimator.", arrays),
@@ -71,9 +71,9 @@ def load_network(kind, path, given):
     if not path.is_file():
         raise FileNotFoundError(f"path={str(path)!r} is not a file.")
     tensors, header = read_file(path)
-    if header.get("format") != FORMAT:
+    if header.get("format") != export._NETWORK_FORMAT:
         raise ValueError(
-            f"path={str(path)!r} has format {header.get('format')!r}, not {FORMAT!r}: "
+            f"path={str(path)!r} has format {header.get('format')!r}, so "
             "it was not written by FineTuneClassifier.save."
         )
     for name, value in given.items():

