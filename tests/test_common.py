@@ -4,6 +4,7 @@ import pytest
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
+from torch.nn import Identity
 
 from skdebias import (
     AFRClassifier,
@@ -16,6 +17,7 @@ from skdebias import (
     UGCClassifier,
     ULEClassifier,
 )
+from skdebias.finetune import FineTuneClassifier
 from skdebias.model_selection import (
     BatchedGridSearchCV,
     BatchedHalvingGridSearchCV,
@@ -78,6 +80,31 @@ ESTIMATORS = [
         {"beta": [0.0, 1.0], "weight_decay": [0.01, 0.1]},
         factor=2,
         cv=2,
+    ),
+    FineTuneClassifier(
+        ERMClassifier(),
+        Identity(),
+        modality="tensor",
+        max_iter=20,
+        learning_rate=0.02,
+        device="cpu",
+    ),
+    FineTuneClassifier(
+        GERNEClassifier(hidden_layer_sizes=(16,)),
+        Identity(),
+        modality="tensor",
+        max_iter=20,
+        optimizer="adamw",
+        learning_rate=0.02,
+        device="cpu",
+    ),
+    FineTuneClassifier(
+        ULEClassifier(lam=0.9),
+        Identity(),
+        modality="tensor",
+        max_iter=20,
+        learning_rate=0.02,
+        device="cpu",
     ),
 ]
 

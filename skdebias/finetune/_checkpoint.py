@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from skdebias.finetune._extraction import make_folder, rename, sync_folder
 from skdebias.methods import Method
 
 _FORMAT = "skdebias-checkpoint-1"
@@ -47,8 +48,6 @@ def write_file(path: Path, tensors: Mapping[str, Tensor], header: Any) -> None:
         Anything JSON can say.
     """
     from safetensors.torch import save_file
-
-    from embeddings_cache._io import rename, sync_folder
 
     # Shared memory is refused, and some of it may be on another device.
     own = {
@@ -163,8 +162,6 @@ class Checkpoints:
         -------
         Path
         """
-        from embeddings_cache._io import make_folder
-
         make_folder(self.folder)
         path = self.folder / f"step-{step:09d}.safetensors"
         write_file(path, tensors, {**header, "format": _FORMAT})

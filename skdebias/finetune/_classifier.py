@@ -13,11 +13,6 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from embeddings_cache import EmbeddingExtractor
-from embeddings_cache._device import is_out_of_memory, resolve_precision, to_device
-from embeddings_cache._parallel import auto_workers
-from embeddings_cache.backbones._module import describe_callable
-from embeddings_cache.backbones._sentence_transformers import quiet_files
 from skdebias._attributes import factorize
 from skdebias._base import BaseDebiasedClassifier
 from skdebias._engine._loss import n_logits
@@ -26,6 +21,16 @@ from skdebias._fit import fitted_history
 from skdebias._head import LogitClassifierMixin
 from skdebias._validation import TrainingData, encode_validation_set
 from skdebias.finetune._checkpoint import Checkpoints, write_file
+from skdebias.finetune._extraction import (
+    EmbeddingExtractor,
+    auto_workers,
+    describe_callable,
+    is_out_of_memory,
+    quiet_files,
+    resolve_precision,
+    tensors_digest,
+    to_device,
+)
 from skdebias.finetune._files import load_network, save_network
 from skdebias.finetune._items import Items
 from skdebias.finetune._models import NetworkModels
@@ -150,9 +155,9 @@ class FineTuneClassifier(LogitClassifierMixin, MetaEstimatorMixin, BaseEstimator
         "auto" is what Accelerate finds: CUDA, else MPS, else the CPU.
     num_workers : int, default=0
         Processes that read and prepare items ahead, where they are not kept in memory.
-    memory : int, default=2**30
-        Bytes that the prepared images of a data set may take. Those that fit are
-        prepared once, in threads; others in every epoch.
+    memory : int, default=1024
+        MiB that the prepared images of a data set may take. Those that fit are prepared
+        once, in threads; others in every epoch.
     checkpoint_dir : path-like, default=None
         Where checkpoints are written, after each epoch, each whole or not at all. Every
         run has a folder of its own there, named by all that determines its result; a
@@ -290,7 +295,7 @@ class FineTuneClassifier(LogitClassifierMixin, MetaEstimatorMixin, BaseEstimator
         precision="auto",
         device="auto",
         num_workers=0,
-        memory=1 << 30,
+        memory=1024,
         checkpoint_dir=None,
         checkpoint_every=None,
         random_state=None,
@@ -421,7 +426,7 @@ default=None
         method = inner._make_method(groups)
         tools = members[0].tools
         for part in (source, *([] if validation is None else [validation["X"]])):
-            part.load(tools, self.memory, auto_workers(len(part)))
+            part.load(tools, self.memory << 20, auto_workers(len(part)))
         members += [self._initial_network(settings) for _ in range(method.n_heads - 1)]
         self._finish_networks(members, method, inner, source, seed)
         judge = None
@@ -774,7 +779,7 @@ default=None
 
         See Also
         --------
-        load
+        load : The way back.
         """
         check_is_fitted(self)
         save_network(self, Path(path))
@@ -839,6 +844,5 @@ def _digest(values):
 
 
 def _digest_tensors(network):
-    from embeddings_cache._fingerprint import tensors_digest
 
     return tensors_digest(network.state_dict().items())

@@ -11,11 +11,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from embeddings_cache import UnreadableItemError
-from embeddings_cache._errors import ItemError
-from embeddings_cache._parallel import ordered_map
-from embeddings_cache._readers import Item, read_items
-from embeddings_cache.backbones._base import Backbone
+from skdebias.finetune._extraction import (
+    Backbone,
+    Item,
+    ItemError,
+    UnreadableItemError,
+    ordered_map,
+    read_items,
+)
 
 _BLOCK = 256  # items that are read ahead of the bar
 
@@ -164,6 +167,7 @@ class Items:
             batch_sampler=_Once(tasks),
             collate_fn=lambda batch: batch,
             num_workers=workers,
+            generator=torch.Generator(),  # the process's own is left alone
         )
         for batch in loader:
             bad = [value.args for value in batch if isinstance(value, _BadItemError)]

@@ -10,9 +10,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from embeddings_cache.backbones import build_backbone
-from embeddings_cache.backbones._base import Backbone
 from skdebias._engine._heads import initial_parameters
+from skdebias.finetune._extraction import (
+    Backbone,
+    EmbeddingExtractor,
+    build_backbone,
+    check_parameters,
+)
 
 _RANDOM = {"pretrained": False, "weights": None}
 
@@ -104,7 +108,7 @@ class Network(nn.Module):
         sizes = [n_features, *hidden_layer_sizes, n_logits]
         layers: list[nn.Module] = []
         for weight, bias in zip(*initial_parameters(sizes, seed, number)):
-            linear = nn.Linear(weight.shape[1], len(bias))
+            linear = nn.utils.skip_init(nn.Linear, weight.shape[1], len(bias))
             linear.load_state_dict(
                 {"weight": torch.from_numpy(weight), "bias": torch.from_numpy(bias)}
             )
@@ -387,9 +391,6 @@ def backbone_settings(parameters: Mapping[str, Any]) -> dict[str, Any]:
     TypeError, ValueError
         For a value that cannot be used.
     """
-    from embeddings_cache import EmbeddingExtractor
-    from embeddings_cache._parameters import check_parameters
-
     names = (
         "pretrained", "weights", "layer", "pooling", "model_kwargs", "preprocess",
         "modality",

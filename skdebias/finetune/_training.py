@@ -21,14 +21,13 @@ from torch.distributed.checkpoint.state_dict import (
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from tqdm.auto import tqdm
 
-from embeddings_cache._device import is_out_of_memory, to_device
-from embeddings_cache.backbones._base import Backbone
 from skdebias._attributes import Groups
 from skdebias._engine._loss import cross_entropy, predicted_class
 from skdebias._engine._sampler import IndexSampler
 from skdebias._engine._selection import Selection, Stopping, Tracker
 from skdebias._engine._sgd import Fitted
 from skdebias.finetune._checkpoint import Checkpoints, restore, snapshot
+from skdebias.finetune._extraction import Backbone, is_out_of_memory, to_device
 from skdebias.finetune._items import Items
 from skdebias.finetune._network import Network, Networks, training_mode
 from skdebias.finetune._saliency import NetworkPass

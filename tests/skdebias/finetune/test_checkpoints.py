@@ -141,13 +141,11 @@ def hash_of(*texts):
 def test_killed_while_a_checkpoint_is_written(tmp_path, call, monkeypatch):
     import safetensors.torch
 
-    import embeddings_cache._io
-
     whole = _fit(_model(METHODS["gerne"], None))
     home, attribute = {
         "save_file": (safetensors.torch, "save_file"),
         "fsync": (os, "fsync"),
-        "rename": (embeddings_cache._io, "rename"),
+        "rename": (checkpoint, "rename"),
         "unlink": (checkpoint.Path, "unlink"),
     }[call]
 

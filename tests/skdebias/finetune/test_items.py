@@ -65,7 +65,7 @@ def test_memory_and_workers_change_no_number(paths, augment):
         _model(augment=augment, memory=memory, num_workers=workers).fit(
             paths, Y, PLACE, X_val=paths[:9], y_val=Y[:9], attributes_val=PLACE[:9]
         )
-        for memory, workers in ((1 << 30, 0), (0, 0), (0, 2))
+        for memory, workers in ((1024, 0), (0, 0), (0, 2))
     ]
     whole = models[0].decision_function(paths)
     for model in models[1:]:
@@ -76,7 +76,7 @@ def test_memory_and_workers_change_no_number(paths, augment):
         assert np.abs(plain - whole).max() > 1e-4
 
 
-@pytest.mark.parametrize("memory", [1 << 30, 0])
+@pytest.mark.parametrize("memory", [1024, 0])
 def test_what_cannot_be_read_is_named(paths, memory):
     paths[3].write_bytes(b"no image")
     with pytest.raises(UnreadableItemError, match=r"item 3, .*03\.png") as error:
