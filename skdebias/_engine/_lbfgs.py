@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from skdebias._engine._curvature import Curvature, sampled_curvature
 from skdebias._engine._features import Features, JoinedFeatures
 from skdebias._engine._heads import HeadStack, initial_parameters, stack_parameters
 from skdebias._engine._loss import cross_entropy_by_head, n_logits
@@ -131,8 +132,9 @@ def solve(
         starts = [initial_parameters(sizes, problem.seed)] * len(problem.methods)
     anchors = problem.anchor
     with row_threads(device) as threads, torch.no_grad():
+        rows = _Rows(features, y, problem.rows, plans, device)
         objective = _Objective(
-            _Rows(features, y, problem.rows, plans, device),
+            rows,
             [problem.methods[h] for h in distinct],
             [plans[h] for h in distinct],
             setting,
@@ -141,7 +143,16 @@ def solve(
             None if anchors is None else _flat([anchors[h] for h in distinct], device),
             threads,
         )
-        state = _minimise(objective, settings.max_iter, tol)
+        curvature = sampled_curvature(
+            features,
+            plans[0].strata,
+            problem.rows,
+            rows.dtype,
+            objective.n_out,
+            settings.weight_decay[distinct],
+            objective.decayed,
+        )
+        state = _minimise(objective, curvature, settings.max_iter, tol)
         shares = objective.shares(state.w)
         stack = objective.stack(state.w[torch.from_numpy(position)])
     history = {"loss": [loss[position] for loss in state.losses]}
@@ -319,25 +330,37 @@ class _Objective:
         self._aggregate = type(methods[0]).aggregate(methods, setting)
         self._decay = torch.from_numpy(weight_decay).to(device)[:, None]
         self.start = start
-        self._n_out = start.shape[1] // (rows.n_features + 1)
+        self.n_out = start.shape[1] // (rows.n_features + 1)
         # Of two classes the codes are the targets as such, cast once.
-        self._y = rows.y.to(rows.dtype) if self._n_out == 1 else rows.y
+        self._y = rows.y.to(rows.dtype) if self.n_out == 1 else rows.y
         self._anchor = anchor
-        decayed = torch.ones(self._n_out, rows.n_features + 1, device=device)
+        #: 1 for the weights (and bias, which is last) of a logit that decay.
+        self.decayed = start.new_ones(rows.n_features + 1)
         if anchor is None:
-            decayed[:, -1] = 0.0  # biases are left alone
-        self._decayed = decayed.flatten().double()
+            self.decayed[-1] = 0.0  # biases are left alone
 
     def __call__(self, w: Tensor, heads: Tensor) -> tuple[Tensor, Tensor]:
         """Value (n,) and gradient (n, n_parameters) at `w` of some problems."""
         aggregated, shares = self._weigh(w, heads)
-        table = (shares / self._counts).to(self._rows.dtype)
-        value, coefs, biases = self._sum(self._gradients, w, heads, table)
-        gradient = torch.cat([coefs, biases[:, None]], 1).view(len(w), -1)
-        away = w if self._anchor is None else w - self._anchor[heads]
-        pulled = self._decay[heads] * self._decayed * away
+        value, gradient = self._weighted(w, heads, shares)
         value = value if aggregated is None else aggregated
-        return value + 0.5 * (pulled * away).sum(1), gradient + pulled
+        return self._with_decay(w, heads, value, gradient)
+
+    def at_start(self) -> tuple[Tensor, Tensor]:
+        """Value and gradient of all problems at the start.
+
+        Problems that start alike differ in the weights of the strata alone, of which
+        there are few.
+        """
+        w, n_strata = self.start, len(self._counts)
+        heads = torch.arange(len(w), device=w.device)
+        alike = bool((w == w[0]).all()) and self._factors is None
+        if not alike or self._aggregate is not None or n_strata >= len(w):
+            return self(w, heads)
+        each = torch.eye(n_strata, dtype=w.dtype, device=w.device)
+        values, gradients = self._weighted(w[:n_strata], heads[:n_strata], each)
+        value, gradient = self._shares @ values, self._shares @ gradients
+        return self._with_decay(w, heads, value, gradient)
 
     def shares(self, w: Tensor) -> NDArray[np.float64]:
         """Weights of the strata's mean losses at `w` of all problems."""
@@ -345,7 +368,7 @@ class _Objective:
 
     def stack(self, w: Tensor) -> HeadStack:
         """Heads with these parameters."""
-        layers = w.view(len(w), self._n_out, -1).float().cpu().numpy()
+        layers = w.view(len(w), self.n_out, -1).float().cpu().numpy()
         parameters = [([own[:, :-1].copy()], [own[:, -1].copy()]) for own in layers]
         return stack_parameters(parameters, 1, w.device)
 
@@ -357,11 +380,27 @@ class _Objective:
         (sums,) = self._sum(self._stratum_losses, w, heads)
         return self._aggregate(sums / self._counts, heads)
 
+    def _weighted(
+        self, w: Tensor, heads: Tensor, shares: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Weighted sums of the strata's mean losses, and their gradients."""
+        table = (shares / self._counts).to(self._rows.dtype)
+        value, coefs, biases = self._sum(self._gradients, w, heads, table)
+        return value, torch.cat([coefs, biases[:, None]], 1).view(len(w), -1)
+
+    def _with_decay(
+        self, w: Tensor, heads: Tensor, value: Tensor, gradient: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Add the weight decay to a value and its gradient."""
+        away = w if self._anchor is None else w - self._anchor[heads]
+        pulled = self._decay[heads] * self.decayed.repeat(self.n_out) * away
+        return value + 0.5 * (pulled * away).sum(1), gradient + pulled
+
     def _sum(
         self, task: Callable[..., tuple[Tensor, ...]], w: Tensor, *further: Tensor
     ) -> list[Tensor]:
         """Add up what a task finds on all rows."""
-        layers = w.view(len(w) * self._n_out, -1).to(self._rows.dtype)
+        layers = w.view(len(w) * self.n_out, -1).to(self._rows.dtype)
         coefs, biases = layers[:, :-1].contiguous(), layers[:, -1:].contiguous()
         own = partial(task, coefs, biases, *further)
         parts = self._threads.map(own, len(self._rows), len(self._rows) * coefs.numel())
@@ -428,7 +467,7 @@ class _Objective:
             else:
                 torch.addmm(biases, coefs, X.T, out=logits)
             losses, residual = cross_entropy_by_head(
-                logits[:n_given].view(-1, self._n_out, len(X)),
+                logits[:n_given].view(-1, self.n_out, len(X)),
                 self._y[where],
                 scratch,
             )
@@ -471,7 +510,9 @@ class _State:
     gradient: NDArray[np.float64]
 
 
-def _minimise(objective: _Objective, max_iter: int, tol: float) -> _State:
+def _minimise(
+    objective: _Objective, curvature: Curvature | None, max_iter: int, tol: float
+) -> _State:
     """L-BFGS with a backtracking line search, each problem at its own pace.
 
     Every pass evaluates one point of every problem: the first of a line search for
@@ -481,12 +522,11 @@ def _minimise(objective: _Objective, max_iter: int, tol: float) -> _State:
     w = objective.start.clone()
     device = w.device
     active = torch.arange(len(w), device=device)
-    value, gradient = objective(w, active)
-    # The first step has no curvature to go by: a step of length one at most.
-    step = -gradient / gradient.norm(dim=1, keepdim=True).clamp_min(1.0)
+    value, gradient = objective.at_start()
+    memory = _Memory(gradient, curvature)
+    step = memory.direction(gradient)
     length = torch.ones_like(value)
     n_iter = torch.zeros(len(w), dtype=torch.int64, device=device)
-    memory = _Memory(w)
     solution, largest = w.clone(), torch.empty_like(value)
     counts, values = n_iter.clone(), value.clone()
     passes = [(counts.cpu().numpy(), values.cpu().numpy())]
@@ -541,12 +581,18 @@ class _Memory:
 
     Parameters
     ----------
-    w : Tensor of shape (n_problems, n_parameters)
-        What the steps change.
+    gradient : Tensor of shape (n_problems, n_parameters)
+        Before the first step.
+    curvature : Curvature or None
+        Of the problems, as far as it is known beforehand.
     """
 
-    def __init__(self, w: Tensor) -> None:
-        self._gamma = w.new_ones(len(w))
+    def __init__(self, gradient: Tensor, curvature: Curvature | None) -> None:
+        self._curvature = curvature
+        self._gamma = torch.ones_like(gradient[:, 0])
+        if curvature is None:
+            # The first step has nothing to go by: its length is one at most.
+            self._gamma /= gradient.norm(dim=1).clamp_min(1.0)
         #: Steps, gradient differences and inverse curvatures, oldest first.
         self._pairs: deque[tuple[Tensor, Tensor, Tensor]] = deque(maxlen=_MEMORY)
 
@@ -556,6 +602,8 @@ class _Memory:
         self._pairs.clear()
         self._pairs.extend(kept)
         self._gamma = self._gamma[problems]
+        if self._curvature is not None:
+            self._curvature.keep(problems)
 
     def add(self, s: Tensor, y: Tensor, moved: Tensor) -> None:
         """Remember the step of a pass and its change of the gradient.
@@ -566,7 +614,8 @@ class _Memory:
         sound = curvature > 1e-10 * s.norm(dim=1) * squared.sqrt()
         sound &= moved
         rho = torch.where(sound, 1.0 / curvature, 0.0)
-        self._gamma = torch.where(sound, curvature / squared, self._gamma)
+        scale = curvature / (y * self._flattened(y)).sum(1)
+        self._gamma = torch.where(sound, scale, self._gamma)
         self._pairs.append((s, y, rho))
 
     def direction(self, gradient: Tensor) -> Tensor:
@@ -575,7 +624,11 @@ class _Memory:
         for s, y, rho in reversed(self._pairs):
             alphas.append((rho * (s * q).sum(1))[:, None])
             q.addcmul_(alphas[-1], y, value=-1.0)
-        q *= self._gamma[:, None]
+        q = self._flattened(q) * self._gamma[:, None]
         for (s, y, rho), alpha in zip(self._pairs, reversed(alphas)):
             q.addcmul_(alpha - (rho * (y * q).sum(1))[:, None], s)
         return q
+
+    def _flattened(self, x: Tensor) -> Tensor:
+        """Multiply by the inverse of the curvature that was known beforehand."""
+        return x if self._curvature is None else self._curvature.solve(x)
