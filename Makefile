@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 TESTS ?=
 # Any value of SKDEBIAS_DATA from the environment reaches the tests and examples.
 
-.PHONY: demo test lint types reproduce-cmnist bench-heads soak-cache bench-cache docs clean
+.PHONY: demo test lint types reproduce-cmnist bench-heads soak-cache bench-cache bench-finetune docs clean
 
 demo: $(VENV)/.installed-demo
 	$(BIN)/skdebias demo
@@ -39,6 +39,11 @@ bench-heads: $(VENV)/.installed-demo
 # of the tests. Options of the script: make bench-cache BENCH="--tables 3 4"
 bench-cache: $(VENV)/.installed-test
 	$(BIN)/python examples/benchmarks/cache.py $(BENCH)
+
+# Steps of whole networks: the methods against ERM, ERM against plain PyTorch; needs the
+# extras of the tests. Options of the script: make bench-finetune BENCH="--repeats 7"
+bench-finetune: $(VENV)/.installed-test
+	OMP_NUM_THREADS=1 $(BIN)/python examples/benchmarks/finetune.py $(BENCH)
 
 # Thousands of faults in the cache of embeddings, about ten minutes; exit code 1 if
 # anything breaks. Options of the script: make soak-cache SOAK="--only kills --seed 7"
