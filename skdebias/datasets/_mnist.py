@@ -41,10 +41,8 @@ def fetch_mnist(*, data_home=None):
     Returns
     -------
     data : :class:`~sklearn.utils.Bunch`
-        images : ndarray of shape (70000, 28, 28), uint8
-        target : ndarray of shape (70000,), int64
-        split : ndarray of shape (70000,), str
-            ``"train"`` or ``"test"``.
+        With ``images`` (70000, 28, 28) uint8, ``target`` (70000,) int64, and ``split``
+        (70000,), which is ``"train"`` or ``"test"``.
 
     Raises
     ------
