@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import os
+from collections.abc import Iterable
 from numbers import Integral, Real
 from pathlib import Path
 
@@ -45,8 +47,10 @@ from skdebias.finetune._training import (
     NetworkTraining,
     NetworkValidation,
     Recipe,
+    agreed_seed,
     make_accelerator,
 )
+from skdebias.methods import Method
 
 # What training reads of the parameters, not of those of `estimator`.
 _SHARED = (
@@ -154,7 +158,9 @@ class FineTuneClassifier(LogitClassifierMixin, MetaEstimatorMixin, BaseEstimator
     device : {"auto", "cpu", "cuda", "mps"}, default="auto"
         "auto" is what Accelerate finds: CUDA, else MPS, else the CPU.
     num_workers : int, default=0
-        Processes that read and prepare items ahead, where they are not kept in memory.
+        Processes that read, prepare and augment items ahead, where they are not kept in
+        memory. 0 are threads for images, as many as there are cores, and none where
+        `augment` is given.
     memory : int, default=1024
         MiB that the prepared images of a data set may take. Those that fit are prepared
         once, in threads; others in every epoch.
@@ -398,18 +404,19 @@ default=None
                 f"items has {len(source)} entries and y has {len(y)}: pass one label "
                 "per item."
             )
-        self.classes_, y_codes = factorize(y, "y")
-        if len(self.classes_) < 2:
+        classes, y_codes = factorize(y, "y")
+        if len(classes) < 2:
             raise ValueError(
                 f"FineTuneClassifier needs at least 2 classes, but y holds 1 class, "
-                f"{self.classes_[0]}: pass items of other classes too."
+                f"{classes[0]}: pass items of other classes too."
             )
         validation = self._encode_validation(
-            X_val, y_val, attributes_val, settings["modality"]
+            X_val, y_val, attributes_val, classes, settings["modality"]
         )
         source.check()
         accelerator = self._accelerator()
         seed = check_random_state(self.random_state).randint(np.iinfo(np.int32).max)
+        seed = agreed_seed(seed, accelerator)
         members = [self._initial_network(settings)]
         checkpoints = self._checkpoints(
             source, y, attributes, validation, members[0].tools, inner
@@ -421,14 +428,14 @@ default=None
         data = TrainingData(
             items, y, attributes, X_val, y_val, attributes_val, seed, models
         )
-        inner.classes_ = self.classes_
+        inner.classes_ = classes
         groups = inner._find_groups(data, y_codes)
         method = inner._make_method(groups)
         tools = members[0].tools
         for part in (source, *([] if validation is None else [validation["X"]])):
             part.load(tools, self.memory << 20, auto_workers(len(part)))
         members += [self._initial_network(settings) for _ in range(method.n_heads - 1)]
-        self._finish_networks(members, method, inner, source, seed)
+        shapes = self._finish_networks(members, method, inner, source, seed)
         judge = None
         if validation is not None:
             judge = NetworkValidation(
@@ -458,6 +465,7 @@ default=None
         )
         fitted = training.run(type(inner).__name__, bool(self.verbose))
         self.network_ = training.network()
+        self._input_shapes = shapes
         self._set_fitted(inner, fitted, validation)
         return self
 
@@ -487,10 +495,12 @@ default=None
 
     def _validate(self, items, modality, reset=True):
         if modality != "tensor":
-            return items  # their readers look at them
+            # Their readers look at them; what can be read once only is kept.
+            once = not hasattr(items, "__len__") and isinstance(items, Iterable)
+            return list(items) if once and not isinstance(items, os.PathLike) else items
         return validate_data(self, items, allow_nd=True, dtype=np.float32, reset=reset)
 
-    def _encode_validation(self, X_val, y_val, attributes_val, modality):
+    def _encode_validation(self, X_val, y_val, attributes_val, classes, modality):
         if X_val is None and y_val is None and attributes_val is None:
             return None
         if X_val is None or y_val is None:
@@ -503,7 +513,7 @@ default=None
         judged = Items(checked, modality, "X_val")
         judged.check()
         return encode_validation_set(
-            judged, y_val, attributes_val, self.classes_, self.selection
+            judged, y_val, attributes_val, classes, self.selection
         )
 
     def _accelerator(self):
@@ -522,25 +532,28 @@ default=None
         return Network(backbone, settings)
 
     def _finish_networks(self, members, method, inner, source, seed):
-        """Give the networks their heads, and freeze what is to stay as it is."""
+        """Give the networks their heads; return the shapes of what they take."""
         first = members[0]
         batch = next(source.batches(first.tools, [(0, np.arange(1))]))
-        self._input_shapes = _shapes(batch, first.tools.modality)
         with torch.no_grad():
             first.eval()
             n_features = first.embed(batch).shape[1]
         hidden = [int(size) for size in inner.hidden_layer_sizes]
+        # A method without a penalty takes no saliencies anywhere.
+        has_point = type(method).penalty.__func__ is not Method.penalty.__func__
         for number, member in enumerate(members):
             member.add_head(
                 n_features,
                 hidden,
-                n_logits(len(self.classes_)),
+                n_logits(len(inner.classes_)),
                 self.dropout,
                 seed,
                 0 if method.same_start else number,
             )
             freeze_parameters(member, self.freeze)
-            check_point(member, self.saliency_layer, batch)
+            if has_point:
+                check_point(member, self.saliency_layer, batch)
+        return _shapes(batch, first.tools.modality)
 
     def _pass_rows(self, accelerator):
         """Rows of one forward pass of one process."""
@@ -613,7 +626,13 @@ default=None
             setattr(inner, name, value)
         inner._finish()
         self.estimator_ = inner
-        for name in (*state, "groups_", "group_counts_", "attribute_values_"):
+        for name in (
+            *state,
+            "classes_",
+            "groups_",
+            "group_counts_",
+            "attribute_values_",
+        ):
             setattr(self, name, getattr(inner, name))
 
     def _outputs(self, items, function):

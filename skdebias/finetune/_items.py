@@ -3,6 +3,7 @@
 import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,11 +17,10 @@ from skdebias.finetune._extraction import (
     Item,
     ItemError,
     UnreadableItemError,
+    auto_workers,
     ordered_map,
     read_items,
 )
-
-_BLOCK = 256  # items that are read ahead of the bar
 
 
 class Items:
@@ -75,6 +75,14 @@ class Items:
         value, _ = self._items[index].content()
         return tools.prepare(value)
 
+    def read(self, index: int, tools: Backbone) -> Any:
+        """Return one item as :meth:`prepared` does, or what is wrong with it."""
+        try:
+            return self.prepared(index, tools)
+        except ItemError as error:
+            # Returned, for an exception that crosses processes loses what it says.
+            return _BadItemError(index, self._items[index].name, str(error))
+
     def load(self, tools: Backbone, budget: int, workers: int) -> None:
         """Prepare all items now and keep them, if they are images and fit.
 
@@ -93,28 +101,15 @@ class Items:
         """
         if self._modality != "image" or not len(self):
             return
-        try:
-            first = self.prepared(0, tools)
-        except ItemError:
-            first = None
-        if not isinstance(first, Tensor | None):
-            return
-        if first is not None and first.nbytes * len(self) > budget:
-            return
-
-        def read(index: int) -> Any:
-            try:
-                return self.prepared(index, tools)
-            except ItemError as error:
-                return index, self._items[index].name, str(error)
-
         kept: Tensor | None = None
         bad = []
+        read = partial(self.read, tools=tools)
         found = ordered_map(read, range(len(self)), workers, 4 * workers + 1)
         for index, value in enumerate(found):
-            if isinstance(value, tuple):
-                bad.append(value)
+            if isinstance(value, _BadItemError):
+                bad.append(value.args)
                 continue
+            value = torch.as_tensor(value)  # as the collation of a module has it
             if kept is None:
                 if value.nbytes * len(self) > budget:
                     return
@@ -153,11 +148,40 @@ class Items:
         ------
         UnreadableItemError
         """
-        whole = tools.collate is torch.stack or self._modality != "text"
-        if self._tensor is not None and augment is None and whole:
+        if self._tensor is not None and augment is None:
             for _, index in rows:
                 yield self._tensor[torch.from_numpy(index)]
             return
+        read = (
+            self._read_ahead(tools, rows)
+            if augment is None and workers == 0
+            else self._load(tools, rows, workers, augment)
+        )
+        for batch in read:
+            bad = [value.args for value in batch if isinstance(value, _BadItemError)]
+            if bad:
+                raise UnreadableItemError(bad, len(self), cached=False)
+            yield tools.collate(batch)
+
+    def _read_ahead(
+        self, tools: Backbone, rows: Iterable[tuple[int, NDArray[np.int64]]]
+    ) -> Iterator[list[Any]]:
+        """Yield what was prepared of each batch; images are read by threads."""
+
+        def read(task: tuple[int, NDArray[np.int64]]) -> list[Any]:
+            return [self.read(int(index), tools) for index in task[1]]
+
+        readers = auto_workers(len(self)) if self._modality == "image" else 0
+        return ordered_map(read, rows, readers, 2 * readers + 1)
+
+    def _load(
+        self,
+        tools: Backbone,
+        rows: Iterable[tuple[int, NDArray[np.int64]]],
+        workers: int,
+        augment: Callable[[Any], Any] | None,
+    ) -> Iterator[list[Any]]:
+        """Yield what was prepared and augmented of each batch, read by processes."""
         tasks = (
             [(int(index), seed, place) for place, index in enumerate(batch)]
             for seed, batch in rows
@@ -165,15 +189,11 @@ class Items:
         loader = DataLoader(
             _Prepared(self, tools, augment),
             batch_sampler=_Once(tasks),
-            collate_fn=lambda batch: batch,
+            collate_fn=_as_it_is,
             num_workers=workers,
             generator=torch.Generator(),  # the process's own is left alone
         )
-        for batch in loader:
-            bad = [value.args for value in batch if isinstance(value, _BadItemError)]
-            if bad:
-                raise UnreadableItemError(bad, len(self), cached=False)
-            yield tools.collate(batch)
+        return iter(loader)
 
     def digest(self) -> str:
         """Return what tells these items from others, without decoding any."""
@@ -209,16 +229,16 @@ class _Prepared(Dataset):
 
     def __getitem__(self, task: tuple[int, int, int]) -> Any:
         index, seed, place = task
-        try:
-            value = self._items.prepared(index, self._tools)
-        except ItemError as error:
-            # An exception that crossed processes would lose what it says.
-            return _BadItemError(index, self._items._items[index].name, str(error))
-        if self._augment is None:
+        value = self._items.read(index, self._tools)
+        if self._augment is None or isinstance(value, _BadItemError):
             return value
         with torch.random.fork_rng(devices=[]):
             torch.random.default_generator.manual_seed(seed + place)
             return self._augment(value)
+
+
+def _as_it_is(batch: list[Any]) -> list[Any]:
+    return batch
 
 
 class _Once:

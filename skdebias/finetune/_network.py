@@ -233,7 +233,7 @@ class Networks(nn.Module):
         """
         if self.point is None or not self.training:
             return [member(batch) for member in self.members], []
-        if self.point == "input" and isinstance(batch, Tensor):
+        if self.point == "input" and _is_numbers(batch):
             # The same rows for all, so that one tensor will do.
             batch = batch.detach().requires_grad_()
         logits, points = [], []
@@ -247,7 +247,7 @@ class Networks(nn.Module):
 @contextmanager
 def _caught(member: Network, point: str, batch: Any) -> Iterator[list[Tensor]]:
     """Catch the tensor at a point of the network while it runs."""
-    if point == "input" and isinstance(batch, Tensor):
+    if point == "input" and _is_numbers(batch):
         yield [batch]
         return
     module = _module_at(member, point)
@@ -278,8 +278,8 @@ def _module_at(member: Network, point: str) -> nn.Module:
             if getter is not None:
                 return getter()
         raise ValueError(
-            "saliency_layer='input': items of this backbone are no tensor, and it does "
-            "not say which layer embeds them. Give the name of that layer."
+            "saliency_layer='input': items of this backbone are codes of words, and it "
+            "does not say which layer embeds them. Give the name of that layer."
         )
     return backbone.get_submodule(_known_names([point], backbone)[0])
 
@@ -311,8 +311,13 @@ def check_point(network: Network, point: str, batch: Any) -> None:
     ------
     ValueError
     """
-    if not (point == "input" and isinstance(batch, Tensor)):
+    if not (point == "input" and _is_numbers(batch)):
         _module_at(network, point)
+
+
+def _is_numbers(batch: Any) -> bool:
+    """Whether a batch can be differentiated in: no words, nor their codes."""
+    return isinstance(batch, Tensor) and batch.is_floating_point()
 
 
 def freeze_parameters(network: Network, freeze: Any) -> None:

@@ -149,6 +149,23 @@ def make_accelerator(device: str, precision: str) -> Any:
     return made
 
 
+def agreed_seed(seed: int, accelerator: Any) -> int:
+    """Return the first process's seed: each may have drawn its own.
+
+    Parameters
+    ----------
+    seed : int
+    accelerator : accelerate.Accelerator
+
+    Returns
+    -------
+    int
+    """
+    from accelerate.utils import broadcast
+
+    return int(broadcast(torch.tensor([seed], device=accelerator.device))[0])
+
+
 class KeptNetwork:
     """Weights of the last network at the epoch that is kept so far.
 

@@ -24,6 +24,7 @@ METHODS = {
     "reweighted": ERMClassifier(reweight="group"),
     "dro": GroupDROClassifier(step_size=0.1),
     "lff": LfFClassifier(),
+    "unseeded": GERNEClassifier(beta=0.2),
     "ule": ULEClassifier(lam=0.7, normalize_over="sample", scale="none"),
 }
 IN_TWO_PASSES = ("unknown", "dro")
@@ -57,7 +58,7 @@ def fit(folder):
             max_iter=2,
             accumulate=2 if name in IN_TWO_PASSES else 1,
             clip_norm=1.0,
-            random_state=0,
+            random_state=None if name == "unseeded" else 0,
             device="cpu",
             checkpoint_dir=folder,
         )
@@ -80,6 +81,5 @@ def fit(folder):
 
 if __name__ == "__main__":
     results = fit(sys.argv[1])
-    if os.environ["RANK"] == "0":
-        assert os.environ["WORLD_SIZE"] == "2"
-        np.savez(sys.argv[2], **results)
+    assert os.environ["WORLD_SIZE"] == "2"
+    np.savez(f"{sys.argv[2]}-{os.environ['RANK']}.npz", **results)
