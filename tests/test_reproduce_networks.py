@@ -167,6 +167,8 @@ def test_frozen_and_finetuned_run(frozen, monkeypatch, tmp_path, capsys):
         *("--methods", "ERM", "JTT", "--image-size", "8", "--epochs", "1"),
         *("--threads", "1", "--out", str(out)),
     ]
+    run_main(frozen, monkeypatch, *arguments, "--trained", "last layer")
+    assert "| whole network |" not in capsys.readouterr().out
     run_main(frozen, monkeypatch, *arguments)
     page = capsys.readouterr().out
     for method in ("ERM", "JTT"):

@@ -213,16 +213,19 @@ def costs(rows):
     """Sentences on seconds: reading, extraction, and all fits of a seed."""
     values = rows[rows["selection"] == "cost"]
     once = values[values["method"] == EXTRACTION].set_index("metric")["value"]
-    fits = values[values["method"] != EXTRACTION]
-    n_seeds = fits.groupby("dataset")["seed"].nunique()
-    totals = fits.groupby("dataset")["value"].sum() / n_seeds
-    return (
+    fits = values[values["method"] != EXTRACTION].groupby("dataset")
+    totals = fits["value"].sum() / fits["seed"].nunique()
+    told = [
         f"Reading and cropping all {once['photos']:.0f} photos took "
-        f"{once['read_seconds']:.0f} s, which both need, and extracting their "
-        f"embeddings {once['extract_seconds']:.0f} s, once for all heads and seeds. "
-        f"All heads of a seed took {totals[LAST_LAYER]:.0f} s, all networks of a seed "
-        f"{totals[WHOLE]:.0f} s."
-    )
+        f"{once['read_seconds']:.0f} s, which both ways of training need, and "
+        f"extracting their embeddings {once['extract_seconds']:.0f} s, once for all "
+        "heads and seeds."
+    ]
+    told += [
+        f"All fits of a seed, {trained}: {total:.0f} s."
+        for trained, total in totals.items()
+    ]
+    return " ".join(told)
 
 
 def _spread(row):
@@ -273,7 +276,8 @@ def _run(arguments):
         for trained in arguments.trained
         for method in arguments.methods
     }
-    tasks = [Task(LAST_LAYER, EXTRACTION, "", 0)]
+    # Rows of this task are costs that are no fit's.
+    tasks = [Task("BAR", EXTRACTION, "", 0)]
     tasks += [
         Task(trained, method, setting, seed)
         for seed in range(arguments.seeds)
