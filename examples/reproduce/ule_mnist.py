@@ -16,12 +16,14 @@ takes the best of the test without the cue; the paper does not say how it chose.
 """
 
 import argparse
+import copy
+from dataclasses import astuple
 from pathlib import Path
 
 import numpy as np
 import torch
 from _runner import Task, chosen, read, run
-from sklearn.base import clone
+from safetensors.torch import load_file
 from torch import nn
 
 from skdebias import ERMClassifier, ULEClassifier
@@ -44,7 +46,17 @@ PAPER = {
     "ERM": (99, 100, 85, None, 100, 21, None),
     "ULE": (97, 95, 95, None, 100, 40, None),
 }
-FIXED_LAM = 0.3
+#: How saliencies are normalised: by one maximum for a batch, by their length over a
+#: batch, or as the paper has it, by the maximum of each image.
+FORMS = {
+    "ULE-max": {"normalize": "max", "normalize_over": "batch"},
+    "ULE-L2": {"normalize": "l2", "normalize_over": "batch"},
+    "ULE-image": {"normalize": "max", "normalize_over": "sample"},
+}
+#: Values of lam that were set before seeds 1 and 2 were run.
+FIXED = {"ULE-max": "lam=0.02", "ULE-L2": "lam=0.6"}
+#: Names of the student's weights in a checkpoint begin with this.
+STUDENT = "model.members.0."
 
 
 class ChannelsLast(nn.Module):
@@ -118,23 +130,28 @@ def method(name, lam):
     """Return the estimator of a row of the table."""
     if name == "ERM":
         return ERMClassifier()
-    # The paper's saliency. One maximum for a batch: with one for each image, rows of
-    # which neither network is sure count as much as others.
     return ULEClassifier(
         lam,
         saliency="logit",
-        normalize="max",
-        normalize_over="sample" if name == "ULE, per image" else "batch",
         student_loss="ce",
         student_weight_decay=0.0,
+        **FORMS[name],
     )
 
 
-def classifier(estimator, n_channels, seed, arguments):
+def folder_of(task, arguments):
+    """Return where the checkpoints of one run are; None if there are to be none."""
+    if arguments.checkpoints is None:
+        return None
+    return arguments.checkpoints / " ".join(map(str, astuple(task)))
+
+
+def classifier(task, n_channels, arguments):
     """Return the unfitted network of a method."""
+    lam = float(task.setting.removeprefix("lam=") or 1)
     return FineTuneClassifier(
-        estimator,
-        network(n_channels, seed),
+        method(task.method, lam),
+        network(n_channels, task.seed),
         modality="tensor",
         optimizer="adamw",
         learning_rate=1e-3,
@@ -143,8 +160,8 @@ def classifier(estimator, n_channels, seed, arguments):
         batch_size=128,
         max_iter=arguments.epochs,
         precision=arguments.precision,
-        checkpoint_dir=arguments.checkpoints,
-        random_state=seed,
+        checkpoint_dir=folder_of(task, arguments),
+        random_state=task.seed,
     )
 
 
@@ -164,55 +181,63 @@ def key(name, arguments):
     return f"{name}, {arguments.rows} digits, {arguments.epochs} epochs"
 
 
+def name_of(task):
+    """Name the data set without the size of the run."""
+    return task.dataset.partition(",")[0]
+
+
 def table(rows, size):
     """Markdown table of the runs of one size beside the paper's numbers."""
-    rows = rows[rows["dataset"].str.endswith(size)]
-    rows = rows.assign(dataset=rows["dataset"].str.removesuffix(size))
-    fixed = rows[rows["setting"].isin(["", f"lam={FIXED_LAM}"])]
-    views = {
-        "fixed": (fixed, None),
-        "validation": (rows, "val independent"),
-        "test": (rows, "test no cue"),
-    }
+    rows = of_size(rows, size)
     head = [f"{name}, {part}" for name, part in COLUMNS]
     lines = [
         f"| method | lam | {' | '.join(head)} | seeds |",
         f"| --- | --- |{' ---: |' * (len(COLUMNS) + 1)}",
     ]
     for name in rows["method"].unique():
+        own = rows[rows["method"] == name]
+        fixed = own[own["setting"] == FIXED.get(name, "")]
+        views = {FIXED.get(name, ""): (fixed, None)}
+        if name != "ERM":
+            views["validation"] = own, "val independent"
+            views["test"] = own, "test no cue"
         for how, (source, choose) in views.items():
-            own = source[source["method"] == name]
-            if not len(own) or (name == "ERM" and how != "fixed"):
-                continue
-            cells = [_cell(own, *column, choose) for column in COLUMNS]
-            label = "" if name == "ERM" else how
-            n_seeds = own["seed"].nunique()
-            lines.append(f"| {name} | {label} | {' | '.join(cells)} | {n_seeds} |")
-        if name in PAPER:
-            cells = ["" if value is None else str(value) for value in PAPER[name]]
-            lines.append(f"| {name}, paper | ? | {' | '.join(cells)} | ? |")
+            cells = [_cell(source, *column, choose) for column in COLUMNS]
+            seeds = "" if not len(source) else source["seed"].nunique()
+            lines.append(f"| {name} | {how} | {' | '.join(cells)} | {seeds} |")
+    for name, values in PAPER.items():
+        cells = ["" if value is None else str(value) for value in values]
+        lines.append(f"| {name}, paper | | {' | '.join(cells)} | |")
     return "\n".join(lines)
+
+
+def of_size(rows, size):
+    """Rows of the runs of one size, with plain names of the data sets."""
+    rows = rows[rows["dataset"].str.endswith(size)]
+    return rows.assign(dataset=rows["dataset"].str.removesuffix(size))
 
 
 def _cell(rows, name, part, choose):
     """Mean and spread in per cent, and the lam that was chosen."""
     own = rows[rows["dataset"] == name]
-    if not len(own):
+    if f"test {part}" not in set(own["metric"]):
         return ""
-    if choose not in set(own["metric"]):
-        choose = "val same"
+    if choose is None or choose not in set(own["metric"]):
+        choose = "val same"  # one setting, or no cue
+    # Only of settings that all seeds of the set have run.
+    seeds = own.groupby("setting")["seed"].nunique()
+    own = own[own["setting"].isin(seeds.index[seeds == seeds.max()])]
     view = chosen(own, choose=choose, report=f"test {part}").iloc[0]
     cell = f"{100 * view['mean']:.1f}"
     if not np.isnan(view["std"]):
         cell += f" ± {100 * view['std']:.1f}"
-    lam = view["setting"].removeprefix("lam=")
-    return f"{cell} ({lam})" if own["setting"].nunique() > 1 else cell
+    several = own["setting"].nunique() > 1
+    return f"{cell} ({view['setting'].removeprefix('lam=')})" if several else cell
 
 
 def grid_table(rows, size):
     """Markdown table of all settings of the runs of one size."""
-    rows = rows[rows["dataset"].str.endswith(size)]
-    rows = rows.assign(dataset=rows["dataset"].str.removesuffix(size))
+    rows = of_size(rows, size)
     parts = [
         "val same",
         "val independent",
@@ -238,26 +263,75 @@ def grid_table(rows, size):
 
 
 def saliency(net, images):
-    """Gradient of the largest logit in the pixels, largest over channels."""
-    images = torch.from_numpy(images).requires_grad_()
-    net.eval()(images).amax(1).sum().backward()
-    return images.grad.abs().amax(1).numpy()
+    """Size of the gradient of the largest logit in the pixels, summed over channels."""
+    points = torch.from_numpy(images).requires_grad_()
+    net.eval()(points).amax(1).sum().backward()
+    return points.grad.abs().sum(1).numpy()
 
 
 def student_of(clf, folder):
-    """Return the student of a ULE fit, which only its last checkpoint holds."""
-    from safetensors.torch import load_file
-
-    last = max(folder.glob("*/step-*.safetensors"))
-    prefix = "model.members.0."
-    state = {
-        name.removeprefix(prefix): value
-        for name, value in load_file(last).items()
-        if name.startswith(prefix)
-    }
-    student = clone(clf, safe=False).network_
-    student.load_state_dict(state)
+    """Return the student of a ULE fit, which its last checkpoint holds."""
+    path = max(folder.glob("*/step-*.safetensors"))
+    student = copy.deepcopy(clf.network_)
+    student.load_state_dict(
+        {
+            name.removeprefix(STUDENT): value
+            for name, value in load_file(path).items()
+            if name.startswith(STUDENT)
+        }
+    )
     return student
+
+
+def figure(cases, path):
+    """Draw digits beside the saliencies of networks, as in figure 2 of the paper.
+
+    Parameters
+    ----------
+    cases : list of (ndarray of shape (n, channels, 28, 28), dict)
+        Images, and the networks by name.
+    path : Path
+    """
+    import matplotlib.pyplot as plt
+
+    names = ["image", *cases[0][1]]
+    shape = len(names), sum(len(images) for images, _ in cases)
+    drawn, axes = plt.subplots(*shape, figsize=shape[::-1], layout="constrained")
+    first = 0
+    for images, networks in cases:
+        rows = [images.transpose(0, 2, 3, 1)]
+        rows += [saliency(net, images) for net in networks.values()]
+        for row, pictures in zip(axes, rows):
+            for axis, picture in zip(row[first:], pictures):
+                axis.imshow(picture, cmap="gray")
+                axis.set(xticks=[], yticks=[])
+        first += len(images)
+    for name, axis in zip(names, axes[:, 0]):
+        axis.set_ylabel(name, fontsize=8)
+    drawn.savefig(path, dpi=80)
+    plt.close(drawn)
+
+
+def draw(tasks, mnist, arguments):
+    """Draw the figure from the finished checkpoints of the first seed."""
+    cases = []
+    for name in arguments.sets:
+        networks = {}
+        for task in tasks:
+            if name_of(task) != name or task.seed != arguments.seeds[0]:
+                continue
+            if task.method in networks or task.setting != FIXED.get(task.method, ""):
+                continue
+            parts = load(name, arguments.rows, task.seed, mnist)
+            clf = classifier(task, parts["train"][0].shape[1], arguments)
+            clf.fit(*parts["train"])  # which ended before
+            if task.method != "ERM" and "student" not in networks:
+                networks["student"] = student_of(clf, folder_of(task, arguments))
+            networks[task.method] = clf.network_
+        images, target = parts["test same"]
+        shown = [np.flatnonzero(target == digit)[0] for digit in (2, 4, 7)]
+        cases.append((images[shown], networks))
+    figure(cases, arguments.figure)
 
 
 def main():
@@ -268,11 +342,12 @@ def main():
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--lams", type=float, nargs="+", default=[0.2, 0.3, 0.5])
     parser.add_argument("--sets", nargs="+", default=["MNIST-SC", "coloured", "MNIST"])
-    parser.add_argument("--methods", nargs="+", default=["ERM", "ULE"])
+    parser.add_argument("--methods", nargs="+", default=["ERM", *FORMS])
     parser.add_argument("--precision", default="auto")
     parser.add_argument("--checkpoints", type=Path, default=None)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", type=Path, default=Path("docs/results/ule_mnist.csv"))
+    parser.add_argument("--figure", type=Path, default=None, help="of the first seed")
     parser.add_argument("--table-only", action="store_true")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
@@ -287,16 +362,14 @@ def main():
     mnist = fetch_mnist()
 
     def fit(task):
-        name = task.dataset.partition(",")[0]
-        lam = float(task.setting.removeprefix("lam=") or 1)
-        parts = load(name, arguments.rows, task.seed, mnist)
-        n_channels = parts["train"][0].shape[1]
-        estimator = method(task.method, lam)
-        return scores(classifier(estimator, n_channels, task.seed, arguments), parts)
+        parts = load(name_of(task), arguments.rows, task.seed, mnist)
+        return scores(classifier(task, parts["train"][0].shape[1], arguments), parts)
 
     rows = (
         read(arguments.out) if arguments.table_only else run(tasks, fit, arguments.out)
     )
+    if arguments.figure is not None:
+        draw(tasks, mnist, arguments)
     print(f"# {title}\n\n{protocol.strip()}")
     for size in rows["dataset"].str.replace(r"^[^,]*", "", regex=True).unique():
         print(f"\n## {size.removeprefix(', ')}\n\n{table(rows, size)}")
