@@ -45,34 +45,40 @@ def test_two_engines_train_the_same_mlp(scripts, name):
     X = rng.normal(size=(300, 8)).astype(np.float16)
     y, attributes = np.arange(300) % 10, rng.integers(0, 10, 300)
     head = script.estimator_of("2", name, seed=3).set_params(max_iter=3)
-    network = script.as_network(head, 8, in_backbone=False)
+    network = script.as_network(head, 8, in_backbone=0)
     known = attributes if name in script.KNOWN else None
     logits = [clf.fit(X, y, known).decision_function(X) for clf in (head, network)]
     np.testing.assert_allclose(*logits, atol=1e-4)
 
 
-def test_the_backbone_has_the_layers_of_the_head(scripts):
+@pytest.mark.parametrize("in_backbone", [2, 3])
+def test_the_backbone_has_layers_of_the_head(scripts, in_backbone):
     script = scripts["finetune_cmnist"]
     head = script.estimator_of("2", "GERNE unknown", seed=3)
-    network = script.as_network(head, 8, in_backbone=True)
+    network = script.as_network(head, 8, in_backbone=in_backbone)
     reference = network.estimator.reference_estimator
     for clf in (network, reference):
         shapes = [tuple(p.shape) for p in clf.backbone.parameters() if p.ndim == 2]
-        assert shapes == [(100, 8), (100, 100), (16, 100)]
-        assert clf.estimator.hidden_layer_sizes == ()
+        assert shapes == [(100, 8), (100, 100), (16, 100)][:in_backbone]
+        assert clf.estimator.hidden_layer_sizes == (100, 100, 16)[in_backbone:]
         assert clf.random_state == 3
     assert network.learning_rate == head.learning_rate
     assert reference.learning_rate == head.reference_estimator.learning_rate
     assert reference.max_iter == head.reference_estimator.max_iter
 
 
-def test_group_accuracy_weighs_groups_alike(scripts):
-    clf = Bunch(predict=lambda X: X)
-    y, attributes = np.array([0, 0, 0, 1]), np.array([0, 0, 1, 1])
-    found = scripts["finetune_cmnist"].accuracy_of_groups(
-        clf, np.array([0, 0, 1, 1]), y, attributes
-    )
-    assert found == pytest.approx(2 / 3)
+def test_networks_are_scored_as_heads_are(scripts):
+    script = scripts["finetune_cmnist"]
+    rng = np.random.default_rng(0)
+    y, attributes = np.arange(200) % 10, np.arange(200) // 10 % 10
+    parts = {
+        part: (rng.normal(size=(200, 8)).astype(np.float16), y, attributes)
+        for part in ("train", "val", "test")
+    }
+    head = script.estimator_of("2", "GERNE", seed=3).set_params(max_iter=3)
+    network = script.as_network(head, 8, in_backbone=0)
+    found = [script.score(clf, parts, known=True) for clf in (head, network)]
+    assert found[0] == pytest.approx(found[1])
 
 
 def arguments_of(tmp_path, **changes):

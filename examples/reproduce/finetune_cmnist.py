@@ -4,11 +4,12 @@
 
 `cmnist.py` trains an MLP 100-100-16 as a head on pixels. Here `FineTuneClassifier`
 trains it by the same methods, with the same data, settings and seeds. With an empty
-backbone and the hidden layers in the head, rows, starting weights and updates are those
-of the head engine. With the hidden layers as a `torch.nn.Sequential` backbone the
-starting weights are others: those of a linear head are zero. Weight decay is 0.01 in
-all rows. The score is group-balanced test accuracy, in per cent, of seeds 0, 1, ..., at
-the epoch that is best on the validation part.
+backbone and the hidden layers in the head ("head"), rows, starting weights and updates
+are those of the head engine. With two hidden layers in a `torch.nn.Sequential` backbone
+and one in the head ("both") the starting weights are others of the same distribution.
+With all three there ("backbone") the head is linear, and starts at zero. Weight decay
+is 0.01 in all rows. The score is group-balanced test accuracy, in per cent, of seeds
+0, 1, ..., at the epoch that is best on the validation part.
 """
 
 import argparse
@@ -25,7 +26,8 @@ from skdebias.datasets import fetch_mnist
 from skdebias.finetune import FineTuneClassifier
 
 METHODS = ("ERM", "resampling", "GERNE", "GERNE unknown")
-ENGINES = ("head", "backbone")
+#: How many of the three hidden layers are those of the backbone, not of the head.
+ENGINES = {"head": 0, "both": 2, "backbone": 3}
 
 
 def as_network(head, n_features, in_backbone, **parameters):
@@ -35,8 +37,8 @@ def as_network(head, n_features, in_backbone, **parameters):
     ----------
     head : estimator of skdebias
     n_features : int
-    in_backbone : bool
-        Whether the hidden layers are those of the backbone, not of the head.
+    in_backbone : int
+        How many of the hidden layers are those of the backbone, not of the head.
     **parameters : dict
         Further ones of the result.
 
@@ -52,10 +54,11 @@ def as_network(head, n_features, in_backbone, **parameters):
     method.set_params(random_state=None)
     backbone: nn.Module = nn.Identity()
     if in_backbone:
-        method.set_params(hidden_layer_sizes=())
+        method.set_params(hidden_layer_sizes=sizes[in_backbone:])
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(head.random_state)
-            widths = zip((n_features, *sizes[:-1]), sizes)
+            own = sizes[:in_backbone]
+            widths = zip((n_features, *own[:-1]), own)
             layers = [(nn.Linear(m, n), nn.ReLU()) for m, n in widths]
         backbone = nn.Sequential(*sum(layers, ()))
     reference = method.get_params(deep=False).get("reference_estimator")
@@ -91,7 +94,7 @@ def rounding(parts, seed, epochs=2):
     found = {}
     for name in METHODS[:3]:
         head = estimator_of("2", name, seed).set_params(max_iter=epochs)
-        network = as_network(head, X.shape[1], in_backbone=False)
+        network = as_network(head, X.shape[1], in_backbone=0)
         known = attributes if name in KNOWN else None
         logits = [
             clf.fit(X, y, known).decision_function(parts["val"][0])
@@ -114,7 +117,7 @@ def table(rows, heads):
         engines = {"head engine": by_head}
         for engine in ENGINES:
             own = rows[(rows["method"] == name) & (rows["setting"] == engine)]
-            engines[f"network, layers in the {engine}"] = own
+            engines[f"network, {engine}"] = own
         for engine, own in engines.items():
             if len(own):
                 cells = [_cell(own[own["dataset"] == dataset]) for dataset in MINORITY]
@@ -134,7 +137,7 @@ def main():
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--minority", nargs="+", default=list(MINORITY))
     parser.add_argument("--methods", nargs="+", default=METHODS)
-    parser.add_argument("--engines", nargs="+", default=["backbone"], choices=ENGINES)
+    parser.add_argument("--engines", nargs="+", default=["both"], choices=ENGINES)
     parser.add_argument("--rounding", action="store_true", help="compare logits only")
     folder = Path("docs/results")
     parser.add_argument("--heads", type=Path, default=folder / "cmnist.csv")
@@ -167,7 +170,7 @@ def main():
         clf = as_network(
             estimator_of(task.dataset, task.method, task.seed),
             parts["train"][0].shape[1],
-            task.setting == "backbone",
+            ENGINES[task.setting],
             checkpoint_dir=arguments.checkpoints,
         )
         return score(clf, parts, task.method in KNOWN)
