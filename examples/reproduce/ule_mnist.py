@@ -258,10 +258,10 @@ def grid_table(rows, size):
 
 
 def saliency(net, images):
-    """Size of the gradient of the largest logit in the pixels, summed over channels."""
+    """Gradient of the largest logit in the pixels, summed over channels."""
     points = torch.from_numpy(images).requires_grad_()
     net.eval()(points).amax(1).sum().backward()
-    return points.grad.abs().sum(1).numpy()
+    return points.grad.sum(1).numpy()
 
 
 def student_of(clf, folder):
@@ -281,6 +281,8 @@ def student_of(clf, folder):
 def figure(cases, path):
     """Draw digits beside the saliencies of networks, as in figure 2 of the paper.
 
+    Red is positive and blue negative, in full from 0.3 times the largest size on.
+
     Parameters
     ----------
     cases : list of (ndarray of shape (n, channels, 28, 28), dict)
@@ -292,18 +294,22 @@ def figure(cases, path):
     names = ["image", *cases[0][1]]
     shape = len(names), sum(len(images) for images, _ in cases)
     drawn, axes = plt.subplots(*shape, figsize=shape[::-1], layout="constrained")
+    for axis in axes.flat:
+        axis.set(xticks=[], yticks=[])
     first = 0
     for images, networks in cases:
-        rows = [images.transpose(0, 2, 3, 1)]
-        rows += [saliency(net, images) for net in networks.values()]
-        for row, pictures in zip(axes, rows):
-            for axis, picture in zip(row[first:], pictures):
-                axis.imshow(picture, cmap="gray")
-                axis.set(xticks=[], yticks=[])
+        for axis, image in zip(axes[0, first:], images.transpose(0, 2, 3, 1)):
+            axis.imshow(image, "gray", interpolation="nearest")
+        for row, net in zip(axes[1:, first:], networks.values()):
+            for axis, map_ in zip(row, saliency(net, images)):
+                limit = 0.3 * np.abs(map_).max()
+                axis.imshow(
+                    map_, "bwr", vmin=-limit, vmax=limit, interpolation="nearest"
+                )
         first += len(images)
     for name, axis in zip(names, axes[:, 0]):
         axis.set_ylabel(name, fontsize=8)
-    drawn.savefig(path, dpi=80)
+    drawn.savefig(path, dpi=64)
     plt.close(drawn)
 
 
