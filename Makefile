@@ -27,8 +27,8 @@ MINORITY ?= 0.5 1 2 5
 reproduce-cmnist: $(VENV)/.installed-demo
 	$(BIN)/python examples/reproduce/cmnist.py --seeds $(SEEDS) --minority $(MINORITY)
 
-# Table 1 of the ULE paper, the CNN from scratch on real MNIST digits: about an hour on
-# one core, resumable. On all of MNIST: make reproduce-ule ULE="--rows 58000"
+# Table 1 of the ULE paper, the CNN from scratch on real MNIST digits: about 90 minutes
+# on one core, resumable. All digits once: make reproduce-ule ULE="--rows 58000 --epochs 1"
 ULE ?=
 reproduce-ule: $(VENV)/.installed-reproduce
 	$(BIN)/python examples/reproduce/ule_mnist.py $(ULE)
