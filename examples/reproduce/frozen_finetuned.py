@@ -66,19 +66,19 @@ What was run, on 2026-11-23, with one thread of two cores that others used as we
 but for whole networks other than ERM's, which have the first seed only. The options
 are smaller than the script's own (224 pixels, 10 epochs), for time.
 
-- Here fine-tuning buys nothing. With the same seed, average accuracy of every whole
+- Here fine-tuning buys nothing. With the first seed, average accuracy of every whole
   network is below that of its head: .405 against .417 (ERM), .370 against .437 (GERNE),
   .405 against .448 (UGC), .422 against .425 (JTT), .263 against .434 (ULE). Of the
-  class-balanced accuracies JTT's is higher (.454 against .438). A fit costs some
-  seventy to two hundred times a head's; the whole grid of a head, with the extraction,
+  class-balanced accuracies JTT's is higher (.454 against .438). A fit costs 65
+  to 200 times a head's; the whole grid of a head, with the extraction,
   costs less than one network.
 - That is no verdict on fine-tuning at large. Heads have a grid and 60 epochs, networks
   one setting and four epochs, which are too few: on held-out photos, too, the worst
   class of all but JTT is lower than with heads.
 - ULE's network had not learnt the task after four epochs; its penalty is on pixels,
   and its scale is not tuned.
-- The standard error of an average on 654 test photos is two points. Differences between
-  the methods of one way of training are within that.
+- The standard error of an average on 654 test photos is two points. Most differences
+  between the heads are within that.
 """
 
 
