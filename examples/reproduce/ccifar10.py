@@ -59,7 +59,7 @@ What was run, on 2026-11-23, from the JPEG copy of CIFAR-10:
         --backbone mobilenetv2 --image-size 64 --rows 6000 \\
         --validation-rows 1000 --test-rows 2000 --epochs 4 --threads 1
 
-That is a twentieth of the protocol: one seed, one share, a seventh of the training
+That is a small part of the protocol: one seed, one share, a seventh of the training
 images, a fifth of the validation and test images, four epochs, a smaller network at 64
 pixels. Without the options the same script runs the whole table, which takes a GPU.
 ResNet-18 from scratch was tried for three epochs on 4,000 images only: 17 % with
@@ -69,9 +69,10 @@ resampling, not far above chance; its learning rate and epochs are not tuned.
 - GERNE is 1.1 points above resampling; the paper has 0.2 at this share. With 20 test
   images per group and one seed that is no evidence for either. Its other two settings
   (`c * (1 + beta)` of 1.1) are two to three points below resampling.
-- GERNE without attributes did not come off here: 35 %, a point above plain training.
-  Its biased network has a tenth of the learning rate for 96 steps, too few to learn the
-  corruptions. The paper's is 17 points above plain training.
+- GERNE without attributes did not come off here: 35 %, a point above plain training;
+  the paper's is 17 points above. After 96 steps at a tenth of the learning rate the
+  biased network is right on 67 % of the training rows that follow the bias, and of the
+  rows that it marks as the minority 32 % are (5 % would be by chance).
 """
 _WEIGHTS = Path("pretrained") / "timm_mobilenetv2_035_imagenet.safetensors"
 _HALF = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5), "interpolation": "bilinear"}
@@ -282,6 +283,7 @@ def _run(arguments):
     network = FineTuneClassifier(
         ERMClassifier(),
         schedule="cosine",
+        head_init="zero",  # as it was when the rows of the page were run
         batch_size=arguments.batch_size,
         max_iter=arguments.epochs,
         selection="last",
