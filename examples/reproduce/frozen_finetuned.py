@@ -289,6 +289,7 @@ def _run(arguments):
         **own,
         learning_rate=arguments.learning_rate,
         schedule="cosine",
+        head_init="zero",  # as it was when the rows of the page were run
         batch_size=arguments.batch_size,
         max_iter=arguments.epochs,
     )

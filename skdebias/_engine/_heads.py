@@ -189,7 +189,7 @@ class HeadStack:
 
 
 def initial_parameters(
-    sizes: Sequence[int], seed: int, head: int = 0
+    sizes: Sequence[int], seed: int, head: int = 0, *, from_zero: bool = True
 ) -> tuple[list[NDArray], list[NDArray]]:
     """Starting weights of one head.
 
@@ -205,6 +205,8 @@ def initial_parameters(
         Seed in [0, 2**64).
     head : int, default=0
         Which head of a method that trains several.
+    from_zero : bool, default=True
+        Whether a linear head starts at zero.
 
     Returns
     -------
@@ -212,7 +214,7 @@ def initial_parameters(
     intercepts : list of ndarray of shape (n_out,)
     """
     shapes = list(zip(sizes[1:], sizes[:-1]))
-    if len(shapes) == 1:
+    if len(shapes) == 1 and from_zero:
         (n_out, n_in) = shapes[0]
         return [np.zeros((n_out, n_in), np.float32)], [np.zeros(n_out, np.float32)]
     generator = np.random.Generator(np.random.Philox(key=[seed, 2 + head]))

@@ -110,6 +110,11 @@ class FineTuneClassifier(LogitClassifierMixin, MetaEstimatorMixin, BaseEstimator
         (SubpopBench); weights and biases of the normalisation are trained either way.
     dropout : float, default=0.0
         Before each layer of the head.
+    head_init : {"auto", "zero", "random"}, default="auto"
+        Starting weights of a linear head: zero, as heads alone have them, or those of
+        `torch.nn.Linear`. "auto" is zero where nothing but the head is trained, and
+        random otherwise: from a head of zeros, a backbone that is trained from scratch
+        learns worse features. Hidden layers always start at random.
     optimizer : {"sgd", "adamw"}, default="sgd"
         SGD with momentum, which the papers use for images, or AdamW, for texts.
     learning_rate : float, default=1e-3
@@ -247,6 +252,7 @@ class FineTuneClassifier(LogitClassifierMixin, MetaEstimatorMixin, BaseEstimator
     _parameter_constraints: dict = {
         "pretrained": ["boolean"],
         "batch_norm": [StrOptions({"auto", "train", "frozen"})],
+        "head_init": [StrOptions({"auto", "zero", "random"})],
         "dropout": [Interval(Real, 0, 1, closed="left")],
         "optimizer": [StrOptions({"sgd", "adamw"})],
         "schedule": [StrOptions({"constant", "linear", "cosine"})],
@@ -282,6 +288,7 @@ class FineTuneClassifier(LogitClassifierMixin, MetaEstimatorMixin, BaseEstimator
         freeze=None,
         batch_norm="auto",
         dropout=0.0,
+        head_init="auto",
         optimizer="sgd",
         learning_rate=1e-3,
         momentum=0.9,
@@ -319,6 +326,7 @@ class FineTuneClassifier(LogitClassifierMixin, MetaEstimatorMixin, BaseEstimator
         self.freeze = freeze
         self.batch_norm = batch_norm
         self.dropout = dropout
+        self.head_init = head_init
         self.optimizer = optimizer
         self.learning_rate = learning_rate
         self.momentum = momentum
@@ -542,6 +550,8 @@ default=None
         # A method without a penalty takes no saliencies anywhere.
         has_point = type(method).penalty.__func__ is not Method.penalty.__func__
         for number, member in enumerate(members):
+            freeze_parameters(member, self.freeze)
+            alone = not any(p.requires_grad for p in member.backbone.parameters())
             member.add_head(
                 n_features,
                 hidden,
@@ -549,8 +559,10 @@ default=None
                 self.dropout,
                 seed,
                 0 if method.same_start else number,
+                from_zero={"auto": alone, "zero": True, "random": False}[
+                    self.head_init
+                ],
             )
-            freeze_parameters(member, self.freeze)
             if has_point:
                 check_point(member, self.saliency_layer, batch)
         return _shapes(batch, first.tools.modality)

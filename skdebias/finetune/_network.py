@@ -85,6 +85,8 @@ class Network(nn.Module):
         dropout: float,
         seed: int,
         number: int = 0,
+        *,
+        from_zero: bool = True,
     ) -> Self:
         """Put a head on the backbone, with the starting weights of heads alone.
 
@@ -99,6 +101,8 @@ class Network(nn.Module):
         seed : int
         number : int, default=0
             Which network of a method that trains several.
+        from_zero : bool, default=True
+            Whether a linear head starts at zero.
 
         Returns
         -------
@@ -107,7 +111,8 @@ class Network(nn.Module):
         """
         sizes = [n_features, *hidden_layer_sizes, n_logits]
         layers: list[nn.Module] = []
-        for weight, bias in zip(*initial_parameters(sizes, seed, number)):
+        start = initial_parameters(sizes, seed, number, from_zero=from_zero)
+        for weight, bias in zip(*start):
             linear = nn.utils.skip_init(nn.Linear, weight.shape[1], len(bias))
             linear.load_state_dict(
                 {"weight": torch.from_numpy(weight), "bias": torch.from_numpy(bias)}

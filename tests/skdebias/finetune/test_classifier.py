@@ -112,8 +112,13 @@ def test_the_best_epoch_is_kept():
 
 
 def test_early_stopping():
+    # From a head of zeros that does not move, the loss is the same in every epoch.
     model = _model(
-        max_iter=30, early_stopping=True, n_iter_no_change=2, learning_rate=1e-12
+        backbone=nn.Identity(),
+        max_iter=30,
+        early_stopping=True,
+        n_iter_no_change=2,
+        learning_rate=1e-12,
     ).fit(X, Y, ATTRIBUTES)
     assert model.n_iter_ == 3
 
@@ -231,6 +236,18 @@ def test_freezing(fitted):
     # A frozen normalisation keeps its statistics too.
     assert changed(freeze=["1"]) == {"0.weight", "0.bias"}
     assert changed(freeze="backbone") == set()
+
+
+def test_a_linear_head_starts_at_zero_where_it_is_alone():
+    def start(backbone, **settings):
+        model = _model(backbone=backbone, learning_rate=1e-12, max_iter=1, **settings)
+        return model.fit(X, Y, ATTRIBUTES).network_.head[1].weight.detach().abs().max()
+
+    assert start(nn.Identity()) < 1e-6
+    assert start(_backbone(), freeze="backbone") < 1e-6
+    assert 0.1 < start(_backbone()) < 12**-0.5
+    assert start(_backbone(), head_init="zero") < 1e-6
+    assert 0.1 < start(nn.Identity(), head_init="random") < 20**-0.5
 
 
 def _recipe(**settings):
