@@ -25,6 +25,15 @@ X, Y, ATTRIBUTES = make_spurious_classification(300, random_state=0)
 STEPS = 4 * 6  # epochs of ceil(300 / 50) steps
 
 
+@pytest.fixture(autouse=True)
+def one_thread():
+    """One thread: those of a process that is forked do not come along."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 def _network():
     torch.manual_seed(0)
     # Dropout, running statistics and momentum: all that a resumed run must have back.
