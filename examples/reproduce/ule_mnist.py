@@ -49,9 +49,17 @@ PAPER = {
     "ULE": (97, 95, 95, None, 100, 40, None),
 }
 #: How the saliencies of a batch are normalised: by their length, or by their maximum.
-FORMS = {"ULE-L2": {"normalize": "l2"}, "ULE-max": {"normalize": "max"}}
+FORMS = {
+    "ULE-L2": {"normalize": "l2"},
+    "ULE-L2, random start": {"normalize": "l2"},
+    "ULE-max": {"normalize": "max"},
+}
 #: Values of lam that were set before seeds 1 and 2 were run.
-FIXED = {"ULE-L2": "lam=0.6", "ULE-max": "lam=0.3"}
+FIXED = {
+    "ULE-L2": "lam=0.6",
+    "ULE-L2, random start": "lam=0.6",
+    "ULE-max": "lam=0.3",
+}
 EPILOGUE = """
 ![Digits and signed saliencies](ule_mnist_saliency.png)
 
@@ -69,8 +77,11 @@ positive, blue negative.
   gains of 27 and 9 points in two seeds). With wrong colours both stay near the bottom,
   so the teacher still goes by colour. It lies on the digit itself, where a saliency in
   pixels does not tell it from shape.
-- *Digits without a cue* cost ULE 1.5 points (10,000 digits), as they cost 2 in the
-  paper; neither reaches the paper's level with so few digits.
+- *Digits without a cue* cost ULE 1.5 points (10,000 digits) and 3.4 (one pass over all
+  of them), where they cost 2 in the paper.
+- *From a linear head that starts at random*, now the default of `FineTuneClassifier`
+  ("random start"; one or two seeds), clean digits are learnt better, at 97.4, and the
+  cues unlearnt less: 88.5 without the code, 83.4 with a wrong one, 31 on grey digits.
 - *With the other divisor nothing happens at the lam we had set.* Divided by its largest
   pixel ("ULE-max", lam 0.3, which was best in an earlier study with another scale), the
   penalty is 0.01 to 0.04, not of order one, and `scale="initial"` takes it for one
@@ -82,8 +93,8 @@ positive, blue negative.
   and no other value was run. So form and lam were chosen with a look at test digits,
   and with the knowledge of what the cue is; all runs at 0.6 are in the table, and the
   epoch is never chosen.
-- Trained in bfloat16, from a linear head of zeros (`head_init="zero"`, then the
-  default; random starts were not tried), on a shared core of a machine with two,
+- Trained in bfloat16, but for "random start" from a linear head of zeros
+  (`head_init="zero"`), on a shared core of a machine with two,
   2026-11-23. All digits once: ERM 1.5 to 2 minutes, ULE 5.5 to 6, with the tests.
 """
 #: Names of the student's weights in a checkpoint begin with this.
@@ -188,7 +199,8 @@ def classifier(task, n_channels, arguments):
         learning_rate=1e-3,
         weight_decay=0.0,
         dropout=0.5,
-        head_init="zero",  # as it was when the rows of the page were run
+        # The rows that do not say otherwise were run when heads began at zero.
+        head_init="auto" if "random" in task.method else "zero",
         batch_size=128,
         max_iter=arguments.epochs,
         precision=arguments.precision,
