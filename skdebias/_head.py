@@ -12,14 +12,15 @@ from sklearn.utils import check_random_state
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from skdebias._attributes import factorize
 from skdebias._validation import (
     PRECISIONS,
     TrainingData,
     as_array,
     check_large_array,
+    encode_classes,
     encode_groups,
     encode_validation_set,
+    has_validation_set,
     is_device_tensor,
 )
 
@@ -214,12 +215,7 @@ default=None
 
     def _encode(self, data):
         """Set `classes_`; return the class codes and the encoded validation set."""
-        self.classes_, y_codes = factorize(data.y, "y")
-        if len(self.classes_) < 2:
-            raise ValueError(
-                f"{type(self).__name__} needs at least 2 classes, but y holds 1 "
-                f"class, {self.classes_[0]}: pass rows of other classes too."
-            )
+        self.classes_, y_codes = encode_classes(data.y, type(self).__name__)
         validation = self._encode_validation(
             data.X_val, data.y_val, data.attributes_val
         )
@@ -257,14 +253,8 @@ default=None
         return X, y
 
     def _encode_validation(self, X_val, y_val, attributes_val):
-        if X_val is None and y_val is None and attributes_val is None:
+        if not has_validation_set(X_val, y_val, attributes_val):
             return None
-        if X_val is None or y_val is None:
-            missing = "X_val" if X_val is None else "y_val"
-            raise ValueError(
-                f"{missing}=None, but another part of the validation set was given: "
-                "pass X_val and y_val together."
-            )
         return encode_validation_set(
             self._validate_X(X_val),
             y_val,

@@ -157,6 +157,63 @@ def encode_groups(attributes, y_codes, n_classes, user=None):
     return Groups.from_labels(y_codes, codes, n_classes, len(values)), values
 
 
+def encode_classes(y, user, what="rows"):
+    """Encode labels, of which there must be two at least.
+
+    Parameters
+    ----------
+    y : ndarray of shape (n_samples,)
+    user : str
+        Estimator that is named in the error message.
+    what : str, default="rows"
+        What the user passes more of.
+
+    Returns
+    -------
+    classes : ndarray of shape (n_classes,)
+    codes : ndarray of shape (n_samples,), int64
+
+    Raises
+    ------
+    ValueError
+        If there is a single class.
+    """
+    classes, codes = factorize(y, "y")
+    if len(classes) < 2:
+        raise ValueError(
+            f"{user} needs at least 2 classes, but y holds 1 class, {classes[0]}: pass "
+            f"{what} of other classes too."
+        )
+    return classes, codes
+
+
+def has_validation_set(X_val, y_val, attributes_val):
+    """Return whether `fit` was given a validation set.
+
+    Parameters
+    ----------
+    X_val, y_val, attributes_val : object or None
+
+    Returns
+    -------
+    bool
+
+    Raises
+    ------
+    ValueError
+        If it was given in part.
+    """
+    if X_val is None and y_val is None and attributes_val is None:
+        return False
+    if X_val is None or y_val is None:
+        missing = "X_val" if X_val is None else "y_val"
+        raise ValueError(
+            f"{missing}=None, but another part of the validation set was given: pass "
+            "X_val and y_val together."
+        )
+    return True
+
+
 def encode_validation_set(X, y, attributes, classes, selection):
     """Encode a validation set against the classes of the training set.
 

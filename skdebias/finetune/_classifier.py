@@ -15,13 +15,17 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from skdebias._attributes import factorize
 from skdebias._base import BaseDebiasedClassifier
 from skdebias._engine._loss import n_logits
 from skdebias._engine._selection import Stopping
 from skdebias._fit import fitted_history
 from skdebias._head import LogitClassifierMixin
-from skdebias._validation import TrainingData, encode_validation_set
+from skdebias._validation import (
+    TrainingData,
+    encode_classes,
+    encode_validation_set,
+    has_validation_set,
+)
 from skdebias.finetune._checkpoint import Checkpoints, write_file
 from skdebias.finetune._extraction import (
     EmbeddingExtractor,
@@ -412,12 +416,7 @@ default=None
                 f"items has {len(source)} entries and y has {len(y)}: pass one label "
                 "per item."
             )
-        classes, y_codes = factorize(y, "y")
-        if len(classes) < 2:
-            raise ValueError(
-                f"FineTuneClassifier needs at least 2 classes, but y holds 1 class, "
-                f"{classes[0]}: pass items of other classes too."
-            )
+        classes, y_codes = encode_classes(y, type(self).__name__, "items")
         validation = self._encode_validation(
             X_val, y_val, attributes_val, classes, settings["modality"]
         )
@@ -440,8 +439,9 @@ default=None
         groups = inner._find_groups(data, y_codes)
         method = inner._make_method(groups)
         tools = members[0].tools
-        for part in (source, *([] if validation is None else [validation["X"]])):
-            part.load(tools, self.memory << 20, auto_workers(len(part)))
+        if found is None or not found[1]["done"]:  # else no item is read again
+            for part in (source, *([] if validation is None else [validation["X"]])):
+                part.load(tools, self.memory << 20, auto_workers(len(part)))
         members += [self._initial_network(settings) for _ in range(method.n_heads - 1)]
         shapes = self._finish_networks(members, method, inner, source, seed)
         judge = None
@@ -509,14 +509,8 @@ default=None
         return validate_data(self, items, allow_nd=True, dtype=np.float32, reset=reset)
 
     def _encode_validation(self, X_val, y_val, attributes_val, classes, modality):
-        if X_val is None and y_val is None and attributes_val is None:
+        if not has_validation_set(X_val, y_val, attributes_val):
             return None
-        if X_val is None or y_val is None:
-            missing = "X_val" if X_val is None else "y_val"
-            raise ValueError(
-                f"{missing}=None, but another part of the validation set was given: "
-                "pass X_val and y_val together."
-            )
         checked = self._validate(X_val, modality, reset=False)
         judged = Items(checked, modality, "X_val")
         judged.check()

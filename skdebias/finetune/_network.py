@@ -286,21 +286,15 @@ def _module_at(member: Network, point: str) -> nn.Module:
             "saliency_layer='input': items of this backbone are codes of words, and it "
             "does not say which layer embeds them. Give the name of that layer."
         )
-    return backbone.get_submodule(_known_names([point], backbone)[0])
-
-
-def _known_names(names: Sequence[str], backbone: nn.Module) -> list[str]:
-    """Check that submodules of these names exist."""
     known = [name for name, _ in backbone.named_modules() if name]
-    for name in names:
-        if name not in known:
-            near = difflib.get_close_matches(name, known, n=3, cutoff=0.3)
-            raise ValueError(
-                f"saliency_layer={name!r} is not the name of a submodule of the "
-                f"backbone: choose 'input', 'embedding' or a name like "
-                f"{', '.join(map(repr, near or known[-3:]))}."
-            )
-    return list(names)
+    if point not in known:
+        near = difflib.get_close_matches(point, known, n=3, cutoff=0.3)
+        raise ValueError(
+            f"saliency_layer={point!r} is not the name of a submodule of the backbone: "
+            "choose 'input', 'embedding' or a name like "
+            f"{', '.join(map(repr, near or known[-3:]))}."
+        )
+    return backbone.get_submodule(point)
 
 
 def check_point(network: Network, point: str, batch: Any) -> None:
