@@ -65,10 +65,11 @@ class ULEClassifier(BaseDebiasedClassifier):
     student_epochs : int, default=None
         Epochs after which the student is frozen. None trains it to the end.
     scale : {"initial", "none"}, default="initial"
-        Bring `R` to the magnitude of the cross-entropy by the ratio of their first
-        values, and let it count only as the logits of the teacher spread: times
-        `v / (1 + v)`, with their variance `v` over the batch. "none" leaves it as it
-        is.
+        Bring `R` to the magnitude of the cross-entropy: by the ratio of the first
+        cross-entropy to what `R` is for two equal saliencies at the first step (to one
+        where heads start at zero and have none yet). And let it count only as the
+        logits of the teacher spread: times `v / (1 + v)`, with their variance `v` over
+        the batch. "none" leaves `R` as it is.
     balance : {None, "class"}, default=None
         Sample classes uniformly, for student and teacher.
     hidden_layer_sizes : array-like of int, default=()

@@ -19,9 +19,9 @@ from skdebias.methods._saliency import (
     gram_opposition,
 )
 
-# The penalty is of order one. Less at the first step is no scale to go by: two heads
-# that start at zero have no saliency yet, the square of a cosine starts near zero.
-_LEAST_FIRST_PENALTY = 1.0
+# Of heads that start at zero, which have no saliency yet. Theirs will be of order one
+# under L2, the default.
+_UNKNOWN_FIRST_PENALTY = 1.0
 # A teacher whose weights point this far against the student's is its negative.
 _ANTI_COSINE = -0.5
 
@@ -56,7 +56,8 @@ class ULE(Method):
     student_q : float, default=0.7
         Exponent of generalised cross-entropy.
     scale : {"initial", "none"}, default="initial"
-        Bring the penalty to the magnitude of the cross-entropy by their first values.
+        Bring the penalty to the magnitude of the cross-entropy by the first loss and
+        what equal saliencies have at the first step.
     balance : {None, "class"}, default=None
         Sample classes uniformly for both.
     gram : bool, default=False
@@ -219,8 +220,7 @@ class SaliencyPenalty:
             values, d_logits, d_coefs = heads.penalty(self._methods[i])
             if i not in self._scale:
                 first = step.losses[..., 2 * members + 1].mean(1).flatten()
-                constant = values.detach()
-                self._scale[i] = self._first_scale(self._methods[i], first, constant)
+                self._scale[i] = self._first_scale(self._methods[i], first, heads)
             factor = strength.flatten() * self._scale[i]
             if self._methods[i].scale == "initial":
                 factor = factor * heads.confidence()
@@ -248,15 +248,17 @@ class SaliencyPenalty:
         """Take some places of every stream from a flat state."""
         return state.unflatten(0, (self._n_streams, -1))[:, places].flatten()
 
-    @staticmethod
-    def _first_scale(method: ULE, losses: Tensor, values: Tensor) -> Tensor:
+    def _first_scale(self, method: ULE, losses: Tensor, heads: "_Heads") -> Tensor:
         """Cross-entropy over penalty, both at the first step.
 
-        Their current ratio would turn the objective into that of their logarithms.
+        Their current ratio would turn the objective into that of their logarithms. The
+        penalty is that of equal saliencies: what two heads happen to have at first may
+        be next to nothing, as the square of a cosine is.
         """
         if method.scale == "none":
-            return torch.ones_like(values)
-        return losses / values.clamp_min(_LEAST_FIRST_PENALTY)
+            return torch.ones_like(losses)
+        alike = heads.penalty(method, teacher=0)[0].detach()
+        return losses / torch.where(alike > 0, alike, _UNKNOWN_FIRST_PENALTY)
 
     def end_epoch(self, coefs: Sequence[Tensor]) -> dict[str, Tensor]:
         """Return cosine and accuracy of the epoch, and whether the teacher is sound."""
@@ -300,30 +302,34 @@ class _Heads:
         variance = logits.var(1, correction=0).sum(-1)
         return variance / (1.0 + variance)
 
-    def penalty(self, method: ULE) -> tuple[Tensor, Tensor | None, list[Tensor]]:
+    def penalty(
+        self, method: ULE, teacher: int = 1
+    ) -> tuple[Tensor, Tensor | None, list[Tensor]]:
         """Values (B,), and derivatives in the teachers' logits and weights.
 
         None stands for no derivative in the logits, but for what `values` recorded.
+        With `teacher=0` students are compared with themselves.
         """
+        pair = (0, teacher)
         if method.gram:
             values, grad = gram_opposition(
                 centred_logits(self._logits(0)),
-                centred_logits(self._logits(1)),
+                centred_logits(self._logits(teacher)),
                 method.normalize,
                 method.target,
             )
-            return values, _uncentre(grad, self._logits(1).shape[-1]), []
+            return values, _uncentre(grad, self._logits(teacher).shape[-1]), []
         per_row = method.normalize_over == "sample"
         by_head = [
             coefficients(method.saliency, self._logits(h), self._y, per_row=per_row)
-            for h in (0, 1)
+            for h in pair
         ]
         values_s, values_t, weights = self._rows(method.opposition, *by_head)
-        student, teacher = (
+        own, opposed = (
             self._forward.saliencies(2 * self._members + head, values)
-            for head, values in enumerate((values_s, values_t))
+            for head, values in zip(pair, (values_s, values_t))
         )
-        values, d_values, d_coefs = teacher.oppose(student, method.opposition, weights)
+        values, d_values, d_coefs = opposed.oppose(own, method.opposition, weights)
         # Pairs of classes, not rows: they change with no logit.
         if d_values is None or d_values.shape[1] != self._y.shape[1]:
             return values, None, d_coefs

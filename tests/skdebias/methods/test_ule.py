@@ -1,5 +1,6 @@
 """ULE's penalty against autograd on dense saliencies, and its identities."""
 
+from dataclasses import replace
 from itertools import pairwise, product
 
 import numpy as np
@@ -256,19 +257,31 @@ def test_the_rule_is_generalised_cross_entropy_and_lam():
     torch.testing.assert_close((weights[..., None] * residual).detach(), wanted)
 
 
-@pytest.mark.parametrize("target", ["opposite", "orthogonal"])
-def test_the_scale_is_that_of_the_first_step_and_clamped(target):
-    stack, (X, y) = _stack(3, ()), _rows(3)
-    raw = [ULE(0.4, target=target, scale="none")] * STREAMS
-    plain = _evaluate(stack, X, y, raw, 3)[0][:, 1] / 0.6
+SCALED = [{}, {"target": "orthogonal"}, {"normalize": "max"}, {"gram": True}]
+
+
+def _first_step(methods, stack, X, y, alike):
+    """Check the first value against the penalty without scale; return the scale."""
     logits = stack.forward(X)[0]
-    losses = cross_entropy(logits, y)[0][..., 1].mean(1)
-    methods = [ULE(0.4, target=target)] * STREAMS
     penalty = ULE.penalty(methods, _setting(3))
-    first = _evaluate(stack, X, y, methods, 3, penalty)[0][:, 1]
-    scale = losses / plain.clamp_min(1.0)
-    torch.testing.assert_close(first, 0.6 * scale * plain * _confidence(logits))
-    assert (plain < 1.0).all() == (target == "orthogonal")
+    found = _evaluate(stack, X, y, methods, 3, penalty)[0][:, 1]
+    scale = cross_entropy(logits, y)[0][..., 1].mean(1) / alike
+    raw = _evaluate(stack, X, y, [replace(m, scale="none") for m in methods], 3)
+    torch.testing.assert_close(found, scale * raw[0][:, 1] * _confidence(logits))
+    return scale, penalty
+
+
+@pytest.mark.parametrize("options", SCALED, ids=str)
+@pytest.mark.parametrize("hidden", [(), (7,)])
+def test_the_scale_is_that_of_equal_saliencies_at_the_first_step(options, hidden):
+    stack, alike = _stack(3, hidden), _stack(3, hidden)
+    for tensor in alike.coefs + alike.intercepts:
+        tensor[1::2] = tensor[::2]
+    X, y = _rows(3)
+    methods = [ULE(0.4, **options)] * STREAMS
+    raw = [replace(m, scale="none") for m in methods]
+    of_equals = _evaluate(alike, X, y, raw, 3)[0][:, 1] / 0.6
+    scale, penalty = _first_step(methods, stack, X, y, of_equals)
     X2, y2 = _rows(3, seed=7)
     second = _evaluate(stack, X2, y2, methods, 3, penalty)[0][:, 1]
     again = _evaluate(stack, X2, y2, raw, 3)[0][:, 1]
@@ -276,6 +289,13 @@ def test_the_scale_is_that_of_the_first_step_and_clamped(target):
     torch.testing.assert_close(second, scale * again * confidence)
     assert (confidence > 0.1).all()
     assert (confidence < 0.99).all()
+
+
+def test_the_scale_of_heads_without_saliency_is_the_loss():
+    stack, (X, y) = _stack(3, ()), _rows(3)
+    for tensor in stack.coefs:
+        tensor[::2] = 0.0
+    _first_step([ULE(0.4)] * STREAMS, stack, X, y, 1.0)
 
 
 def _confidence(logits):
