@@ -51,7 +51,7 @@ from skdebias.finetune._training import (
     NetworkTraining,
     NetworkValidation,
     Recipe,
-    agreed_seed,
+    agreed,
     make_accelerator,
 )
 from skdebias.methods import Method
@@ -423,7 +423,7 @@ default=None
         source.check()
         accelerator = self._accelerator()
         seed = check_random_state(self.random_state).randint(np.iinfo(np.int32).max)
-        seed = agreed_seed(seed, accelerator)
+        seed = agreed(seed)
         members = [self._initial_network(settings)]
         checkpoints = self._checkpoints(
             source, y, attributes, validation, members[0].tools, inner
@@ -618,7 +618,8 @@ default=None
                 _digest(validation["groups"].ids),
             ]
         text = json.dumps(described, sort_keys=True, default=str)
-        name = hashlib.sha256(text.encode()).hexdigest()[:24]
+        # A module that is made at random may be another one in each process.
+        name = agreed(hashlib.sha256(text.encode()).hexdigest()[:24])
         return Checkpoints(Path(self.checkpoint_dir).expanduser() / name)
 
     def _set_fitted(self, inner, fitted, validation):

@@ -219,7 +219,7 @@ class Networks(nn.Module):
 
     def __init__(self, members: Sequence[Network], point: str | None = None) -> None:
         super().__init__()
-        self.members = nn.ModuleList(members)
+        self.members = _Members(members)
         self.point = point
 
     def forward(self, batch: Any) -> tuple[list[Tensor], list[Tensor]]:
@@ -236,14 +236,25 @@ class Networks(nn.Module):
         points : list of Tensor
             What the logits of each network can be differentiated in, in training.
         """
-        if self.point is None or not self.training:
-            return [member(batch) for member in self.members], []
-        if self.point == "input" and _is_numbers(batch):
+        point = self.point if self.training else None
+        outputs: tuple[list[Tensor], list[Tensor]] = self.members(batch, point)
+        return outputs
+
+
+class _Members(nn.ModuleList):
+    """The list that runs its networks itself: no list without a pass is sharded."""
+
+    def forward(
+        self, batch: Any, point: str | None
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        if point is None:
+            return [member(batch) for member in self], []
+        if point == "input" and _is_numbers(batch):
             # The same rows for all, so that one tensor will do.
             batch = batch.detach().requires_grad_()
         logits, points = [], []
-        for member in self.members:
-            with _caught(member, self.point, batch) as caught:
+        for member in self:
+            with _caught(member, point, batch) as caught:
                 logits.append(member(batch))
             points.append(caught[-1])
         return logits, points

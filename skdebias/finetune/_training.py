@@ -1,8 +1,9 @@
 """The training loop of whole networks, with the methods that train heads."""
 
+import copy
 import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import count
 from typing import Any
@@ -18,6 +19,8 @@ from torch.distributed.checkpoint.state_dict import (
     set_model_state_dict,
     set_optimizer_state_dict,
 )
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy
+from torch.distributed.tensor import DTensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from tqdm.auto import tqdm
 
@@ -35,7 +38,7 @@ from skdebias.methods import Method, Setting, Step
 
 # Steps between looks at the loss where a look waits for the GPU.
 _STEPS_PER_LOOK = 50
-# The whole state on every process, whatever Accelerate has done to the module.
+# Of states that are read: every process has the whole, whatever it trains of them.
 _WHOLE = StateDictOptions(full_state_dict=True)
 # The optimiser knows nothing of parameters that the embedding does not use.
 _USED = StateDictOptions(full_state_dict=True, strict=False)
@@ -117,12 +120,16 @@ def make_accelerator(device: str, precision: str) -> Any:
     ImportError
         If Accelerate is missing.
     ValueError
-        If there is no such device.
+        If there is no such device, or weights would be sharded by FSDP of version 1.
     """
     try:
         from accelerate import Accelerator
         from accelerate.state import AcceleratorState
-        from accelerate.utils import DistributedDataParallelKwargs
+        from accelerate.utils import (
+            DistributedDataParallelKwargs,
+            DistributedType,
+            disable_fsdp_ram_efficient_loading,
+        )
     except ImportError as error:
         raise ImportError(
             f"FineTuneClassifier needs the package accelerate ({error}). "
@@ -146,24 +153,38 @@ def make_accelerator(device: str, precision: str) -> Any:
             f"device={device!r} cannot be used on this machine, which has "
             f"{made.device.type!r}: choose 'auto'."
         )
+    if made.distributed_type == DistributedType.FSDP:
+        if not made.is_fsdp2:
+            raise ValueError(
+                "fsdp_version=1: FineTuneClassifier shards weights by version 2 only. "
+                "Run: accelerate launch --use_fsdp --fsdp_version 2 ..."
+            )
+        plugin = made.state.fsdp_plugin
+        # Autocast chooses the format of each operation, as it does without sharding;
+        # weights and gradients stay in float32.
+        plugin.mixed_precision_policy = MixedPrecisionPolicy()
+        # Every process builds its networks. Accelerate could load into empty ones, but
+        # none that have buffers in their state, such as those of batch normalisation.
+        plugin.cpu_ram_efficient_loading = False
+        disable_fsdp_ram_efficient_loading()
     return made
 
 
-def agreed_seed(seed: int, accelerator: Any) -> int:
-    """Return the first process's seed: each may have drawn its own.
+def agreed(value: Any) -> Any:
+    """Return the first process's value: each may have come to its own.
 
     Parameters
     ----------
-    seed : int
-    accelerator : accelerate.Accelerator
+    value : object
+        A number or a text.
 
     Returns
     -------
-    int
+    object
     """
-    from accelerate.utils import broadcast
+    from accelerate.utils import broadcast_object_list
 
-    return int(broadcast(torch.tensor([seed], device=accelerator.device))[0])
+    return broadcast_object_list([value])[0]
 
 
 class KeptNetwork:
@@ -203,15 +224,15 @@ class NetworkStack:
 
     def state(self) -> dict[str, Tensor]:
         """Weights of all networks, on the CPU."""
-        own = get_model_state_dict(self.model, options=_WHOLE)
-        return {name: value.detach().cpu().clone() for name, value in own.items()}
+        own = get_model_state_dict(self.model)
+        return {name: _whole_copy(value) for name, value in own.items()}
 
     def last_state(self) -> dict[str, Tensor]:
         """Weights of the last network, by the names it has for them."""
         prefix = f"members.{self.n_heads - 1}."
-        own = get_model_state_dict(self.model, options=_WHOLE)
+        own = get_model_state_dict(self.model)
         return {
-            name.removeprefix(prefix): value.detach().cpu().clone()
+            name.removeprefix(prefix): _whole_copy(value)
             for name, value in own.items()
             if name.startswith(prefix)
         }
@@ -265,7 +286,8 @@ class NetworkValidation(Selection):
         with torch.inference_mode():
             batches = self.items.batches(self.tools, clipped)
             for part, batch in zip(parts, batches):
-                outputs, _ = stack.model(to_device(batch, device))
+                with self.accelerator.autocast():
+                    outputs, _ = stack.model(to_device(batch, device))
                 own = part[part < len(self.y)]
                 predicted = torch.stack([predicted_class(z) for z in outputs], 1)
                 y = torch.from_numpy(self.y[own]).to(device)
@@ -343,8 +365,14 @@ class NetworkTraining:
                 members[-1], next(items.batches(self._tools, [(0, np.arange(1))]))
             )
         optimiser = _optimiser(members, recipe)
-        self._model, self._optimiser = accelerator.prepare(networks, optimiser)
         self._members = members
+        self._result = members[-1]
+        if accelerator.is_fsdp2:
+            # DDP makes replicas equal; a shard is of its process's own network.
+            _agree_on_weights(networks, device)
+            # Layers once sharded stay so; the result is a network like any other.
+            self._result = copy.deepcopy(members[-1])
+        self._model, self._optimiser = accelerator.prepare(networks, optimiser)
         self.stack = NetworkStack(self._model, len(members))
         self.tracker = Tracker(self.stack, stopping, validation, len(members))
 
@@ -442,9 +470,8 @@ class NetworkTraining:
         """Return the trained network of the epoch that was kept."""
         kept = self.tracker.result()
         state = kept.state if isinstance(kept, KeptNetwork) else self.stack.last_state()
-        network = self._members[-1]
-        network.load_state_dict(state)
-        return network.eval()
+        self._result.load_state_dict(state)
+        return self._result.eval()
 
     def _shown(self) -> dict[str, float]:
         history, judge = self.tracker.history, self.tracker.validation
@@ -525,7 +552,7 @@ class NetworkTraining:
             slots, used = torch.from_numpy(part).to(device), part >= 0
             with _synchronised(accelerator, self._model, number == len(batches) - 1):
                 torch.manual_seed(self._step_seed(self.step, number))
-                outputs, points = self._model(batch)
+                outputs, points = self._forward(batch)
                 logits = torch.stack(outputs, 1)[None]  # (1, r, M, n_logits)
                 losses, residual = cross_entropy(logits.detach(), y[slots][None])
                 if self.rule is not None and (known is None or number == 0):
@@ -547,7 +574,8 @@ class NetworkTraining:
                         y[slots][None],
                     )
                     forward = NetworkPass(logits, residual, (), (), outputs, points)
-                    term = self._penalty(seen, forward)
+                    with _unsharded(self._model):
+                        term = self._penalty(seen, forward)
                     extra = term.values.sum() + (logits * term.logits.detach()).sum()
                     total = total + extra / len(batches)
                     passes = len(batches) * accelerator.num_processes
@@ -555,13 +583,19 @@ class NetworkTraining:
                 accelerator.backward(total)
         return objective
 
+    def _forward(self, batch: Any) -> tuple[list[Tensor], list[Tensor]]:
+        """Logits and points of all networks; logits are float32."""
+        with self._accelerator.autocast():
+            outputs, points = self._model(batch)
+        return [logits.float() for logits in outputs], points
+
     def _losses_alone(self, batches: list[Any], y: Tensor) -> Tensor:
         """Losses of all slots, in passes without gradients."""
         found = []
         with torch.no_grad():
             for number, (part, batch) in enumerate(zip(self._parts, batches)):
                 torch.manual_seed(self._step_seed(self.step, number))
-                outputs, _ = self._model(batch)
+                outputs, _ = self._forward(batch)
                 slots = torch.from_numpy(part).to(y.device)
                 logits = torch.stack(outputs, 1)[None]
                 found.append(cross_entropy(logits, y[slots][None])[0])
@@ -594,6 +628,11 @@ class NetworkTraining:
 
     def _end_epoch(self) -> None:
         self._check_objective()
+        if self._accelerator.num_processes > 1:
+            # Each process has seen its own rows, and keeps its own running statistics.
+            for buffer in self._model.buffers():
+                if buffer.is_floating_point():
+                    torch.distributed.broadcast(buffer, 0)
         total = self._accelerator.reduce(self._objective, reduction="sum")
         losses = (total / self._steps_per_epoch).double().cpu().numpy()
         self._objective.zero_()
@@ -616,14 +655,16 @@ class NetworkTraining:
         if self._checkpoints is None:
             return
         tensors = {f"model.{k}": v for k, v in self.stack.state().items()}
-        own = get_optimizer_state_dict(
-            self._model, self._optimiser.optimizer, options=_WHOLE
-        )
+        own = get_optimizer_state_dict(self._model, self._optimiser.optimizer)
+        moments = {
+            name: {key: _whole_copy(value) for key, value in values.items()}
+            for name, values in own["state"].items()
+        }
         header: dict[str, Any] = {
             "step": self.step,
             "done": self.done,
             "seed": self._seed,
-            "optimiser": snapshot(own["state"], "optimiser", tensors),
+            "optimiser": snapshot(moments, "optimiser", tensors),
             "rule": snapshot(self.rule, "rule", tensors),
             "penalty": snapshot(self._penalty, "penalty", tensors),
             "tracker": snapshot(self.tracker.state(), "tracker", tensors),
@@ -646,7 +687,7 @@ class NetworkTraining:
         }
         set_model_state_dict(self._model, state, options=_WHOLE)
         optimiser = self._optimiser.optimizer
-        own = get_optimizer_state_dict(self._model, optimiser, options=_WHOLE)
+        own = get_optimizer_state_dict(self._model, optimiser)
         own["state"] = restore(own["state"], header["optimiser"], tensors, device)
         set_optimizer_state_dict(self._model, optimiser, own, options=_USED)
         self.rule = restore(self.rule, header["rule"], tensors, device)
@@ -689,8 +730,39 @@ def _has_unused(network: Network, batch: Any) -> bool:
     return bool(unused)
 
 
+def _agree_on_weights(networks: torch.nn.Module, device: torch.device) -> None:
+    """Overwrite networks with those of the first process."""
+    for value in networks.state_dict().values():
+        whole = value.to(device)
+        torch.distributed.broadcast(whole, 0)
+        value.copy_(whole)
+
+
 def _synchronised(accelerator: Any, model: torch.nn.Module, last: bool) -> Any:
     """Exchange gradients between processes after the last pass of a step only."""
     if last:
         return ExitStack()
     return accelerator.no_sync(model)
+
+
+@contextmanager
+def _unsharded(model: torch.nn.Module) -> Iterator[None]:
+    """Leave weights whole after a backward pass that is differentiated in its turn."""
+    if not isinstance(model, FSDPModule):
+        yield
+        return
+    model.set_reshard_after_backward(False)
+    model.set_is_last_backward(False)
+    try:
+        yield
+    finally:
+        model.set_reshard_after_backward(True)
+        model.set_is_last_backward(True)
+
+
+def _whole_copy(value: Any) -> Any:
+    """Return a tensor on the CPU, put together from the processes' shards of it."""
+    if not isinstance(value, Tensor):
+        return value
+    whole = value.full_tensor() if isinstance(value, DTensor) else value
+    return whole.detach().cpu().clone()

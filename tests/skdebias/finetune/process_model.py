@@ -3,10 +3,12 @@
 import os
 import sys
 import warnings
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import nn
+from torch.distributed.fsdp import FSDPModule
 
 from skdebias import (
     ERMClassifier,
@@ -27,40 +29,57 @@ METHODS = {
     "unseeded": GERNEClassifier(beta=0.2),
     "ule": ULEClassifier(lam=0.7, normalize_over="sample", scale="none"),
 }
-IN_TWO_PASSES = ("unknown", "dro")
+SETTINGS = {
+    "gerne": {"optimizer": "adamw"},
+    "unknown": {"accumulate": 2},
+    "dro": {"accumulate": 2, "freeze": ["used.weight"]},
+    "unseeded": {"random_state": None},
+}
 
 
 class Backbone(nn.Module):
     """A backbone with a layer that its embedding does not use."""
 
-    def __init__(self, n_features):
+    # What the last training step was made with.
+    sharded: bool
+    precision: torch.dtype
+
+    def __init__(self, n_features, *, batch_norm):
         super().__init__()
-        torch.manual_seed(0)
+        # The weights of the first process count, whatever the others have.
+        torch.manual_seed(int(os.environ.get("RANK", 0)))
         self.used = nn.Linear(n_features, 16)
         self.unused = nn.Linear(n_features, 16)
+        self.norm = nn.BatchNorm1d(16) if batch_norm else nn.Identity()
 
     def forward(self, x):
-        return self.used(x).relu()
+        used = self.used(x)
+        if self.training:
+            Backbone.sharded = isinstance(self.used, FSDPModule)
+            Backbone.precision = used.dtype
+        return self.norm(used).relu()
 
 
-def fit(folder):
+def fit(folder, names=tuple(METHODS), precision="float32"):
     """Return what each method's network says of its training rows."""
     torch.set_num_threads(1)
     X, y, attributes = make_spurious_classification(303, random_state=0)
     found = {}
-    for name, method in METHODS.items():
+    for name in names:
+        settings = {"random_state": 0, **SETTINGS.get(name, {})}
         model = FineTuneClassifier(
-            method,
-            Backbone(X.shape[1]),
+            METHODS[name],
+            # Its statistics are of a process's own rows: nothing to compare them with.
+            Backbone(X.shape[1], batch_norm=name == "unseeded"),
             modality="tensor",
             learning_rate=0.05,
             batch_size=51,
             max_iter=2,
-            accumulate=2 if name in IN_TWO_PASSES else 1,
             clip_norm=1.0,
-            random_state=None if name == "unseeded" else 0,
             device="cpu",
+            precision=precision,
             checkpoint_dir=folder,
+            **settings,
         )
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -74,12 +93,43 @@ def fit(folder):
             )
         seen = model.history_["validation_group_accuracy"].ravel()
         found[name] = np.concatenate(
-            [model.decision_function(X), model.loss_curve_, seen]
+            [model.decision_function(X), model.loss_curve_, seen, [model.best_epoch_]]
         )
     return found
 
 
+def forget_last_epoch(folder):
+    """Remove the last checkpoint of every run, as if it had been killed before."""
+    for run in Path(folder).iterdir():
+        *_, last = sorted(run.iterdir())
+        last.unlink()
+
+
+def start():
+    """Have Accelerate shard: of processes on CPUs it ignores that it was asked to."""
+    from accelerate import PartialState
+    from accelerate.state import AcceleratorState
+    from accelerate.utils import DistributedType
+
+    AcceleratorState._reset_state(reset_partial_state=True)
+    state = PartialState(cpu=True)
+    if "ACCELERATE_USE_FSDP" in os.environ:
+        state._shared_state["distributed_type"] = DistributedType.MULTI_GPU
+
+
 if __name__ == "__main__":
-    results = fit(sys.argv[1])
+    checkpoints, target = sys.argv[1:]
+    start()
+    results = fit(checkpoints)
+    torch.distributed.barrier()
+    if os.environ["RANK"] == "0":
+        forget_last_epoch(checkpoints)
+    torch.distributed.barrier()
+    for name, values in fit(checkpoints).items():
+        results[f"{name}, resumed"] = values
+    results["sharded"] = np.array(Backbone.sharded)
+    start()
+    results["bfloat16"] = fit(None, ["reweighted"], "bfloat16")["reweighted"]
+    results["precision"] = np.array(str(Backbone.precision))
     assert os.environ["WORLD_SIZE"] == "2"
-    np.savez(f"{sys.argv[2]}-{os.environ['RANK']}.npz", **results)
+    np.savez(f"{target}-{os.environ['RANK']}.npz", **results)

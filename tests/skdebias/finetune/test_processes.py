@@ -6,32 +6,49 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
+import pytest
+import torch
+
+from skdebias.finetune._training import make_accelerator
 
 SCRIPT = Path(__file__).with_name("process_model.py")
+# Units of weights that are gathered together: each layer, and what is left of it all.
+SHARDED = (
+    *("--use_fsdp", "--fsdp_version", "2"),
+    *("--fsdp_auto_wrap_policy", "SIZE_BASED_WRAP", "--fsdp_min_num_params", "100"),
+)
 
 
-def _module():
+@pytest.fixture(scope="module")
+def script():
     spec = importlib.util.spec_from_file_location("process_model", SCRIPT)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
 
 
-def _launch(folder):
+@pytest.fixture(scope="module")
+def alone(script):
+    return script.fit(None)
+
+
+def _launch(folder, options):
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
     command = [
         *(sys.executable, "-m", "accelerate.commands.launch"),
-        *("--multi_gpu", "--num_processes", "2", "--num_machines", "1"),
+        *(*options, "--num_processes", "2", "--num_machines", "1"),
         *("--mixed_precision", "no", "--dynamo_backend", "no"),
         *("--main_process_port", str(port)),
         *(str(SCRIPT), str(folder / "checkpoints"), str(folder / "found")),
     ]
-    # "multi_gpu" is several processes; this makes their devices CPUs.
-    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    # The options are for GPUs; these make the processes' devices CPUs.
+    devices = {"ACCELERATE_USE_CPU": "true", "CUDA_VISIBLE_DEVICES": ""}
+    environment = {**os.environ, **devices, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         command, env=environment, capture_output=True, text=True, timeout=300
     )
@@ -40,20 +57,48 @@ def _launch(folder):
     return [dict(np.load(folder / f"found-{rank}.npz")) for rank in (0, 1)]
 
 
-def test_two_processes_train_what_one_does(tmp_path):
-    together, other = _launch(tmp_path)
+@pytest.mark.parametrize(
+    "options", [("--multi_gpu",), SHARDED], ids=["replicated", "sharded"]
+)
+def test_two_processes_train_what_one_does(options, script, alone, tmp_path):
+    together, other = _launch(tmp_path, options)
     for name, values in together.items():
         np.testing.assert_array_equal(other[name], values, err_msg=name)
-    alone = _module().fit(None)
-    assert together.keys() == alone.keys()
-    for name, values in alone.items():
-        if name == "unseeded":
-            continue
-        # Saliencies are normalised, and compared, row by row here: the mean over two
-        # processes is that over all, but for a row that makes them equally long.
-        tolerance = 1e-2 if name == "ule" else 1e-5
-        np.testing.assert_allclose(together[name], values, atol=tolerance, err_msg=name)
+    assert together["sharded"] == (options is SHARDED)
+    assert together["precision"] == "torch.bfloat16"
+
+    def check(found, tolerance, but=()):
+        for name, values in found.items():
+            if name in but:
+                continue
+            # Saliencies are normalised, and compared, row by row here: the mean over
+            # processes is that over all rows, but for one that makes them equally long.
+            limit = 1e-2 if name == "ule" else tolerance
+            np.testing.assert_allclose(together[name], values, atol=limit, err_msg=name)
+
+    check(alone, 1e-5, but=["unseeded"])
+    for name in alone:
+        np.testing.assert_allclose(
+            together[f"{name}, resumed"], together[name], atol=1e-6, err_msg=name
+        )
     # One process reads what two have written, and has nothing left to do.
-    again = _module().fit(tmp_path / "checkpoints")
-    for name, values in again.items():
-        np.testing.assert_allclose(values, together[name], atol=1e-6, err_msg=name)
+    check(script.fit(tmp_path / "checkpoints"), 1e-6)
+    # Or finishes it.
+    script.forget_last_epoch(tmp_path / "checkpoints")
+    check(script.fit(tmp_path / "checkpoints"), 1e-5, but=["unseeded"])
+    half = script.fit(None, ["reweighted"], "bfloat16")["reweighted"]
+    np.testing.assert_allclose(together["bfloat16"], half, atol=0.02)
+
+
+def test_first_version_of_fsdp_is_refused(monkeypatch):
+    from accelerate.utils import DistributedType
+
+    # What Accelerate makes of --use_fsdp on GPUs.
+    made = SimpleNamespace(
+        device=torch.device("cpu"),
+        distributed_type=DistributedType.FSDP,
+        is_fsdp2=False,
+    )
+    monkeypatch.setattr("accelerate.Accelerator", lambda **_: made)
+    with pytest.raises(ValueError, match="--fsdp_version 2"):
+        make_accelerator("cpu", "float32")
