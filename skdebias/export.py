@@ -6,14 +6,14 @@ from the file.
 """
 
 import json
-import os
-import tempfile
 from pathlib import Path
 
 import numpy as np
 from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.validation import check_is_fitted
+
+from skdebias._files import written_whole
 
 __all__ = ["load", "save", "to_onnx", "to_torch"]
 
@@ -65,7 +65,8 @@ def save(estimator, path):
         "pipeline": isinstance(estimator, Pipeline),
         "steps": steps,
     }
-    _write(Path(path), to_bytes(tensors, {"skdebias": json.dumps(header)}))
+    with written_whole(Path(path)) as temporary:
+        temporary.write_bytes(to_bytes(tensors, {"skdebias": json.dumps(header)}))
 
 
 def load(path):
@@ -232,11 +233,12 @@ def to_onnx(estimator, path):
     if _is_network(estimator):
         example, n_free_axes = estimator._example()
         content = onnx_bytes(module, example, estimator.classes_, n_free_axes)
-        _write(Path(path), content)
-        return
-    example = {"embeddings": torch.zeros(2, module[0].in_features)}
-    head = _steps(estimator)[-1][1]
-    _write(Path(path), onnx_bytes(module, example, head.classes_))
+    else:
+        example = {"embeddings": torch.zeros(2, module[0].in_features)}
+        head = _steps(estimator)[-1][1]
+        content = onnx_bytes(module, example, head.classes_)
+    with written_whole(Path(path)) as temporary:
+        temporary.write_bytes(content)
 
 
 def _is_network(estimator):
@@ -350,17 +352,3 @@ def _decode(value, tensors):
         flat = np.array(_decode(value["array"], tensors), dtype=dtype)
         return flat.reshape(value["shape"])
     return tensors[value["tensor"]]
-
-
-def _write(path, data):
-    """Write through a temporary file, so that a failure leaves no half file."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent or ".", prefix=path.name)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise

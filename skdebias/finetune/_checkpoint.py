@@ -8,9 +8,7 @@ any instruction finds either the old one or the new one.
 import contextlib
 import hashlib
 import json
-import os
 import re
-import tempfile
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,13 +18,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from skdebias.finetune._extraction import make_folder, rename, sync_folder
+from skdebias._files import TEMPORARY, written_whole
+from skdebias.finetune._extraction import make_folder
 from skdebias.methods import Method
 
 _FORMAT = "skdebias-checkpoint-1"
 _KEPT = 2  # should the last one turn out to be damaged
 _NAME = re.compile(r"step-(\d{9})\.safetensors")
-_TEMPORARY = ".partial-"
 _PLAIN = (bool, int, float, str, type(None))
 
 
@@ -54,20 +52,9 @@ def write_file(path: Path, tensors: Mapping[str, Tensor], header: Any) -> None:
         name: value.detach().cpu().clone(memory_format=torch.contiguous_format)
         for name, value in tensors.items()
     }
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=_TEMPORARY)
-    os.close(handle)
-    try:
-        text = json.dumps(header)
-        metadata = {"skdebias": text, "digest": _digest(text, own)}
-        save_file(own, temporary, metadata)
-        with open(temporary, "rb+") as file:
-            os.fsync(file.fileno())
-        rename(Path(temporary), path)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(temporary)
-        raise
-    sync_folder(path.parent)
+    text = json.dumps(header)
+    with written_whole(path) as temporary:
+        save_file(own, temporary, {"skdebias": text, "digest": _digest(text, own)})
 
 
 def read_file(path: Path) -> tuple[dict[str, Tensor], Any]:
@@ -168,7 +155,7 @@ class Checkpoints:
         for old in sorted(self._files())[:-_KEPT]:
             with contextlib.suppress(FileNotFoundError):
                 old.unlink()
-        for left in self.folder.glob(f"{_TEMPORARY}*"):
+        for left in self.folder.glob(f"{TEMPORARY}*"):
             # Of a run that was killed while it wrote.
             with contextlib.suppress(FileNotFoundError):
                 left.unlink()

@@ -9,7 +9,7 @@ from embeddings_cache import EmbeddingExtractor, UnreadableItemError
 from embeddings_cache._device import is_out_of_memory, resolve_precision, to_device
 from embeddings_cache._errors import ItemError
 from embeddings_cache._fingerprint import tensors_digest
-from embeddings_cache._io import make_folder, rename, sync_folder
+from embeddings_cache._io import make_folder
 from embeddings_cache._parallel import auto_workers, ordered_map
 from embeddings_cache._parameters import check_parameters
 from embeddings_cache._readers import Item, read_items
@@ -33,9 +33,7 @@ __all__ = [
     "ordered_map",
     "quiet_files",
     "read_items",
-    "rename",
     "resolve_precision",
-    "sync_folder",
     "tensors_digest",
     "to_device",
 ]

@@ -5,6 +5,7 @@ import signal
 import sys
 import traceback
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,7 +15,6 @@ from torch import nn
 from skdebias import ERMClassifier, GERNEClassifier, LfFClassifier, ULEClassifier
 from skdebias.datasets import make_spurious_classification
 from skdebias.finetune import CheckpointWarning, FineTuneClassifier
-from skdebias.finetune import _checkpoint as checkpoint
 from skdebias.finetune._checkpoint import read_file, restore, snapshot, write_file
 from skdebias.finetune._training import NetworkTraining
 
@@ -154,8 +154,8 @@ def test_killed_while_a_checkpoint_is_written(tmp_path, call, monkeypatch):
     home, attribute = {
         "save_file": (safetensors.torch, "save_file"),
         "fsync": (os, "fsync"),
-        "rename": (checkpoint, "rename"),
-        "unlink": (checkpoint.Path, "unlink"),
+        "rename": (os, "replace"),
+        "unlink": (Path, "unlink"),
     }[call]
 
     for calls in (0, 2):
