@@ -51,6 +51,7 @@ from skdebias.finetune._training import (
     NetworkTraining,
     NetworkValidation,
     Recipe,
+    agree_on_weights,
     agreed,
     make_accelerator,
 )
@@ -531,6 +532,8 @@ default=None
         backbone = self.backbone
         if not isinstance(backbone, str):
             backbone = clone(backbone, safe=False)  # a copy
+            # One that was made at random may be another in each process.
+            agree_on_weights(backbone)
         return Network(backbone, settings)
 
     def _finish_networks(self, members, method, inner, source, seed):
@@ -618,8 +621,7 @@ default=None
                 _digest(validation["groups"].ids),
             ]
         text = json.dumps(described, sort_keys=True, default=str)
-        # A module that is made at random may be another one in each process.
-        name = agreed(hashlib.sha256(text.encode()).hexdigest()[:24])
+        name = hashlib.sha256(text.encode()).hexdigest()[:24]
         return Checkpoints(Path(self.checkpoint_dir).expanduser() / name)
 
     def _set_fitted(self, inner, fitted, validation):

@@ -3,6 +3,7 @@
 import difflib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from fnmatch import fnmatch
 from typing import Any, Self
 
@@ -206,6 +207,22 @@ class ClassLogits(nn.Module):
         return logits
 
 
+@dataclass(frozen=True)
+class Points:
+    """Tensors within the graph of the logits.
+
+    Not a list: of tensors that a module returns, what is wrapped around it (autocast,
+    replicas) makes copies, which the logits do not depend on.
+
+    Parameters
+    ----------
+    tensors : list of Tensor
+        One of each network, that its logits can be differentiated in.
+    """
+
+    tensors: list[Tensor]
+
+
 class Networks(nn.Module):
     """The networks that a method trains side by side, run on the same rows.
 
@@ -222,7 +239,7 @@ class Networks(nn.Module):
         self.members = _Members(members)
         self.point = point
 
-    def forward(self, batch: Any) -> tuple[list[Tensor], list[Tensor]]:
+    def forward(self, batch: Any) -> tuple[list[Tensor], Points]:
         """Run all networks.
 
         Parameters
@@ -233,22 +250,20 @@ class Networks(nn.Module):
         -------
         logits : list of Tensor of shape (n_samples, n_logits)
             Of each network.
-        points : list of Tensor
-            What the logits of each network can be differentiated in, in training.
+        points : Points
+            In training, where there is a point; else empty.
         """
         point = self.point if self.training else None
-        outputs: tuple[list[Tensor], list[Tensor]] = self.members(batch, point)
+        outputs: tuple[list[Tensor], Points] = self.members(batch, point)
         return outputs
 
 
 class _Members(nn.ModuleList):
     """The list that runs its networks itself: no list without a pass is sharded."""
 
-    def forward(
-        self, batch: Any, point: str | None
-    ) -> tuple[list[Tensor], list[Tensor]]:
+    def forward(self, batch: Any, point: str | None) -> tuple[list[Tensor], Points]:
         if point is None:
-            return [member(batch) for member in self], []
+            return [member(batch) for member in self], Points([])
         if point == "input" and _is_numbers(batch):
             # The same rows for all, so that one tensor will do.
             batch = batch.detach().requires_grad_()
@@ -257,7 +272,7 @@ class _Members(nn.ModuleList):
             with _caught(member, point, batch) as caught:
                 logits.append(member(batch))
             points.append(caught[-1])
-        return logits, points
+        return logits, Points(points)
 
 
 @contextmanager

@@ -32,7 +32,7 @@ from skdebias._engine._sgd import Fitted
 from skdebias.finetune._checkpoint import Checkpoints, restore, snapshot
 from skdebias.finetune._extraction import Backbone, is_out_of_memory, to_device
 from skdebias.finetune._items import Items
-from skdebias.finetune._network import Network, Networks, training_mode
+from skdebias.finetune._network import Network, Networks, Points, training_mode
 from skdebias.finetune._saliency import NetworkPass
 from skdebias.methods import Method, Setting, Step
 
@@ -185,6 +185,24 @@ def agreed(value: Any) -> Any:
     from accelerate.utils import broadcast_object_list
 
     return broadcast_object_list([value])[0]
+
+
+def agree_on_weights(module: torch.nn.Module) -> None:
+    """Overwrite the weights and buffers of a module by those of the first process.
+
+    Parameters
+    ----------
+    module : torch.nn.Module
+    """
+    from accelerate import PartialState
+
+    state = PartialState()
+    if state.num_processes == 1:
+        return
+    for value in module.state_dict().values():
+        shared = value.to(state.device)
+        torch.distributed.broadcast(shared, 0)
+        value.copy_(shared)
 
 
 class KeptNetwork:
@@ -368,8 +386,6 @@ class NetworkTraining:
         self._members = members
         self._result = members[-1]
         if accelerator.is_fsdp2:
-            # DDP makes replicas equal; a shard is of its process's own network.
-            _agree_on_weights(networks, device)
             # Layers once sharded stay so; the result is a network like any other.
             self._result = copy.deepcopy(members[-1])
         self._model, self._optimiser = accelerator.prepare(networks, optimiser)
@@ -573,7 +589,9 @@ class NetworkTraining:
                         index[None, part],
                         y[slots][None],
                     )
-                    forward = NetworkPass(logits, residual, (), (), outputs, points)
+                    forward = NetworkPass(
+                        logits, residual, (), (), outputs, points.tensors
+                    )
                     with _unsharded(self._model):
                         term = self._penalty(seen, forward)
                     extra = term.values.sum() + (logits * term.logits.detach()).sum()
@@ -583,8 +601,8 @@ class NetworkTraining:
                 accelerator.backward(total)
         return objective
 
-    def _forward(self, batch: Any) -> tuple[list[Tensor], list[Tensor]]:
-        """Logits and points of all networks; logits are float32."""
+    def _forward(self, batch: Any) -> tuple[list[Tensor], Points]:
+        """Logits of all networks, in float32, and points within their graph."""
         with self._accelerator.autocast():
             outputs, points = self._model(batch)
         return [logits.float() for logits in outputs], points
@@ -728,14 +746,6 @@ def _has_unused(network: Network, batch: Any) -> bool:
     unused = [p for p in network.parameters() if p.requires_grad and p.grad is None]
     network.zero_grad(set_to_none=True)
     return bool(unused)
-
-
-def _agree_on_weights(networks: torch.nn.Module, device: torch.device) -> None:
-    """Overwrite networks with those of the first process."""
-    for value in networks.state_dict().values():
-        whole = value.to(device)
-        torch.distributed.broadcast(whole, 0)
-        value.copy_(whole)
 
 
 def _synchronised(accelerator: Any, model: torch.nn.Module, last: bool) -> Any:

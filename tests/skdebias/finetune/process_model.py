@@ -15,6 +15,7 @@ from skdebias import (
     GERNEClassifier,
     GroupDROClassifier,
     LfFClassifier,
+    UGCClassifier,
     ULEClassifier,
 )
 from skdebias.datasets import make_spurious_classification
@@ -26,38 +27,44 @@ METHODS = {
     "reweighted": ERMClassifier(reweight="group"),
     "dro": GroupDROClassifier(step_size=0.1),
     "lff": LfFClassifier(),
+    "ugc": UGCClassifier(),
     "unseeded": GERNEClassifier(beta=0.2),
     "ule": ULEClassifier(lam=0.7, normalize_over="sample", scale="none"),
+    "ule at a layer": ULEClassifier(lam=0.7, normalize_over="sample", scale="none"),
 }
 SETTINGS = {
     "gerne": {"optimizer": "adamw"},
     "unknown": {"accumulate": 2},
     "dro": {"accumulate": 2, "freeze": ["used.weight"]},
     "unseeded": {"random_state": None},
+    "ule at a layer": {"saliency_layer": "used"},
 }
+
+
+noted = {}
+
+
+def note(layer, inputs, output):
+    """Note what a training step is made with."""
+    if layer.training:
+        noted["sharded"] = isinstance(layer, FSDPModule)
+        noted["formats"] = [str(t.dtype) for t in (layer.weight, output)]
 
 
 class Backbone(nn.Module):
     """A backbone with a layer that its embedding does not use."""
-
-    # What the last training step was made with.
-    sharded: bool
-    precision: torch.dtype
 
     def __init__(self, n_features, *, batch_norm):
         super().__init__()
         # The weights of the first process count, whatever the others have.
         torch.manual_seed(int(os.environ.get("RANK", 0)))
         self.used = nn.Linear(n_features, 16)
+        self.used.register_forward_hook(note)
         self.unused = nn.Linear(n_features, 16)
         self.norm = nn.BatchNorm1d(16) if batch_norm else nn.Identity()
 
     def forward(self, x):
-        used = self.used(x)
-        if self.training:
-            Backbone.sharded = isinstance(self.used, FSDPModule)
-            Backbone.precision = used.dtype
-        return self.norm(used).relu()
+        return self.norm(self.used(x)).relu()
 
 
 def fit(folder, names=tuple(METHODS), precision="float32"):
@@ -127,9 +134,9 @@ if __name__ == "__main__":
     torch.distributed.barrier()
     for name, values in fit(checkpoints).items():
         results[f"{name}, resumed"] = values
-    results["sharded"] = np.array(Backbone.sharded)
+    results["sharded"] = np.array(noted["sharded"])
     start()
     results["bfloat16"] = fit(None, ["reweighted"], "bfloat16")["reweighted"]
-    results["precision"] = np.array(str(Backbone.precision))
+    results["formats"] = np.array(noted["formats"])
     assert os.environ["WORLD_SIZE"] == "2"
     np.savez(f"{target}-{os.environ['RANK']}.npz", **results)

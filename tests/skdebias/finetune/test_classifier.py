@@ -391,6 +391,17 @@ def test_lower_precision():
     np.testing.assert_array_equal(again.decision_function(X), full.decision_function(X))
 
 
+def test_saliencies_at_a_layer_in_lower_precision():
+    # Accelerate returns float32 copies of what a network returns in bfloat16.
+    full, half = (
+        _model(ULEClassifier(lam=0.7), precision=precision, saliency_layer="0")
+        .fit(X, Y, ATTRIBUTES)
+        .predict_proba(X)
+        for precision in ("float32", "bfloat16")
+    )
+    assert 0 < np.abs(full - half).max() < 0.1
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 @pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16"])
