@@ -77,6 +77,8 @@ resampling, not far above chance; its learning rate and epochs are not tuned.
 _WEIGHTS = Path("pretrained") / "timm_mobilenetv2_035_imagenet.safetensors"
 _HALF = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5), "interpolation": "bilinear"}
 _SCRATCH = {"learning_rate": 0.02, "weight_decay": 5e-4}
+# The first steps leave a backbone that knows something as it is.
+_PRETRAINED = {"learning_rate": 1e-3, "weight_decay": 0.01, "head_init": "zero"}
 NETWORKS = {
     "resnet18": {
         "backbone": "timm:resnet18",
@@ -84,19 +86,14 @@ NETWORKS = {
         "preprocess": _HALF,
         **_SCRATCH,
     },
-    "resnet18-imagenet": {
-        "backbone": "timm:resnet18",
-        "learning_rate": 1e-3,
-        "weight_decay": 0.01,
-    },
+    "resnet18-imagenet": {"backbone": "timm:resnet18", **_PRETRAINED},
     # These weights need their own padding, eps, mean and std.
     "mobilenetv2": {
         "backbone": "timm:mobilenetv2_035",
         "weights": Path(os.environ.get("SKDEBIAS_DATA", ".")) / _WEIGHTS,
         "model_kwargs": {"pad_type": "same", "bn_eps": 1e-3},
         "preprocess": _HALF,
-        "learning_rate": 1e-3,
-        "weight_decay": 0.01,
+        **_PRETRAINED,
     },
 }
 
@@ -115,14 +112,17 @@ def settings(minority, network):
     -------
     dict
     """
-    # A tenth of the learning rate and twice the weight decay, as the paper has it; the
-    # last epoch, because a validation part with independent corruptions would choose
-    # the least biased one.
-    biased = clone(network).set_params(
-        estimator=ERMClassifier(balance="class"),
-        learning_rate=network.learning_rate / 10,
-        weight_decay=2 * network.weight_decay,
-    )
+    # The paper has a tenth of the learning rate and twice the weight decay. The last
+    # epoch, because a validation part with independent corruptions would choose the
+    # least biased one.
+    biased = {
+        rate: clone(network).set_params(
+            estimator=ERMClassifier(balance="class"),
+            learning_rate=network.learning_rate * rate,
+            weight_decay=2 * network.weight_decay,
+        )
+        for rate in (0.1, 1.0)
+    }
     heads = {
         "ERM": {"": ERMClassifier()},
         "resampling": {"": ERMClassifier(balance="group")},
@@ -134,10 +134,14 @@ def settings(minority, network):
             for beta, c in ((0.8, 0.5), (1.2, 0.5), (0.1, 1.0))
         },
         "GERNE unknown": {
-            f"beta={beta} c=0.5": GERNEClassifier(
-                beta, 0.5, t=minority, coupling="shared", reference_estimator=biased
+            f"beta={beta} c=0.5 rate={rate}": GERNEClassifier(
+                beta,
+                0.5,
+                t=minority,
+                coupling="shared",
+                reference_estimator=biased[rate],
             )
-            for beta in (0.8, 2.4)
+            for beta, rate in ((0.8, 0.1), (2.4, 0.1), (0.8, 1.0))
         },
     }
     return {
@@ -283,7 +287,6 @@ def _run(arguments):
     network = FineTuneClassifier(
         ERMClassifier(),
         schedule="cosine",
-        head_init="zero",  # as it was when the rows of the page were run
         batch_size=arguments.batch_size,
         max_iter=arguments.epochs,
         selection="last",

@@ -289,7 +289,7 @@ def _run(arguments):
         **own,
         learning_rate=arguments.learning_rate,
         schedule="cosine",
-        head_init="zero",  # as it was when the rows of the page were run
+        head_init="zero",  # the first steps leave the pretrained backbone as it is
         batch_size=arguments.batch_size,
         max_iter=arguments.epochs,
     )
