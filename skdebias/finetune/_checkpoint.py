@@ -22,7 +22,7 @@ from skdebias._files import TEMPORARY, written_whole
 from skdebias.finetune._extraction import make_folder
 from skdebias.methods import Method
 
-_FORMAT = "skdebias-checkpoint-1"
+_FORMAT = "skdebias-checkpoint-2"
 _KEPT = 2  # should the last one turn out to be damaged
 _NAME = re.compile(r"step-(\d{9})\.safetensors")
 _PLAIN = (bool, int, float, str, type(None))

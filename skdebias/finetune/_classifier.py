@@ -192,6 +192,9 @@ class FineTuneClassifier(LogitClassifierMixin, MetaEstimatorMixin, BaseEstimator
     network_ : torch.nn.Module
         From a prepared batch to logits (n_samples, n_logits); one logit for two
         classes, as in `decision_function`. Its ``backbone`` and ``head`` are modules.
+    student_network_, biased_network_ : torch.nn.Module
+        Of ULE and of LfF: the network that was trained beside it, at the same epoch.
+        Files of :func:`skdebias.export.save` do not hold it.
     estimator_ : estimator of skdebias
         What the method learnt beside the network: groups, pseudo-attributes, `beta_`
         and the like.
@@ -473,7 +476,10 @@ default=None
             describe=_describe_method(inner),
         )
         fitted = training.run(type(inner).__name__, bool(self.verbose))
-        self.network_ = training.network()
+        for stale in [name for name in vars(self) if name.endswith("_network_")]:
+            delattr(self, stale)
+        for prefix, network in zip(inner._head_prefixes, training.networks()):
+            setattr(self, f"{prefix}network_", network)
         self._input_shapes = shapes
         self._set_fitted(inner, fitted, validation)
         return self

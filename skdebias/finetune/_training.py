@@ -205,8 +205,8 @@ def agree_on_weights(module: torch.nn.Module) -> None:
         value.copy_(shared)
 
 
-class KeptNetwork:
-    """Weights of the last network at the epoch that is kept so far.
+class KeptNetworks:
+    """Weights of all networks at the epoch that is kept so far.
 
     Parameters
     ----------
@@ -218,9 +218,8 @@ class KeptNetwork:
         self.state = state
 
     def copy_heads(self, source: "NetworkStack", heads: Tensor) -> None:
-        """Take over the weights of the last network, if it is among `heads`."""
-        if source.n_heads - 1 in heads.tolist():
-            self.state = source.last_state()
+        """Take over all weights: the networks of one method keep the same epoch."""
+        self.state = source.state()
 
 
 class NetworkStack:
@@ -245,19 +244,9 @@ class NetworkStack:
         own = get_model_state_dict(self.model)
         return {name: _whole_copy(value) for name, value in own.items()}
 
-    def last_state(self) -> dict[str, Tensor]:
-        """Weights of the last network, by the names it has for them."""
-        prefix = f"members.{self.n_heads - 1}."
-        own = get_model_state_dict(self.model)
-        return {
-            name.removeprefix(prefix): _whole_copy(value)
-            for name, value in own.items()
-            if name.startswith(prefix)
-        }
-
-    def clone(self) -> KeptNetwork:
-        """Return the last network's weights; no other is ever wanted."""
-        return KeptNetwork(self.last_state())
+    def clone(self) -> KeptNetworks:
+        """Return a copy of the weights."""
+        return KeptNetworks(self.state())
 
 
 @dataclass(frozen=True)
@@ -384,10 +373,10 @@ class NetworkTraining:
             )
         optimiser = _optimiser(members, recipe)
         self._members = members
-        self._result = members[-1]
+        self._result = networks
         if accelerator.is_fsdp2:
-            # Layers once sharded stay so; the result is a network like any other.
-            self._result = copy.deepcopy(members[-1])
+            # Layers once sharded stay so; the results are networks like any other.
+            self._result = copy.deepcopy(networks)
         self._model, self._optimiser = accelerator.prepare(networks, optimiser)
         self.stack = NetworkStack(self._model, len(members))
         self.tracker = Tracker(self.stack, stopping, validation, len(members))
@@ -482,12 +471,12 @@ class NetworkTraining:
             self.rule,
         )
 
-    def network(self) -> Network:
-        """Return the trained network of the epoch that was kept."""
+    def networks(self) -> list[Network]:
+        """Return the trained networks of the epoch that was kept."""
         kept = self.tracker.result()
-        state = kept.state if isinstance(kept, KeptNetwork) else self.stack.last_state()
+        state = kept.state if isinstance(kept, KeptNetworks) else kept.state()
         self._result.load_state_dict(state)
-        return self._result.eval()
+        return list(self._result.eval().members)
 
     def _shown(self) -> dict[str, float]:
         history, judge = self.tracker.history, self.tracker.validation
@@ -689,7 +678,7 @@ class NetworkTraining:
             "objective": snapshot(self._objective, "objective", tensors),
         }
         kept = self.tracker.result()
-        if isinstance(kept, KeptNetwork):
+        if isinstance(kept, KeptNetworks):
             header["kept"] = snapshot(kept.state, "kept", tensors)
         if self._accelerator.scaler is not None:
             header["scaler"] = self._accelerator.scaler.state_dict()
@@ -714,7 +703,7 @@ class NetworkTraining:
         kept = None
         if "kept" in header:
             cpu = torch.device("cpu")
-            kept = KeptNetwork(restore({}, header["kept"], tensors, cpu))
+            kept = KeptNetworks(restore({}, header["kept"], tensors, cpu))
         if "scaler" in header and self._accelerator.scaler is not None:
             self._accelerator.scaler.load_state_dict(header["scaler"])
         tracker = restore(self.tracker.state(), header["tracker"], tensors, device)

@@ -111,6 +111,22 @@ def test_the_best_epoch_is_kept():
     assert last.best_epoch_ == 6
 
 
+def test_the_network_beside_it_is_of_the_same_epoch(tmp_path):
+    judged = {"X_val": X_TEST, "y_val": Y_TEST, "attributes_val": ATTRIBUTES_TEST}
+    model = _model(ULEClassifier(lam=0.7), max_iter=8).fit(X, Y, **judged)
+    assert 1 < model.best_epoch_ < 8
+    short = _model(ULEClassifier(lam=0.7), max_iter=model.best_epoch_).fit(X, Y)
+    for name in ("network_", "student_network_"):
+        found, wanted = (getattr(m, name).state_dict() for m in (model, short))
+        assert all(found[key].equal(wanted[key]) for key in wanted)
+    save(model, tmp_path / "ule.safetensors")
+    again = FineTuneClassifier.load(tmp_path / "ule.safetensors", backbone=_backbone())
+    np.testing.assert_array_equal(again.predict(X), model.predict(X))
+    model.set_params(estimator=LfFClassifier(), max_iter=1).fit(X, Y)
+    assert not hasattr(model, "student_network_")
+    assert isinstance(model.biased_network_, nn.Module)
+
+
 def test_early_stopping():
     # From a head of zeros that does not move, the loss is the same in every epoch.
     model = _model(

@@ -94,6 +94,11 @@ def test_a_network_without_backbone_is_the_head(data, name, n_classes, hidden):
         network.history_["validation_group_accuracy"],
         alone.history_["validation_group_accuracy"],
     )
+    for prefix in alone._head_prefixes[:-1]:
+        layer = getattr(network, f"{prefix}network_").linear_layers[0]
+        weights = f"{prefix}coefs_" if hidden else f"{prefix}coef_"
+        wanted = getattr(alone, weights)[0].T if hidden else getattr(alone, weights)
+        np.testing.assert_allclose(layer.weight.detach(), wanted, atol=2e-5)
     for fitted in ("pseudo_attributes_", "group_weights_", "beta_", "cosine_"):
         # Of linear heads alone, the cosine is that of their weights.
         if hasattr(alone, fitted) and (hidden or fitted != "cosine_"):
