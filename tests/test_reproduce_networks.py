@@ -180,12 +180,14 @@ def test_frozen_and_finetuned_run(frozen, monkeypatch, tmp_path, capsys):
 
 
 def test_networks_have_the_methods_of_the_heads(frozen):
-    network = FineTuneClassifier(None, learning_rate=0.5)
+    network = FineTuneClassifier(None)
     for method in frozen.COMPARED:
-        ((setting, own),) = frozen.networks(method, network).items()
+        grid = frozen.networks(method, network, [0.5, 0.1], 3)
+        assert [own.learning_rate for own in grid.values()] == [0.5, 0.1]
+        setting, own = next(iter(grid.items()))
         head = next(iter(frozen.heads(method).values()))
         assert type(own.estimator) is type(head)
-        assert own.learning_rate == 0.5
+        known = own.estimator.get_params() | own.get_params(deep=False)
         for pair in setting.split():
             name, _, value = pair.partition("=")
-            assert str(own.estimator.get_params()[name]) == value
+            assert str(known[name]) == value

@@ -12,7 +12,7 @@ resized to `--image-size`.
 "whole network" fine-tunes everything, at batch normalisation's running statistics. The
 epoch and the setting are chosen per seed by worst-class accuracy on validation. Heads
 choose from the grids of `_methods.py`, at 60 epochs. Networks have the first setting of
-a method's own parameters there, and one learning rate.
+a method's own parameters there, and choose a learning rate.
 
 The data folder is `$SKDEBIAS_DATA`; the photos may not be redistributed.
 """
@@ -139,14 +139,16 @@ def heads(method):
     }
 
 
-def networks(method, network):
-    """Return the one setting of a method with a whole network.
+def networks(method, network, rates, epochs):
+    """Return the settings of a method with a whole network: one learning rate each.
 
     Parameters
     ----------
     method : str
     network : FineTuneClassifier
-        How it is built and trained.
+        How it is built, and trained otherwise.
+    rates : sequence of float
+    epochs : int
 
     Returns
     -------
@@ -156,8 +158,15 @@ def networks(method, network):
     own = {k: v for k, v in first.items() if k not in OPTIMISER}
     own |= OF_NETWORKS.get(method, {})
     estimator = clone(METHODS[method].estimator).set_params(**own)
-    name = " ".join(f"{key}={value}" for key, value in own.items())
-    return {name: clone(network).set_params(estimator=estimator)}
+    return {
+        " ".join(
+            f"{key}={value}"
+            for key, value in {**own, "learning_rate": rate, "max_iter": epochs}.items()
+        ): clone(network).set_params(
+            estimator=estimator, learning_rate=rate, max_iter=epochs
+        )
+        for rate in rates
+    }
 
 
 def split(data, seed):
@@ -266,7 +275,7 @@ def main():
     parser.add_argument("--image-size", type=int, default=224)
     parser.add_argument("--epochs", type=int, default=10, help="of whole networks")
     parser.add_argument("--batch-size", type=int, default=32)
-    parser.add_argument("--learning-rate", type=float, default=1e-4)
+    parser.add_argument("--learning-rates", type=float, nargs="+", default=[1e-3, 1e-2])
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument(
         "--out", type=Path, default=Path("docs/results/frozen_finetuned.csv")
@@ -287,16 +296,15 @@ def _run(arguments):
     network = FineTuneClassifier(
         METHODS["ERM"].estimator,
         **own,
-        learning_rate=arguments.learning_rate,
         schedule="cosine",
         head_init="zero",  # the first steps leave the pretrained backbone as it is
         batch_size=arguments.batch_size,
-        max_iter=arguments.epochs,
     )
+    recipe = arguments.learning_rates, arguments.epochs
     grids = {
         (trained, method): heads(method)
         if trained == LAST_LAYER
-        else networks(method, network)
+        else networks(method, network, *recipe)
         for trained in arguments.trained
         for method in arguments.methods
     }
