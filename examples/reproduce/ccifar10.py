@@ -73,8 +73,8 @@ which takes a GPU.
 - GERNE against resampling: -2.0, -0.9, 0.5, 1.1 points; the paper has 0.2, 0.8, 0.7,
   0.2. One seed and 20 test images per group cannot tell them apart. Settings with
   `c * (1 + beta)` of 1.1 are two to six points below resampling.
-- GERNE without attributes gains 2, 8, 4 and 5 points over plain training, the paper's 17
-  to 20. That is with a biased network trained at the rate of the method itself. With
+- GERNE without attributes gains 2, 8, 4 and 5 points over plain training, the paper's
+  17 to 20. That is with a biased network trained at the rate of the method itself. With
   the paper's, a tenth of it, the gains are 0, 5, 0 and 1: after 96 steps that network
   is right on 67 % of the training rows that follow the bias, and of the rows that it
   marks as the minority at 5 %, 32 % are.
