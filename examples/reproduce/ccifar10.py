@@ -62,6 +62,7 @@ What was run, on 2026-11-23, from the JPEG copy of CIFAR-10:
         --validation-rows 1000 --test-rows 2000 --epochs 12 --threads 1
 
 and of the latter one setting of GERNE unknown only, with the paper's biased network.
+
 That is a small part of the protocol: one seed, a seventh of the training images, a
 fifth of the validation and test images, few epochs, and a smaller network at 64 pixels
 or ResNet-18 from scratch. Without the options the same script runs the whole table,

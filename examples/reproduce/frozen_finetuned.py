@@ -161,15 +161,12 @@ def networks(method, network, rates, epochs):
     own = {k: v for k, v in first.items() if k not in OPTIMISER}
     own |= OF_NETWORKS.get(method, {})
     estimator = clone(METHODS[method].estimator).set_params(**own)
-    return {
-        " ".join(
-            f"{key}={value}"
-            for key, value in {**own, "learning_rate": rate, "max_iter": epochs}.items()
-        ): clone(network).set_params(
-            estimator=estimator, learning_rate=rate, max_iter=epochs
-        )
-        for rate in rates
-    }
+    grid = {}
+    for rate in rates:
+        recipe = {"learning_rate": rate, "max_iter": epochs}
+        name = " ".join(f"{key}={value}" for key, value in (own | recipe).items())
+        grid[name] = clone(network).set_params(estimator=estimator, **recipe)
+    return grid
 
 
 def split(data, seed):

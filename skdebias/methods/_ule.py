@@ -248,7 +248,8 @@ class SaliencyPenalty:
         """Take some places of every stream from a flat state."""
         return state.unflatten(0, (self._n_streams, -1))[:, places].flatten()
 
-    def _first_scale(self, method: ULE, losses: Tensor, heads: "_Heads") -> Tensor:
+    @staticmethod
+    def _first_scale(method: ULE, losses: Tensor, heads: "_Heads") -> Tensor:
         """Cross-entropy over penalty, both at the first step.
 
         Their current ratio would turn the objective into that of their logarithms. The
