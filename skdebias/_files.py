@@ -1,13 +1,21 @@
 """Files that are written whole or not at all."""
 
 import contextlib
+import functools
+import hashlib
 import os
+import platform
+import re
 import secrets
 from collections.abc import Iterator
 from pathlib import Path
 
 #: How the names of files begin that are not finished.
 TEMPORARY = ".partial-"
+# Where process numbers are unique, the number, and chance.
+_OWNED = re.compile(r"([0-9a-f]{12})-(\d+)-[0-9a-f]{16}")
+# A writer that has not written for so long, on a machine that cannot be asked.
+_DEAD_AFTER_S = 24 * 3600.0
 
 
 @contextlib.contextmanager
@@ -27,7 +35,7 @@ def written_whole(path: Path) -> Iterator[Path]:
     Path
         An empty file in the same folder, readable to whom the user's umask says.
     """
-    temporary = path.parent / f"{TEMPORARY}{secrets.token_hex(8)}"
+    temporary = path.parent / f"{TEMPORARY}{new_owner()}"
     temporary.touch(exist_ok=False)
     try:
         yield temporary
@@ -39,6 +47,70 @@ def written_whole(path: Path) -> Iterator[Path]:
             temporary.unlink()
         raise
     _sync_folder(path.parent)
+
+
+def new_owner() -> str:
+    """Return a text that names this process, and is another one in each call."""
+    return f"{_machine()}-{os.getpid()}-{secrets.token_hex(8)}"
+
+
+def is_dead(owner: str) -> bool:
+    """Return whether the process that a text names is known to be no more.
+
+    Parameters
+    ----------
+    owner : str
+        What :func:`new_owner` returned, in any process.
+
+    Returns
+    -------
+    bool
+        False if it lives, or ran where this process cannot look.
+    """
+    found = _OWNED.fullmatch(owner)
+    return found is not None and found[1] == _machine() and not _lives(int(found[2]))
+
+
+def remove_dead_partials(folder: Path, now: float) -> None:
+    """Remove what killed processes left half-written in a folder.
+
+    Files of living processes stay, and those of other machines until they are a day
+    old.
+
+    Parameters
+    ----------
+    folder : Path
+    now : float
+        Time by the clock of the folder's file system, such as when a file of it was
+        last changed, in seconds.
+    """
+    for path in folder.glob(f"{TEMPORARY}*"):
+        with contextlib.suppress(FileNotFoundError):
+            old = now - path.stat().st_mtime > _DEAD_AFTER_S
+            if old or is_dead(path.name.removeprefix(TEMPORARY)):
+                path.unlink()
+
+
+@functools.cache
+def _machine() -> str:
+    """Return a digest of what a process number is unique in: a boot and a container."""
+    known = [platform.node()]
+    with contextlib.suppress(OSError):
+        known.append(Path("/proc/sys/kernel/random/boot_id").read_text())
+        known.append(os.readlink("/proc/self/ns/pid"))
+    return hashlib.sha256("\n".join(known).encode()).hexdigest()[:12]
+
+
+def _lives(pid: int) -> bool:
+    if os.name != "posix":
+        return True  # os.kill would end it
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True  # of another user
+    return True
 
 
 def _sync_folder(path: Path) -> None:

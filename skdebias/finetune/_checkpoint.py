@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from skdebias._files import TEMPORARY, written_whole
+from skdebias._files import remove_dead_partials, written_whole
 from skdebias.finetune._extraction import make_folder
 from skdebias.methods import Method
 
@@ -155,10 +155,8 @@ class Checkpoints:
         for old in sorted(self._files())[:-_KEPT]:
             with contextlib.suppress(FileNotFoundError):
                 old.unlink()
-        for left in self.folder.glob(f"{TEMPORARY}*"):
-            # Of a run that was killed while it wrote.
-            with contextlib.suppress(FileNotFoundError):
-                left.unlink()
+        with contextlib.suppress(FileNotFoundError):
+            remove_dead_partials(self.folder, path.stat().st_mtime)
         return path
 
     def _files(self) -> list[Path]:

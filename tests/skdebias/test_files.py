@@ -2,11 +2,23 @@
 
 import os
 import stat
+import subprocess
 import sys
 
 import pytest
 
-from skdebias._files import written_whole
+from skdebias import _files
+from skdebias._files import (
+    TEMPORARY,
+    is_dead,
+    new_owner,
+    remove_dead_partials,
+    written_whole,
+)
+
+posix = pytest.mark.skipif(
+    os.name != "posix", reason="asks for processes as POSIX does"
+)
 
 
 def test_the_file_appears_at_the_end(tmp_path):
@@ -46,3 +58,51 @@ def test_the_umask_says_who_may_read(tmp_path, umask):
     finally:
         os.umask(before)
     assert stat.S_IMODE((tmp_path / "head").stat().st_mode) == 0o666 & ~umask
+
+
+def _owner_of_another_process():
+    code = "from skdebias._files import new_owner; print(new_owner())"
+    ended = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    return ended.stdout.strip()
+
+
+@posix
+def test_only_what_dead_processes_left_is_removed(tmp_path):
+    dead = tmp_path / f"{TEMPORARY}{_owner_of_another_process()}"
+    mine = tmp_path / f"{TEMPORARY}{new_owner()}"
+    elsewhere = tmp_path / f"{TEMPORARY}{'0' * 12}-1-{'0' * 16}"
+    unknown = tmp_path / f"{TEMPORARY}0123456789abcdef"
+    for path in (dead, mine, elsewhere, unknown):
+        path.touch()
+    now = mine.stat().st_mtime
+    remove_dead_partials(tmp_path, now)
+    assert set(tmp_path.iterdir()) == {mine, elsewhere, unknown}
+    # A clock that is wrong by hours cannot do harm, and after a day it is enough.
+    remove_dead_partials(tmp_path, now + 3600)
+    assert set(tmp_path.iterdir()) == {mine, elsewhere, unknown}
+    remove_dead_partials(tmp_path, now + 2 * 24 * 3600)
+    assert not list(tmp_path.iterdir())
+
+
+@posix
+def test_an_owner_is_dead_where_its_number_means_that_process(monkeypatch):
+    ended = _owner_of_another_process()
+    assert is_dead(ended)
+    assert not is_dead(new_owner())
+    assert not is_dead("no owner")
+    monkeypatch.setattr(_files, "_machine", lambda: "f" * 12)
+    assert not is_dead(ended)
+
+
+def test_two_writers_of_one_file_do_not_meet(tmp_path):
+    path = tmp_path / "a"
+    with written_whole(path) as first:
+        first.write_text("first")
+        with written_whole(path) as second:
+            second.write_text("second")
+        remove_dead_partials(tmp_path, path.stat().st_mtime)
+        assert path.read_text() == "second"
+    assert path.read_text() == "first"
+    assert list(tmp_path.iterdir()) == [path]

@@ -348,3 +348,26 @@ def test_a_file_that_cannot_be_written_leaves_nothing(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="No space"):
         write_file(tmp_path / "a.safetensors", {"a": torch.zeros(2)}, {})
     assert not list(tmp_path.iterdir())
+
+
+@needs_fork
+def test_two_processes_share_a_run(tmp_path):
+    """Each finds what the other one has half-written, and leaves it."""
+    import skdebias._files as files
+
+    whole = _fit(_model(METHODS["gerne"], None))
+    replace = files.os.replace
+
+    def meanwhile(source, target):
+        # In the midst of each writing, the same run is made by another process.
+        files.os.replace = replace
+        assert _killed(lambda: _fit(_model(METHODS["gerne"], tmp_path))) == 0
+        replace(source, target)
+
+    files.os.replace = meanwhile
+    try:
+        mine = _fit(_model(METHODS["gerne"], tmp_path))
+    finally:
+        files.os.replace = replace
+    _assert_same(mine, whole)
+    _assert_same(_fit(_model(METHODS["gerne"], tmp_path)), whole)
