@@ -139,7 +139,8 @@ class FineTuneClassifier(LogitClassifierMixin, MetaEstimatorMixin, BaseEstimator
         Rows of a step, over all batches of the method and all processes. Every group of
         a balanced batch gets at least one row, even if that takes more.
     accumulate : int, default=1
-        Passes that a step is made in, each on a part of its rows, for less memory.
+        Passes that a step is made in, each on a part of its rows, for less memory. Of
+        each batch of the method and each group in it, every pass gets its share.
         Gradients and rules are those of one pass, but for batch normalisation in
         training and the saliencies of ULE, which are normalised within a pass.
     max_iter : int, default=10

@@ -33,6 +33,11 @@ from skdebias.finetune._checkpoint import Checkpoints, restore, snapshot
 from skdebias.finetune._extraction import Backbone, is_out_of_memory, to_device
 from skdebias.finetune._items import Items
 from skdebias.finetune._network import Network, Networks, Points, training_mode
+from skdebias.finetune._passes import (
+    buffers_kept,
+    deal_slots,
+    position_in_passes,
+)
 from skdebias.finetune._saliency import NetworkPass
 from skdebias.methods import Method, Setting, Step
 
@@ -391,22 +396,15 @@ class NetworkTraining:
             self._row_weights = torch.from_numpy(plan.row_weights).float()
         self._steps_per_epoch = -(-len(y) // recipe.batch_size)
         self._n_steps = self._steps_per_epoch * recipe.max_iter
-        self._parts = self._divide(self._sampler.n_slots)
+        world, rank = accelerator.num_processes, accelerator.process_index
+        self._parts = deal_slots(self._sampler.n_slots, world, rank, recipe.accumulate)
+        position = position_in_passes([len(part) for part in self._parts])
+        self._position = torch.from_numpy(position).to(device)
         self._objective = torch.zeros(len(members), device=device)
         self.step = 0
         self.done = False
         if found is not None:
             self._resume(*found)
-
-    def _divide(self, n_slots: int) -> list[NDArray[np.int64]]:
-        """Slots of this process, in the passes of a step; -1 stands for none."""
-        world, rank = self._accelerator.num_processes, self._accelerator.process_index
-        padded = np.full(-(-n_slots // world) * world, -1)
-        padded[:n_slots] = np.arange(n_slots)
-        own = padded[rank::world]
-        return [
-            part for part in np.array_split(own, self._recipe.accumulate) if len(part)
-        ]
 
     @property
     def epoch(self) -> int:
@@ -506,9 +504,27 @@ class NetworkTraining:
         bits = np.random.Philox(key=[self._seed, 3], counter=[0, step, part, rank])
         return int(bits.random_raw() >> np.uint64(1))
 
+    def _set_seed(self, part: int) -> None:
+        seed = self._step_seed(self.step, part)
+        if self._accelerator.device.type == "cpu":
+            # A hundredth of the time of torch.manual_seed, which asks for each device.
+            torch.random.default_generator.manual_seed(seed)
+        else:
+            torch.manual_seed(seed)
+
     def _make_step(self, rows: NDArray[np.int64], batches: list[Any]) -> None:
         try:
             objective = self._differentiate(rows, batches)
+        except ValueError as error:
+            if "more than 1 value per channel" not in str(error):
+                raise
+            recipe = self._recipe
+            raise ValueError(
+                "batch normalisation in training needs more than one row, and a pass "
+                f"of accumulate={recipe.accumulate} and batch_size={recipe.batch_size} "
+                "has only one: lower accumulate, raise batch_size, or choose "
+                "batch_norm='frozen'."
+            ) from error
         except (RuntimeError, MemoryError) as error:
             if not (isinstance(error, MemoryError) or is_out_of_memory(error)):
                 raise
@@ -556,7 +572,7 @@ class NetworkTraining:
         for number, (part, batch) in enumerate(zip(self._parts, batches)):
             slots, used = torch.from_numpy(part).to(device), part >= 0
             with _synchronised(accelerator, self._model, number == len(batches) - 1):
-                torch.manual_seed(self._step_seed(self.step, number))
+                self._set_seed(number)
                 outputs, points = self._forward(batch)
                 logits = torch.stack(outputs, 1)[None]  # (1, r, M, n_logits)
                 losses, residual = cross_entropy(logits.detach(), y[slots][None])
@@ -599,9 +615,9 @@ class NetworkTraining:
     def _losses_alone(self, batches: list[Any], y: Tensor) -> Tensor:
         """Losses of all slots, in passes without gradients."""
         found = []
-        with torch.no_grad():
+        with torch.no_grad(), buffers_kept(self._model):
             for number, (part, batch) in enumerate(zip(self._parts, batches)):
-                torch.manual_seed(self._step_seed(self.step, number))
+                self._set_seed(number)
                 outputs, _ = self._forward(batch)
                 slots = torch.from_numpy(part).to(y.device)
                 logits = torch.stack(outputs, 1)[None]
@@ -610,7 +626,7 @@ class NetworkTraining:
 
     def _gathered(self, losses: list[Tensor]) -> Tensor:
         """Losses of all slots of a step, out of those of each process, (1, R, M)."""
-        own = torch.cat(losses, 1)[0].contiguous()
+        own = torch.cat(losses, 1)[0][self._position].contiguous()
         world = self._accelerator.num_processes
         every = self._accelerator.gather(own) if world > 1 else own
         # Process by process; slots were dealt out in turn.
