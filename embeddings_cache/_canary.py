@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from embeddings_cache._errors import CanaryError
+from embeddings_cache._precision import exact_float32
 
 CANARY_ITEMS = 2
 # Lowest cosine similarity, and largest relative difference of lengths, that rounding
@@ -29,20 +30,14 @@ def exact_arithmetic(network: nn.Module, device: torch.device) -> Iterator[None]
     """Compute in float32 and the plain memory layout inside, as before outside."""
     tensors = [*network.parameters(), *network.buffers()]
     kept = [(tensor, tensor.data) for tensor in tensors]
-    matmul = torch.get_float32_matmul_precision()
-    with (
-        torch.autocast(device.type, enabled=False),
-        torch.backends.cudnn.flags(enabled=True, allow_tf32=False),
-    ):
+    with torch.autocast(device.type, enabled=False), exact_float32():
         try:
-            torch.set_float32_matmul_precision("highest")
             with torch.inference_mode(False):
                 for tensor, data in kept:
                     if tensor.is_floating_point():
                         tensor.data = data.float().contiguous()
             yield
         finally:
-            torch.set_float32_matmul_precision(matmul)
             with torch.inference_mode(False):
                 for tensor, data in kept:
                     tensor.data = data

@@ -46,22 +46,9 @@ def resolve_precision(precision: str, device: torch.device) -> torch.dtype:
     return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
 
 
-def uses_tf32(device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether float32 products may be computed in TF32."""
-    return (
-        device.type == "cuda"
-        and dtype == torch.float32
-        and (
-            torch.get_float32_matmul_precision() != "highest"
-            or torch.backends.cudnn.allow_tf32
-        )
-    )
-
-
-def describe_compute(device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
-    """Describe the arithmetic for the key: type, and TF32 where it may be used."""
-    name = str(dtype).removeprefix("torch.")
-    return {"dtype": name, "tf32": uses_tf32(device, dtype)}
+def describe_compute(dtype: torch.dtype) -> dict[str, Any]:
+    """Describe the arithmetic for the key: float32 is never TF32."""
+    return {"dtype": str(dtype).removeprefix("torch."), "tf32": False}
 
 
 def pinned(batch: Any) -> Any:

@@ -9,8 +9,9 @@ import numpy as np
 import torch
 
 from embeddings_cache._canary import CANARY_ITEMS, check_agreement, exact_arithmetic
-from embeddings_cache._device import is_out_of_memory, pinned, to_device, uses_tf32
+from embeddings_cache._device import is_out_of_memory, pinned, to_device
 from embeddings_cache._parallel import ordered_map
+from embeddings_cache._precision import exact_float32
 from embeddings_cache._settings import Settings
 from embeddings_cache.backbones._base import Backbone
 
@@ -57,8 +58,6 @@ class Embedder:
         if settings.dtype != torch.float32:
             name = str(settings.dtype).removeprefix("torch.")
             ways.append(f"precision={name!r}")
-        elif uses_tf32(settings.device, settings.dtype):
-            ways.append("TF32 (torch.backends)")
         if self.backbone.channels_last:
             ways.append("the memory layout channels_last")
         if settings.compile:
@@ -196,6 +195,7 @@ def ready(backbone: Backbone, settings: Settings) -> Iterator[Embedder]:
     try:
         with (
             torch.inference_mode(),
+            exact_float32(),
             torch.autocast(settings.device.type, dtype=settings.dtype)
             if lower
             else nullcontext(),

@@ -422,7 +422,7 @@ class EmbeddingExtractor(
         if compute is None:
             from embeddings_cache._device import describe_compute
 
-            compute = describe_compute(*self._resolve())
+            compute = describe_compute(self._resolve()[1])
         if note:
             progress.line(note)
         return self._whole(described, compute)
@@ -453,7 +453,7 @@ class EmbeddingExtractor(
     def _describe(self, backbone: "Backbone") -> dict[str, Any]:
         from embeddings_cache._device import describe_compute
 
-        return self._whole(backbone.description, describe_compute(*self._resolve()))
+        return self._whole(backbone.description, describe_compute(self._resolve()[1]))
 
     def _whole(
         self, described: dict[str, Any], compute: dict[str, Any]

@@ -24,6 +24,7 @@ from skdebias._engine._scratch import Scratch
 from skdebias._engine._selection import Validation
 from skdebias._engine._sgd import Fitted, Problem, Settings
 from skdebias._engine._threads import RowThreads, row_threads
+from skdebias._precision import exact_float32
 from skdebias.methods import Method, SamplingPlan, Setting
 
 # Pairs of steps and gradient differences that are remembered.
@@ -131,7 +132,7 @@ def solve(
         sizes = (features.n_features, n_logits(n_classes))
         starts = [initial_parameters(sizes, problem.seed)] * len(problem.methods)
     anchors = problem.anchor
-    with row_threads(device) as threads, torch.no_grad():
+    with row_threads(device) as threads, torch.no_grad(), exact_float32():
         rows = _Rows(features, y, problem.rows, plans, device)
         objective = _Objective(
             rows,
