@@ -10,7 +10,6 @@ from sklearn.utils._param_validation import Interval, StrOptions
 
 from skdebias._base import BaseDebiasedClassifier
 from skdebias._validation import PRECISIONS, as_array, is_device_tensor
-from skdebias.methods import ULE
 
 
 class AntiClassifierWarning(UserWarning):
@@ -361,6 +360,8 @@ default=None
         return False
 
     def _make_method(self, groups):
+        from skdebias.methods import ULE  # torch, which predicting does not need
+
         return ULE(
             self.lam,
             saliency=self.saliency,

@@ -1,11 +1,11 @@
 """Fitted heads as files without code in them, torch modules and ONNX files.
 
 The format of :func:`save` is one safetensors file: arrays as tensors, everything else
-as JSON in its header. Loading builds only classes of a fixed list and never runs code
-from the file.
+as JSON in its header, and a digest of it all. Loading checks the digest, builds only
+classes of a fixed list, sets only fitted attributes of known names, types and shapes,
+and never runs code from the file. It needs no torch.
 """
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -14,11 +14,23 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils.validation import check_is_fitted
 
 from skdebias._files import written_whole
+from skdebias._fitted import (
+    check_head,
+    describe_estimator,
+    known_class,
+    rebuild_estimator,
+)
+from skdebias._serialize import (
+    NETWORK_FORMAT,
+    read_file,
+    read_format,
+    reading,
+    write_file,
+)
 
 __all__ = ["load", "save", "to_onnx", "to_torch"]
 
-_FORMAT = "skdebias-head-1"
-_NETWORK_FORMAT = "skdebias-network-1"
+_FORMAT = "skdebias-head-2"
 
 
 def save(estimator, path):
@@ -50,23 +62,20 @@ def save(estimator, path):
     >>> bool((again.coef_ == clf.coef_).all())
     True
     """
-    from safetensors.numpy import save as to_bytes
-
     if _is_network(estimator):
         estimator.save(path)
         return
-    tensors = {}
+    arrays = {}
     steps = []
     for number, (name, step) in enumerate(_steps(estimator)):
         check_is_fitted(step)
-        steps.append({"name": name, **_describe(step, f"{number}.", tensors)})
+        steps.append({"name": name, **describe_estimator(step, f"{number}.", arrays)})
     header = {
         "format": _FORMAT,
         "pipeline": isinstance(estimator, Pipeline),
         "steps": steps,
     }
-    with written_whole(Path(path)) as temporary:
-        temporary.write_bytes(to_bytes(tensors, {"skdebias": json.dumps(header)}))
+    write_file(Path(path), arrays, header)
 
 
 def load(path):
@@ -98,31 +107,34 @@ def load(path):
     ...     load(os.path.join(folder, "head.safetensors")).classes_
     array(['cat', 'dog'], dtype='<U3')
     """
-    from safetensors import SafetensorError, safe_open
-
-    if not Path(path).is_file():
+    path = Path(path)
+    if not path.is_file():
         raise FileNotFoundError(f"path={str(path)!r} is not a file.")
-    try:
-        with safe_open(path, framework="numpy") as file:
-            header = json.loads((file.metadata() or {})["skdebias"])
-            own = header.get("format") == _FORMAT
-            tensors = {key: file.get_tensor(key) for key in file.keys() if own}  # noqa: SIM118
-    except (SafetensorError, KeyError, json.JSONDecodeError) as error:
-        raise ValueError(
-            f"path={str(path)!r} is not a head written by skdebias.export.save, or is "
-            f"damaged ({error}): save it again."
-        ) from error
-    if header.get("format") != _FORMAT:
-        if header.get("format") == _NETWORK_FORMAT:
-            from skdebias.finetune import FineTuneClassifier
+    if read_format(path) == NETWORK_FORMAT:
+        from skdebias.finetune import FineTuneClassifier
 
-            return FineTuneClassifier.load(path)
-        raise ValueError(
-            f"path={str(path)!r} has format {header.get('format')!r}, this version of "
-            f"skdebias reads {_FORMAT!r}: load it with the version that wrote it."
-        )
-    steps = [(step["name"], _rebuild(step, tensors)) for step in header["steps"]]
-    return Pipeline(steps) if header["pipeline"] else steps[-1][1]
+        return FineTuneClassifier.load(path)
+    arrays, header = read_file(path, _FORMAT)
+    with reading(path):
+        return _rebuild(header, arrays)
+
+
+def _rebuild(header, arrays):
+    """Return the head or Pipeline that a header describes; ValueError if it cannot."""
+    steps = [
+        (step["name"], rebuild_estimator(step, arrays)) for step in header["steps"]
+    ]
+    check_head(vars(steps[-1][1]))
+    model = Pipeline(steps) if header["pipeline"] else steps[-1][1]
+    if len(_steps(model)) != len(steps):
+        raise ValueError("it holds more than one head")
+    for name, step in steps:
+        if not isinstance(name, str):
+            raise ValueError(f"a step is named {name!r}, which is no text")
+        check_is_fitted(step)
+        if step.n_features_in_ != steps[0][1].n_features_in_:
+            raise ValueError(f"step {name!r} has another number of features")
+    return model
 
 
 def to_torch(estimator):
@@ -253,28 +265,15 @@ def _fold(scaler, coef, bias):
     return coef, bias - np.broadcast_to(mean, len(coef)) @ coef
 
 
-def _classes():
-    """Classes that a file may name."""
-    import skdebias
-
-    heads = [name for name in skdebias.__all__ if name.endswith("Classifier")]
-    return {name: getattr(skdebias, name) for name in heads} | {
-        "StandardScaler": StandardScaler
-    }
-
-
 def _steps(estimator):
     """Named steps of an estimator or Pipeline, all of known classes."""
     if isinstance(estimator, Pipeline):
         steps = [s for s in estimator.steps if s[1] not in (None, "passthrough")]
     else:
         steps = [("head", estimator)]
-    known = _classes()
     for name, step in steps:
-        is_head = name == steps[-1][0]
-        if known.get(type(step).__name__) is not type(step) or is_head == isinstance(
-            step, StandardScaler
-        ):
+        is_head = step is steps[-1][1]
+        if not _is_known(step) or is_head == isinstance(step, StandardScaler):
             raise TypeError(
                 f"Step {name!r} is a {type(step).__name__}: only a fitted head of "
                 "skdebias, alone or after StandardScaler steps in a Pipeline, can be "
@@ -283,72 +282,9 @@ def _steps(estimator):
     return steps
 
 
-def _describe(step, prefix, tensors):
-    """Class, parameters and fitted attributes of a step; arrays go to `tensors`."""
-    params = step.get_params(deep=False)
-    if "random_state" in params and not isinstance(params["random_state"], int):
-        params["random_state"] = None  # a generator's state is not worth keeping
-    fitted = {
-        key: value
-        for key, value in vars(step).items()
-        if key.endswith("_") and not key.startswith("_")
-    }
-    return {
-        "class": type(step).__name__,
-        "params": _encode(params, f"{prefix}params", tensors),
-        "fitted": _encode(fitted, f"{prefix}fitted", tensors),
-    }
-
-
-def _rebuild(description, tensors):
-    known = _classes()
-    if description["class"] not in known:
-        raise ValueError(
-            f"The file holds a {description['class']!r}, which this version of "
-            f"skdebias does not have: upgrade skdebias (it knows {sorted(known)})."
-        )
-    step = known[description["class"]](**_decode(description["params"], tensors))
-    for key, value in _decode(description["fitted"], tensors).items():
-        setattr(step, key, value)
-    return step
-
-
-def _encode(value, name, tensors):
-    """Turn a value into JSON, with numeric arrays moved to `tensors`."""
-    if isinstance(value, np.generic):
-        value = value.item()
-    if value is None or isinstance(value, bool | int | float | str):
-        return value
-    if isinstance(value, dict):
-        items = {k: _encode(v, f"{name}.{k}", tensors) for k, v in value.items()}
-        return {"dict": items}
-    if isinstance(value, list | tuple):
-        items = [_encode(v, f"{name}.{i}", tensors) for i, v in enumerate(value)]
-        return {"tuple" if isinstance(value, tuple) else "list": items}
-    if isinstance(value, np.ndarray) and value.dtype.kind in "biuf":
-        tensors[name] = np.ascontiguousarray(value)
-        return {"tensor": name}
-    if isinstance(value, np.ndarray) and value.dtype.kind in "UO":
-        values = _encode(value.ravel().tolist(), name, tensors)
-        kind = "object" if value.dtype.kind == "O" else "str"
-        return {"array": values, "dtype": kind, "shape": list(value.shape)}
-    raise TypeError(
-        f"{name.partition('.')[2]} is a {type(value).__name__}, which has no safe "
-        "representation in a file: use numbers, strings or booleans."
-    )
-
-
-def _decode(value, tensors):
-    if not isinstance(value, dict):
-        return value
-    if "dict" in value:
-        return {k: _decode(v, tensors) for k, v in value["dict"].items()}
-    if "list" in value:
-        return [_decode(v, tensors) for v in value["list"]]
-    if "tuple" in value:
-        return tuple(_decode(v, tensors) for v in value["tuple"])
-    if "array" in value:
-        dtype = object if value["dtype"] == "object" else str
-        flat = np.array(_decode(value["array"], tensors), dtype=dtype)
-        return flat.reshape(value["shape"])
-    return tensors[value["tensor"]]
+def _is_known(step):
+    """Whether a file may name the class of a step."""
+    try:
+        return known_class(type(step).__name__) is type(step)
+    except ValueError:
+        return False

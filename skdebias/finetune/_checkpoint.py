@@ -6,8 +6,6 @@ any instruction finds either the old one or the new one.
 """
 
 import contextlib
-import hashlib
-import json
 import re
 import warnings
 from collections.abc import Mapping
@@ -18,11 +16,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from skdebias._files import remove_dead_partials, written_whole
+from skdebias._files import remove_dead_partials
+from skdebias._serialize import read_file, write_file
 from skdebias.finetune._extraction import make_folder
 from skdebias.methods import Method
 
-_FORMAT = "skdebias-checkpoint-2"
+_FORMAT = "skdebias-checkpoint-3"
 _KEPT = 2  # should the last one turn out to be damaged
 _NAME = re.compile(r"step-(\d{9})\.safetensors")
 _PLAIN = (bool, int, float, str, type(None))
@@ -35,69 +34,21 @@ class CheckpointWarning(UserWarning):
     """
 
 
-def write_file(path: Path, tensors: Mapping[str, Tensor], header: Any) -> None:
-    """Write tensors and a header, atomically.
+def to_host(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return copies as files take them: on the CPU, contiguous, sharing no memory.
 
     Parameters
     ----------
-    path : Path
     tensors : mapping of str to Tensor
-    header : object
-        Anything JSON can say.
-    """
-    from safetensors.torch import save_file
-
-    # Shared memory is refused, and some of it may be on another device.
-    own = {
-        name: value.detach().cpu().clone(memory_format=torch.contiguous_format)
-        for name, value in tensors.items()
-    }
-    text = json.dumps(header)
-    with written_whole(path) as temporary:
-        save_file(own, temporary, {"skdebias": text, "digest": _digest(text, own)})
-
-
-def read_file(path: Path) -> tuple[dict[str, Tensor], Any]:
-    """Read what :func:`write_file` wrote.
-
-    Parameters
-    ----------
-    path : Path
 
     Returns
     -------
-    tensors : dict of str to Tensor
-    header : object
-
-    Raises
-    ------
-    ValueError
-        If the file is damaged, or another one.
+    dict of str to Tensor
     """
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            text = metadata["skdebias"]
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        if metadata["digest"] != _digest(text, tensors):
-            raise ValueError(f"{path} is damaged: its content has changed")
-    except (SafetensorError, KeyError, OSError) as error:
-        raise ValueError(
-            f"{path} is damaged or no file of skdebias ({error})"
-        ) from error
-    return tensors, json.loads(text)
-
-
-def _digest(text: str, tensors: Mapping[str, Tensor]) -> str:
-    """Digest of the content of a file."""
-    found = hashlib.sha256(text.encode())
-    for name in sorted(tensors):
-        found.update(name.encode())
-        # As bytes: numpy does not know all of torch's types.
-        found.update(tensors[name].flatten().view(torch.uint8).numpy())
-    return found.hexdigest()
+    return {
+        name: value.detach().cpu().clone(memory_format=torch.contiguous_format)
+        for name, value in tensors.items()
+    }
 
 
 class Checkpoints:
@@ -116,12 +67,7 @@ class Checkpoints:
         """Return the newest checkpoint that is whole; None if there is none."""
         for path in sorted(self._files(), reverse=True):
             try:
-                tensors, header = read_file(path)
-                if header.get("format") != _FORMAT:
-                    raise ValueError(
-                        f"{path} has format {header.get('format')!r}, and this version "
-                        f"reads {_FORMAT!r}"
-                    )
+                tensors, header = read_file(path, _FORMAT, torch=True)
             except ValueError as error:
                 warnings.warn(
                     f"checkpoint_dir: {error}. It is left out, and training goes on "
@@ -151,7 +97,7 @@ class Checkpoints:
         """
         make_folder(self.folder)
         path = self.folder / f"step-{step:09d}.safetensors"
-        write_file(path, tensors, {**header, "format": _FORMAT})
+        write_file(path, to_host(tensors), {**header, "format": _FORMAT})
         for old in sorted(self._files())[:-_KEPT]:
             with contextlib.suppress(FileNotFoundError):
                 old.unlink()

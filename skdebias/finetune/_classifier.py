@@ -20,13 +20,14 @@ from skdebias._engine._loss import n_logits
 from skdebias._engine._selection import Stopping
 from skdebias._fit import fitted_history
 from skdebias._head import LogitClassifierMixin
+from skdebias._serialize import write_file
 from skdebias._validation import (
     TrainingData,
     encode_classes,
     encode_validation_set,
     has_validation_set,
 )
-from skdebias.finetune._checkpoint import Checkpoints, write_file
+from skdebias.finetune._checkpoint import Checkpoints, to_host
 from skdebias.finetune._extraction import (
     EmbeddingExtractor,
     auto_workers,
@@ -765,7 +766,9 @@ default=None
             with quiet_files():
                 backbone.save(str(path))
         else:
-            write_file(path, backbone.state_dict(), {"backbone": self.backbone})
+            write_file(
+                path, to_host(backbone.state_dict()), {"backbone": self.backbone}
+            )
         return EmbeddingExtractor(
             self.backbone, pretrained=False, weights=path, **own, **parameters
         )

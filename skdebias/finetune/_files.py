@@ -2,8 +2,16 @@
 
 from torch import nn
 
-from skdebias import export
-from skdebias.finetune._checkpoint import read_file, write_file
+from skdebias._fitted import describe_estimator, rebuild_estimator
+from skdebias._serialize import (
+    NETWORK_FORMAT,
+    decode,
+    encode,
+    read_file,
+    reading,
+    write_file,
+)
+from skdebias.finetune._checkpoint import to_host
 from skdebias.finetune._network import Network, backbone_settings
 
 # What a file cannot hold, and load is given instead.
@@ -36,21 +44,22 @@ def save_network(classifier, path):
     fitted = {n: getattr(classifier, n) for n in _FITTED if hasattr(classifier, n)}
     layers = classifier.network_.linear_layers
     header = {
-        "format": export._NETWORK_FORMAT,
+        "format": NETWORK_FORMAT,
         "code": code,
-        "parameters": export._encode(parameters, "params", arrays),
-        "estimator": export._describe(inner, "estimator.", arrays),
-        "fitted_estimator": export._describe(
+        "parameters": encode(parameters, "params", arrays),
+        "estimator": describe_estimator(inner, "estimator.", arrays),
+        "fitted_estimator": describe_estimator(
             classifier.estimator_, "estimator_.", arrays
         ),
-        "fitted": export._encode(fitted, "fitted", arrays),
+        "fitted": encode(fitted, "fitted", arrays),
         "sizes": [layer.in_features for layer in layers] + [layers[-1].out_features],
     }
     import torch
 
     tensors = {f"array.{k}": torch.from_numpy(v) for k, v in arrays.items()}
     own = classifier.network_.state_dict()
-    write_file(path, tensors | {f"network.{k}": v for k, v in own.items()}, header)
+    tensors |= {f"network.{k}": v for k, v in own.items()}
+    write_file(path, to_host(tensors), header)
 
 
 def load_network(kind, path, given):
@@ -70,27 +79,10 @@ def load_network(kind, path, given):
     """
     if not path.is_file():
         raise FileNotFoundError(f"path={str(path)!r} is not a file.")
-    tensors, header = read_file(path)
-    if header.get("format") != export._NETWORK_FORMAT:
-        raise ValueError(
-            f"path={str(path)!r} has format {header.get('format')!r}, so "
-            "it was not written by FineTuneClassifier.save."
-        )
-    for name, value in given.items():
-        if (name in header["code"]) == (value is None):
-            raise ValueError(
-                f"{name}={value!r}: the classifier in {str(path)!r} "
-                + ("was" if value is None else "was not")
-                + f" trained with {name} of your own, which the file does not hold."
-            )
-    arrays = _under("array.", tensors, lambda value: value.numpy())
-    parameters = export._decode(header["parameters"], arrays)
-    parameters |= {name: value for name, value in given.items() if value is not None}
-    estimator = export._rebuild(header["estimator"], arrays)
-    classifier = kind(estimator=estimator, **parameters)
-    for name, value in export._decode(header["fitted"], arrays).items():
-        setattr(classifier, name, value)
-    classifier.estimator_ = export._rebuild(header["fitted_estimator"], arrays)
+    tensors, header = read_file(path, NETWORK_FORMAT, torch=True)
+    with reading(path):
+        _check_given(header["code"], given)
+        classifier = _rebuild(kind, header, tensors, given)
     # The weights come from the file: nothing is to be downloaded or read elsewhere.
     untrained = {**classifier.get_params(deep=False), "pretrained": False}
     if not str(classifier.backbone).startswith("sentence-transformers:"):
@@ -106,6 +98,32 @@ def load_network(kind, path, given):
             f"backbone={classifier.backbone!r}: {error}"
         ) from error
     classifier.network_ = network.eval()
+    return classifier
+
+
+def _check_given(code, given):
+    """Raise unless exactly what the file cannot hold is given."""
+    for name, value in given.items():
+        if (name in code) == (value is None):
+            raise ValueError(
+                f"{name}={value!r}: the classifier "
+                + ("was" if value is None else "was not")
+                + f" trained with {name} of your own, which the file does not hold"
+            )
+
+
+def _rebuild(kind, header, tensors, given):
+    """Return the classifier that a header describes, without its network."""
+    arrays = _under("array.", tensors, lambda value: value.numpy())
+    parameters = decode(header["parameters"], arrays)
+    parameters |= {name: value for name, value in given.items() if value is not None}
+    estimator = rebuild_estimator(header["estimator"], arrays)
+    classifier = kind(estimator=estimator, **parameters)
+    for name, value in decode(header["fitted"], arrays).items():
+        if name not in _FITTED:
+            raise ValueError(f"{name} is no fitted attribute")
+        setattr(classifier, name, value)
+    classifier.estimator_ = rebuild_estimator(header["fitted_estimator"], arrays)
     return classifier
 
 

@@ -185,7 +185,7 @@ def test_report_refuses_a_file_that_is_no_head(files, capsys):
     (files / "head.safetensors").write_text("no head")
     arguments = [files / "head.safetensors", files / "X.npy", files / "metadata.csv"]
     assert main(["report", *map(str, arguments)]) == 2
-    assert "is not a head" in capsys.readouterr().err
+    assert "is not a file that skdebias wrote" in capsys.readouterr().err
 
 
 def test_report_of_a_split_without_rows(files, capsys):

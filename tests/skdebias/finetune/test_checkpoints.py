@@ -13,9 +13,10 @@ import torch
 from torch import nn
 
 from skdebias import ERMClassifier, GERNEClassifier, LfFClassifier, ULEClassifier
+from skdebias._serialize import read_file, write_file
 from skdebias.datasets import make_spurious_classification
 from skdebias.finetune import CheckpointWarning, FineTuneClassifier
-from skdebias.finetune._checkpoint import read_file, restore, snapshot, write_file
+from skdebias.finetune._checkpoint import _FORMAT, restore, snapshot
 from skdebias.finetune._training import NetworkTraining
 
 needs_fork = pytest.mark.skipif(
@@ -226,9 +227,11 @@ def test_without_a_seed_the_run_goes_on_with_the_one_it_drew(tmp_path, monkeypat
         _fit(model)
     monkeypatch.undo()
     (folder,) = tmp_path.iterdir()
-    seed = read_file(sorted(folder.iterdir())[-1])[1]["seed"]
+    seed = read_file(sorted(folder.iterdir())[-1], _FORMAT, torch=True)[1]["seed"]
     _fit(model)
-    assert read_file(sorted(folder.iterdir())[-1])[1]["seed"] == seed
+    assert (
+        read_file(sorted(folder.iterdir())[-1], _FORMAT, torch=True)[1]["seed"] == seed
+    )
     assert len(list(tmp_path.iterdir())) == 1
 
 
@@ -303,7 +306,7 @@ def test_a_loss_that_is_not_finite_keeps_the_last_checkpoint(tmp_path):
     assert "step 10 (epoch 2)" in str(error.value)
     assert str(tmp_path) in str(error.value)
     (folder,) = tmp_path.iterdir()
-    tensors, header = read_file(sorted(folder.iterdir())[-1])
+    tensors, header = read_file(sorted(folder.iterdir())[-1], _FORMAT, torch=True)
     assert header["step"] == 8
     weights = [t for name, t in tensors.items() if name.startswith("model.")]
     assert weights

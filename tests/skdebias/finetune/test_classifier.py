@@ -214,7 +214,7 @@ def test_files_of_another_architecture_or_damaged_are_refused(fitted, tmp_path):
         FineTuneClassifier.load(tmp_path / "nothing")
     head = tmp_path / "head.safetensors"
     save(ERMClassifier(max_iter=1).fit(X, Y), head)
-    with pytest.raises(ValueError, match=r"FineTuneClassifier\.save|no file"):
+    with pytest.raises(ValueError, match=r"has format .*FineTuneClassifier\.load"):
         FineTuneClassifier.load(head)
 
 
