@@ -212,6 +212,10 @@ def test_other_data_or_weights_have_a_folder_of_their_own(tmp_path):
     assert len(list(tmp_path.iterdir())) == 5
 
 
+def _last_header(folder):
+    return read_file(sorted(folder.iterdir())[-1], _FORMAT, torch=True)[1]
+
+
 def test_without_a_seed_the_run_goes_on_with_the_one_it_drew(tmp_path, monkeypatch):
     steps = NetworkTraining._make_step
     calls = iter(range(13))
