@@ -89,6 +89,21 @@ class BackboneSpec:
         return described
 
 
+class _Description:
+    """A field that may be given as a function, which is called when it is needed."""
+
+    def __get__(self, owner: Any, kind: type) -> Any:
+        if owner is None:
+            raise AttributeError  # a dataclass takes this for a field without default
+        value = vars(owner)["description"]
+        if callable(value):
+            value = vars(owner)["description"] = value()
+        return value
+
+    def __set__(self, owner: Any, value: Any) -> None:
+        vars(owner)["description"] = value
+
+
 @dataclass
 class Backbone:
     """A network ready to embed.
@@ -106,7 +121,8 @@ class Backbone:
     forward : callable
         A collated batch on the network's device to a tensor (b, n_features).
     description : dict
-        Everything about the backbone that changes a number.
+        Everything about the backbone that changes a number. May be given as a function,
+        which is called when the description is first asked for.
     note : str or None
         What the user should be told, such as that the weights are random.
     channels_last : bool
@@ -122,7 +138,7 @@ class Backbone:
     prepare: Callable[[Any], Any]
     collate: Callable[[list[Any]], Any]
     forward: Callable[[Any], torch.Tensor]
-    description: dict[str, Any]
+    description: Any = _Description()
     note: str | None = None
     channels_last: bool = False
     own_prepare: bool = False

@@ -31,11 +31,10 @@ from skdebias.finetune._checkpoint import Checkpoints, to_host
 from skdebias.finetune._extraction import (
     EmbeddingExtractor,
     auto_workers,
-    describe_callable,
+    describe_transform,
     is_out_of_memory,
     quiet_files,
     resolve_precision,
-    tensors_digest,
     to_device,
 )
 from skdebias.finetune._files import load_network, save_network
@@ -46,6 +45,7 @@ from skdebias.finetune._network import (
     Network,
     backbone_settings,
     check_point,
+    describe_backbone,
     freeze_parameters,
 )
 from skdebias.finetune._training import (
@@ -612,16 +612,14 @@ default=None
             "parameters": known,
             "estimator": repr((type(inner).__name__, inner.get_params())),
             "seed": seed if isinstance(seed, Integral) else None,
-            "backbone": tools.description,
+            "backbone": describe_backbone(tools),
             "augment": None
             if self.augment is None
-            else describe_callable(self.augment),
+            else describe_transform(self.augment, allow_random=True, name="augment"),
             "items": source.digest(),
             "y": _digest(y),
             "attributes": None if attributes is None else _digest(attributes),
         }
-        if tools.modality == "tensor":
-            described["weights"] = _digest_tensors(tools.network)
         if validation is not None:
             described["validation"] = [
                 validation["X"].digest(),
@@ -879,8 +877,3 @@ def _digest(values):
     content = array.astype(str) if array.dtype.kind == "O" else array
     data = np.ascontiguousarray(content).tobytes()
     return hashlib.sha256(kind.encode() + data).hexdigest()
-
-
-def _digest_tensors(network):
-
-    return tensors_digest(network.state_dict().items())

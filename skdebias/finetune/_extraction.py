@@ -5,35 +5,40 @@ network that is fine-tuned is the exception: its items have to be read, and prep
 its backbone, exactly as the extractor does. This module alone knows of it.
 """
 
-from embeddings_cache import EmbeddingExtractor, UnreadableItemError
+from embeddings_cache import (
+    EmbeddingExtractor,
+    UndescribableError,
+    UnreadableItemError,
+)
 from embeddings_cache._device import is_out_of_memory, resolve_precision, to_device
 from embeddings_cache._errors import ItemError
-from embeddings_cache._fingerprint import tensors_digest
 from embeddings_cache._io import make_folder
 from embeddings_cache._parallel import auto_workers, ordered_map
 from embeddings_cache._parameters import check_parameters
 from embeddings_cache._readers import Item, read_items
 from embeddings_cache.backbones import build_backbone
 from embeddings_cache.backbones._base import Backbone
-from embeddings_cache.backbones._module import describe_callable
+from embeddings_cache.backbones._describe import describe_network
 from embeddings_cache.backbones._sentence_transformers import quiet_files
+from embeddings_cache.backbones._transforms import describe_transform
 
 __all__ = [
     "Backbone",
     "EmbeddingExtractor",
     "Item",
     "ItemError",
+    "UndescribableError",
     "UnreadableItemError",
     "auto_workers",
     "build_backbone",
     "check_parameters",
-    "describe_callable",
+    "describe_network",
+    "describe_transform",
     "is_out_of_memory",
     "make_folder",
     "ordered_map",
     "quiet_files",
     "read_items",
     "resolve_precision",
-    "tensors_digest",
     "to_device",
 ]

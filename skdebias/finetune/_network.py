@@ -15,8 +15,10 @@ from skdebias._engine._heads import initial_parameters
 from skdebias.finetune._extraction import (
     Backbone,
     EmbeddingExtractor,
+    UndescribableError,
     build_backbone,
     check_parameters,
+    describe_network,
 )
 
 _RANDOM = {"pretrained": False, "weights": None}
@@ -45,8 +47,38 @@ def build_tools(backbone: Any, settings: Mapping[str, Any]) -> Backbone:
         prepare=torch.as_tensor,
         collate=torch.stack,
         forward=backbone,
-        description={"network": repr(backbone)},
+        description={"family": "torch", "modality": "tensor"},
     )
+
+
+def describe_backbone(tools: Backbone) -> dict[str, Any]:
+    """Describe a network before it is trained, and what its items go through.
+
+    Parameters
+    ----------
+    tools : Backbone
+        As from :func:`build_tools`.
+
+    Returns
+    -------
+    dict
+        Plain JSON values, the same in every process.
+
+    Raises
+    ------
+    UndescribableError
+        If something about a network of the user's cannot be described.
+    """
+    try:
+        described: dict[str, Any] = tools.description
+        if described["family"] != "torch":
+            return described  # by name, and built anew
+        return described | describe_network(tools.network, training=True)
+    except UndescribableError as error:
+        raise UndescribableError(
+            f"{error}. Or leave checkpoint_dir=None: only a run that can go on needs "
+            "to be told from others"
+        ) from error
 
 
 class Network(nn.Module):

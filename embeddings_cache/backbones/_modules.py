@@ -1,0 +1,190 @@
+"""Descriptions of torch modules: class, attributes, hooks and submodules."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import fx, nn
+from torch._dynamo import OptimizedModule
+from torch.nn.modules import module as torch_module
+
+from embeddings_cache._declared import declared
+from embeddings_cache.backbones import _code
+
+if TYPE_CHECKING:
+    from embeddings_cache.backbones._describe import Describer
+
+# What torch keeps in every module. Modes are set by whoever runs the network, and the
+# hooks of loading and saving do not run in a forward pass.
+_BOOKKEEPING = frozenset(
+    {
+        "training",
+        "_parameters",
+        "_buffers",
+        "_modules",
+        "_non_persistent_buffers_set",
+        "_forward_hooks",
+        "_forward_hooks_with_kwargs",
+        "_forward_hooks_always_called",
+        "_forward_pre_hooks",
+        "_forward_pre_hooks_with_kwargs",
+        "_backward_hooks",
+        "_backward_pre_hooks",
+        "_is_full_backward_hook",
+        "_state_dict_hooks",
+        "_state_dict_pre_hooks",
+        "_load_state_dict_pre_hooks",
+        "_load_state_dict_post_hooks",
+        "_compiled_call_impl",
+    }
+)
+_HOOKS = (
+    "_forward_pre_hooks",
+    "_forward_hooks",
+    "_backward_pre_hooks",
+    "_backward_hooks",
+)
+# The graph of a traced module, of which the others are made.
+_TRACED = frozenset(
+    {"_graph", "_code", "_lineno_map", "_prologue_start", "_replace_hooks"}
+)
+
+
+def describe_module(describe: "Describer", module: nn.Module, where: str) -> Any:
+    """Describe a module and all that it holds.
+
+    Parameters
+    ----------
+    describe : Describer
+    module : torch.nn.Module
+    where : str
+    """
+    if isinstance(module, torch.jit.ScriptModule):
+        raise describe.refusal(where, "a TorchScript module (give the Python module)")
+    given = declared(module, where)
+    if given is not None:
+        return given | {"tensors": _tensors(describe, module, where)}
+    reference = describe.seen(module)
+    if reference is not None:
+        return reference
+    if isinstance(module, OptimizedModule) or module._compiled_call_impl is not None:
+        return _compiled(describe, module, where)
+    state = {k: v for k, v in vars(module).items() if k not in _BOOKKEEPING}
+    described = {"class": _code.describe_class(describe, type(module), where)}
+    if isinstance(module, fx.GraphModule):
+        described["graph"] = describe_graph(describe, module.graph, where)
+        state = {name: value for name, value in state.items() if name not in _TRACED}
+    described |= {
+        "state": describe.attributes(state, where),
+        "tensors": _own_tensors(describe, module, where),
+        "hooks": [
+            [kind, *hook]
+            for kind in _HOOKS
+            for hook in _hooks(describe, module, kind, where)
+        ],
+        # Their order is that of a Sequential.
+        "modules": [
+            [name, None if child is None else describe(child, f"{where}.{name}")]
+            for name, child in module._modules.items()
+        ],
+    }
+    return {name: part for name, part in described.items() if part or name == "class"}
+
+
+def _own_tensors(describe: "Describer", module: nn.Module, where: str) -> Any:
+    tensors: dict[str, Any] = {**module._parameters, **module._buffers}
+    return {
+        name: describe(tensors[name], f"{where}.{name}") for name in sorted(tensors)
+    }
+
+
+def _tensors(describe: "Describer", module: nn.Module, where: str) -> Any:
+    """Describe all tensors of a module that declares the rest of itself."""
+    found = [
+        *module.named_parameters(remove_duplicate=False),
+        *module.named_buffers(remove_duplicate=False),
+    ]
+    tensors = {name: describe(tensor, f"{where}.{name}") for name, tensor in found}
+    return describe.short(tensors)
+
+
+def _hooks(
+    describe: "Describer", module: nn.Module, kind: str, where: str
+) -> list[list[Any]]:
+    """Describe the hooks of one kind, in the order in which they run."""
+    hooks: Mapping[int, Any] = getattr(module, kind)
+    with_kwargs = getattr(module, f"{kind}_with_kwargs", {})
+    always = getattr(module, f"{kind}_always_called", {})
+    return [
+        [
+            describe.short(describe(hook, f"{where}.{kind}[{number}]")),
+            bool(with_kwargs.get(key)),
+            bool(always.get(key)),
+        ]
+        for number, (key, hook) in enumerate(hooks.items())
+    ]
+
+
+def global_hooks(describe: "Describer") -> list[Any]:
+    """Describe the hooks that run in every module of the process.
+
+    Parameters
+    ----------
+    describe : Describer
+    """
+    names = ("_global_forward_pre_hooks", "_global_forward_hooks")
+    return [
+        [name, describe(hook, f"torch.nn.modules.module.{name}")]
+        for name in names
+        for hook in getattr(torch_module, name).values()
+    ]
+
+
+def _compiled(describe: "Describer", module: Any, where: str) -> Any:
+    """Describe a compiled module as what was compiled, and by which compiler."""
+    if isinstance(module, OptimizedModule):
+        inner, compiler = module._orig_mod, module.dynamo_ctx.compiler_config
+        if compiler is not None:
+            return {"compiled": describe(inner, where)}
+    raise describe.refusal(
+        where,
+        "compiled in another way than by torch.compile(network) (give the network "
+        "itself; compile=True compiles it)",
+    )
+
+
+def describe_graph(describe: "Describer", graph: fx.Graph, where: str) -> Any:
+    """Describe a traced graph: the nodes in order, and the functions they call.
+
+    Parameters
+    ----------
+    describe : Describer
+    graph : torch.fx.Graph
+    where : str
+    """
+
+    def name_of(node: fx.Node) -> str:
+        return node.name
+
+    nodes = [
+        [
+            node.op,
+            node.name,
+            describe(node.target, f"{where}.graph.{node.name}"),
+            describe(_plain(fx.map_arg(node.args, name_of)), f"{where}.graph"),
+            describe(_plain(fx.map_arg(node.kwargs, name_of)), f"{where}.graph"),
+        ]
+        for node in graph.nodes
+    ]
+    return describe.short(nodes)
+
+
+def _plain(value: Any) -> Any:
+    """Turn torch's immutable lists and dicts into plain ones."""
+    if isinstance(value, dict):
+        return {name: _plain(part) for name, part in value.items()}
+    if isinstance(value, slice):
+        return slice(_plain(value.start), _plain(value.stop), _plain(value.step))
+    if type(value) in (list, tuple, fx.immutable_collections.immutable_list):
+        return [_plain(part) for part in value]
+    return value

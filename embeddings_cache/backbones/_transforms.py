@@ -1,0 +1,128 @@
+"""Descriptions of preprocessing: transforms that are known to be deterministic.
+
+The transforms of torchvision and timm that give the same pixels every time are listed,
+and described by all their attributes. Everything else is refused unless it carries a
+description of its own: chance, and code that nobody has looked at.
+"""
+
+import sys
+import types
+from typing import Any
+
+from torch import nn
+
+from embeddings_cache._declared import declared
+from embeddings_cache.backbones._describe import Describer
+
+# Names of a library's public modules: classes, and one function.
+_DETERMINISTIC = {
+    "torchvision.transforms": "CenterCrop Compose ConvertImageDtype FiveCrop Grayscale "
+    "LinearTransformation Normalize PILToTensor Pad Resize TenCrop ToPILImage ToTensor",
+    "torchvision.transforms.v2": "CenterCrop Compose ConvertImageDtype FiveCrop "
+    "Grayscale Identity LinearTransformation Normalize PILToTensor Pad RGB Resize "
+    "TenCrop ToDtype ToImage ToPILImage ToPureTensor ToTensor",
+    "torchvision.transforms._presets": "ImageClassification ObjectDetection "
+    "OpticalFlow SemanticSegmentation VideoClassification",
+    "timm.data.transforms": "CenterCropOrPad MaybePILToTensor MaybeToTensor "
+    "ResizeKeepRatio ToNumpy ToTensor TrimBorder",
+    "open_clip.transform": "CenterCropOrPad ResizeKeepRatio ResizeMaxSize "
+    "_convert_to_rgb",
+}
+_CHANCES = ("random_scale_prob", "random_aspect_prob")
+
+
+def _deterministic() -> set[Any]:
+    """Return what is listed, of the libraries that are imported."""
+    found: set[Any] = {nn.Sequential, nn.Identity, nn.Flatten}
+    for module, names in _DETERMINISTIC.items():
+        scope = vars(sys.modules.get(module, types.ModuleType(module)))
+        found |= {scope[name] for name in names.split() if name in scope}
+    return found
+
+
+class _Deterministic(Describer):
+    """Describes what is listed, and plain values; code and chance are refused."""
+
+    def __call__(self, value: Any, where: str) -> Any:
+        if callable(value) and not isinstance(value, type):
+            given = declared(value, where)
+            if given is not None:
+                return given
+            self._admit(value, where)
+        return super().__call__(value, where)
+
+    def _admit(self, value: Any, where: str) -> None:
+        known = _deterministic()
+        if isinstance(value, types.FunctionType):
+            if value not in known:
+                raise self.refusal(where, f"the function {value.__qualname__}")
+            return
+        name = type(value).__name__
+        if type(value) not in known:
+            raise self.refusal(
+                where,
+                f"{name}, which is not among the transforms of torchvision and timm "
+                "that are known to give the same pixels every time,",
+            )
+        # timm's and open_clip's own resizing can be random, and is not by default.
+        state = getattr(value, "__dict__", {})
+        several = isinstance(state.get("interpolation"), list | tuple)
+        if several or any(state.get(chance) for chance in _CHANCES):
+            raise self.refusal(where, f"{name} with random settings")
+
+
+def describe_transform(
+    transform: Any, *, allow_random: bool = False, name: str = "preprocess"
+) -> Any:
+    """Describe a transform of images by everything that changes a pixel.
+
+    Parameters
+    ----------
+    transform : callable
+        If it, or a part of it, has an attribute ``cache_description``, that is taken at
+        its word.
+    allow_random : bool, default=False
+        Describe any transform or function, random ones included, as a network is
+        described: for training. Otherwise only the transforms of torchvision and timm
+        that give the same pixels every time.
+    name : str, default="preprocess"
+        The parameter, for messages.
+
+    Returns
+    -------
+    JSON value
+        The same in every process.
+
+    Raises
+    ------
+    UndescribableError
+        If it cannot be described, or is random and may not be.
+
+    Examples
+    --------
+    >>> from torchvision.transforms import v2
+    >>> from embeddings_cache.backbones._transforms import describe_transform
+    >>> small, large = (describe_transform(v2.Resize(size)) for size in (8, 9))
+    >>> small == large
+    False
+    """
+    given = declared(transform, name)
+    if given is not None:
+        return given
+    remedy = (
+        "Set an attribute that changes whenever its numbers do, and for numbers that "
+        f"are the same every time only: {name}.cache_description = "
+        "'resize 64, scale to [0, 1], v1'"
+    )
+    if allow_random:
+        remedy = (
+            "Set an attribute that changes whenever what it does changes: "
+            f"{name}.cache_description = 'flip, crop 28, v1'"
+        )
+    kind = Describer if allow_random else _Deterministic
+    describe = kind(name, remedy)
+    described = describe.short(describe.whole(transform, name))
+    return {
+        "transform": described,
+        "libraries": dict(sorted(describe.libraries.items())),
+    }
