@@ -1,11 +1,11 @@
 """Descriptions of torch modules: class, attributes, hooks and submodules."""
 
+import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import fx, nn
-from torch._dynamo import OptimizedModule
 from torch.nn.modules import module as torch_module
 
 from embeddings_cache._declared import declared
@@ -67,7 +67,7 @@ def describe_module(describe: "Describer", module: nn.Module, where: str) -> Any
     reference = describe.seen(module)
     if reference is not None:
         return reference
-    if isinstance(module, OptimizedModule) or module._compiled_call_impl is not None:
+    if _is_optimized(module) or module._compiled_call_impl is not None:
         return _compiled(describe, module, where)
     state = {k: v for k, v in vars(module).items() if k not in _BOOKKEEPING}
     described = {"class": _code.describe_class(describe, type(module), where)}
@@ -140,9 +140,15 @@ def global_hooks(describe: "Describer") -> list[Any]:
     ]
 
 
+def _is_optimized(module: nn.Module) -> bool:
+    """Whether a module came out of torch.compile, whose own module is slow to import."""
+    dynamo = sys.modules.get("torch._dynamo")
+    return dynamo is not None and isinstance(module, dynamo.OptimizedModule)
+
+
 def _compiled(describe: "Describer", module: Any, where: str) -> Any:
     """Describe a compiled module as what was compiled, and by which compiler."""
-    if isinstance(module, OptimizedModule):
+    if _is_optimized(module):
         inner, compiler = module._orig_mod, module.dynamo_ctx.compiler_config
         if compiler is not None:
             return {"compiled": describe(inner, where)}
