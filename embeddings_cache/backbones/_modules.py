@@ -141,7 +141,7 @@ def global_hooks(describe: "Describer") -> list[Any]:
 
 
 def _is_optimized(module: nn.Module) -> bool:
-    """Whether a module came out of torch.compile, whose own module is slow to import."""
+    """Whether torch.compile made a module; its own Python module is slow to import."""
     dynamo = sys.modules.get("torch._dynamo")
     return dynamo is not None and isinstance(module, dynamo.OptimizedModule)
 
