@@ -17,6 +17,7 @@ _HOME = {
     "LfFClassifier": "skdebias._lff",
     "AntiClassifierWarning": "skdebias._ule",
     "MissingAttributesWarning": "skdebias._attributes",
+    "UnusableAttributesWarning": "skdebias._named_groups",
 }
 _SUBMODULES = (
     "attributes",
@@ -40,6 +41,7 @@ __all__ = [
     "MissingAttributesWarning",
     "UGCClassifier",
     "ULEClassifier",
+    "UnusableAttributesWarning",
     "attributes",
     "datasets",
     "export",

@@ -47,17 +47,24 @@ def check_attributes(
 
     Raises
     ------
+    TypeError
+        If values cannot be hashed or compared, such as dicts.
     ValueError
         If the length differs from `n_samples`, if there are missing values or no
-        columns, or if `attributes` is not 1-D or 2-D.
+        columns, or if `attributes` is not 1-D or 2-D, or a sparse matrix.
 
     Examples
     --------
     >>> check_attributes(["water", "land"], n_samples=2)
     array(['water', 'land'], dtype='<U5')
     """
-    array = _to_array(attributes, name)
+    array = as_attribute_array(attributes, name)
     if array.ndim not in (1, 2):
+        if array.ndim == 0:
+            raise ValueError(
+                f"{name}={_shortened(attributes)} is no array (it has shape ()): pass "
+                "one value, or one row of values, per sample."
+            )
         raise ValueError(
             f"{name} must have shape (n_samples,) or (n_samples, n_columns), but has "
             f"shape {array.shape}. Pass one value, or one row of values, per sample."
@@ -73,6 +80,7 @@ def check_attributes(
             f"or {name}=None if none are known."
         )
     refuse_missing(array, name)
+    _refuse_unhashable(array, name)
     return array
 
 
@@ -105,7 +113,7 @@ def encode_attributes(
     array([['a', 'y'],
            ['b', 'x']], dtype='<U1')
     """
-    array = _to_array(attributes, name)
+    array = as_attribute_array(attributes, name)
     n_samples = array.shape[0] if array.ndim else 0
     array = check_attributes(array, n_samples, name)
     if array.ndim == 2 and array.shape[1] == 1:
@@ -219,12 +227,40 @@ class Groups:
         return table
 
 
-def _to_array(attributes: Any, name: str) -> np.ndarray:
-    """Convert anything array-like, keeping missing values recognisable."""
+def as_attribute_array(attributes: Any, name: str) -> np.ndarray:
+    """Convert anything array-like, keeping missing values recognisable.
+
+    Parameters
+    ----------
+    attributes : array-like
+    name : str
+        Named in error messages.
+
+    Returns
+    -------
+    ndarray
+
+    Raises
+    ------
+    ValueError
+        For ragged lists, sparse matrices, and masked entries.
+    """
     if hasattr(attributes, "detach"):  # a torch tensor, on any device
-        attributes = attributes.detach().cpu().numpy()
+        attributes = attributes.detach().cpu()
+        if str(attributes.dtype) == "torch.bfloat16":  # which numpy does not know
+            attributes = attributes.float()
+        attributes = attributes.numpy()
+    if isinstance(attributes, np.ma.MaskedArray):
+        # np.asarray would show what lies under the mask.
+        _refuse_rows(np.ma.getmaskarray(attributes), name)
+        attributes = attributes.data
     if hasattr(attributes, "__array__"):
         return np.asarray(attributes)
+    if hasattr(attributes, "toarray"):
+        raise ValueError(
+            f"{name} is a sparse matrix: pass {name}.toarray(), or one value per "
+            "sample."
+        )
     try:
         array = np.asarray(attributes)
     except ValueError as error:
@@ -250,13 +286,39 @@ def refuse_missing(array: np.ndarray, name: str) -> None:
         missing = np.isnan(array)
     else:
         return
-    rows = np.flatnonzero(missing.reshape(len(array), -1).any(axis=1))
+    _refuse_rows(missing, name)
+
+
+def _refuse_rows(missing: npt.NDArray[np.bool_], name: str) -> None:
+    """Raise ValueError if rows have a missing value."""
+    rows = np.flatnonzero(missing.reshape(len(missing), -1).any(axis=1))
     if len(rows):
         raise ValueError(
             f"{name} has missing values in {len(rows)} rows (the first is row "
             f"{rows[0]}). Drop these rows, or give missing values a value of their "
             "own."
         )
+
+
+def _refuse_unhashable(array: np.ndarray, name: str) -> None:
+    """Raise TypeError for entries that are containers, not values."""
+    if array.dtype.kind not in "OV":
+        return
+    kinds = {"record"} if array.dtype.kind == "V" else set()
+    for value in array.flat:
+        if array.dtype.kind == "O" and isinstance(value, (dict, list, set, np.ndarray)):
+            kinds.add(type(value).__name__)
+    if kinds:
+        raise TypeError(
+            f"{name} holds values of type {', '.join(sorted(kinds))}, which cannot be "
+            "compared: pass a number, a string or a boolean per sample, or one per "
+            "column."
+        )
+
+
+def _shortened(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def factorize(array: np.ndarray, name: str) -> tuple[np.ndarray, npt.NDArray[np.int64]]:

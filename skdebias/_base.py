@@ -3,6 +3,7 @@
 from abc import abstractmethod
 from numbers import Integral, Real
 
+import numpy as np
 from sklearn.utils._param_validation import Interval, StrOptions
 
 from skdebias._head import HEAD_ATTRIBUTES, HeadClassifier
@@ -161,6 +162,25 @@ class BaseDebiasedClassifier(HeadClassifier):
             X_student=self._student_rows(),
         ).run()
 
+    def _check_warm_start(self, before):
+        """Refuse to go on from a head that gives its outputs another meaning."""
+        if not self.warm_start or "n_iter_" not in before:
+            return
+        names = {
+            "classes_": "classes",
+            "n_features_in_": "features",
+            "feature_names_in_": "names of features",
+        }
+        for name, what in names.items():
+            old, new = before.get(name), vars(self).get(name)
+            unnamed = name == "feature_names_in_" and (old is None or new is None)
+            if not (unnamed or np.array_equal(old, new)):
+                raise ValueError(
+                    f"warm_start=True, but the fitted head has other {what} "
+                    f"({_listed(old)}) than these data ({_listed(new)}): fit a clone "
+                    "instead."
+                )
+
     def _set_fitted(self, state):
         """Set fitted attributes, and drop those of a head of another shape."""
         for prefix in self._head_prefixes:
@@ -168,3 +188,11 @@ class BaseDebiasedClassifier(HeadClassifier):
                 self.__dict__.pop(prefix + stale, None)
         for name, value in state.items():
             setattr(self, name, value)
+
+
+def _listed(values):
+    """Name a number, or the first of several values."""
+    if values is None or np.ndim(values) == 0:
+        return values
+    more = ", ..." if len(values) > 5 else ""
+    return ", ".join(map(str, values[:5])) + more

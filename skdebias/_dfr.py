@@ -11,6 +11,7 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from skdebias._attributes import Groups
 from skdebias._base import BaseDebiasedClassifier
 from skdebias._head import HeadClassifier
+from skdebias._warnings import warn_caller
 
 
 class DFRClassifier(HeadClassifier):
@@ -152,11 +153,10 @@ default="auto"
             features, rows, groups, scaling, [self.C_], self.n_draws, rng
         )
         if self.n_iter_ >= self.max_iter:
-            warnings.warn(
+            warn_caller(
                 f"DFRClassifier: a fit on a draw stopped at max_iter={self.max_iter} "
                 "before it reached tol: raise max_iter or tol, or lower Cs.",
                 ConvergenceWarning,
-                stacklevel=4,
             )
 
     def _checked_Cs(self):

@@ -1,6 +1,5 @@
 """From an estimator's parameters to the engine and back."""
 
-import warnings
 from functools import partial
 from itertools import pairwise
 from numbers import Integral
@@ -15,6 +14,7 @@ from skdebias._engine._lbfgs import solve
 from skdebias._engine._loss import n_logits
 from skdebias._engine._selection import Stopping, Validation
 from skdebias._engine._sgd import Problem, Settings, Training
+from skdebias._warnings import warn_caller
 
 
 def resolve_device(device):
@@ -100,7 +100,7 @@ class StackFit:
         device = resolve_device(first.device)
         anchors = [_anchor(estimator) for estimator in estimators]
         starts = [
-            _warm_start(estimator) or anchor
+            _warm_start(estimator, X_student) or anchor
             for estimator, anchor in zip(estimators, anchors)
         ]
         problem = Problem(
@@ -174,13 +174,12 @@ class StackFit:
 def _warn_if_unsolved(fitted, estimator):
     unsolved = fitted.gradient > estimator.tol
     if unsolved.any():
-        warnings.warn(
+        warn_caller(
             f"L-BFGS stopped with {unsolved.sum()} of {len(unsolved)} heads unsolved: "
             f"the largest entry of a gradient is {fitted.gradient.max():.2g}, and "
             f"tol={estimator.tol:g}. Raise max_iter (now {estimator.max_iter}), or "
             "standardise X.",
             ConvergenceWarning,
-            stacklevel=6,
         )
 
 
@@ -285,20 +284,25 @@ def _anchor(estimator):
     return None if layers is None else [_parameters(layers)]
 
 
-def _warm_start(estimator):
+def _warm_start(estimator, X_student=None):
     """Weights of the previous fit, if asked for and still of the right shape."""
     if not (estimator.warm_start and hasattr(estimator, "n_iter_")):
         return None
     heads = [estimator._layers(prefix) for prefix in estimator._head_prefixes]
     hidden = _hidden_layer_sizes(estimator)
-    sizes = (estimator.n_features_in_, *hidden, n_logits(len(estimator.classes_)))
-    shapes = [coef.shape for coef, _ in heads[-1]]
-    if tuple(shapes) != tuple(pairwise(sizes)):
-        raise ValueError(
-            f"warm_start=True, but the fitted head has layers of shape {shapes} and "
-            f"the data and hidden_layer_sizes ask for sizes {sizes}: fit a clone "
-            "instead."
-        )
+    n_outputs = n_logits(len(estimator.classes_))
+    widths = [estimator.n_features_in_] * len(heads)
+    if X_student is not None:
+        widths[0] = X_student.shape[1]
+    for layers, width in zip(heads, widths):
+        sizes = (width, *hidden, n_outputs)
+        shapes = [coef.shape for coef, _ in layers]
+        if tuple(shapes) != tuple(pairwise(sizes)):
+            raise ValueError(
+                f"warm_start=True, but a fitted head has layers of shape {shapes} and "
+                f"the data and hidden_layer_sizes ask for sizes {sizes}: fit a clone "
+                "instead."
+            )
     return [_parameters(layers) for layers in heads]
 
 

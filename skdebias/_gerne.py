@@ -1,6 +1,5 @@
 """GERNE: gradient extrapolation for debiased representation learning."""
 
-import warnings
 from numbers import Real
 
 import numpy as np
@@ -9,6 +8,7 @@ from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 
 from skdebias._base import BaseDebiasedClassifier
 from skdebias._erm import models_of
+from skdebias._warnings import warn_caller
 
 # Slack for a beta that was itself computed from the bound.
 _TOLERANCE = 1e-9
@@ -80,7 +80,7 @@ class GERNEClassifier(BaseDebiasedClassifier):
         Score on the validation set given to `fit` that selects the epoch. "auto" is
         worst-group accuracy with `attributes_val`, worst-class accuracy without.
     warm_start : bool, default=False
-        Start from the weights of the previous fit.
+        Start from the weights of the previous fit, of the same classes and features.
     device : str, default="auto"
         Torch device; "auto" takes CUDA where there is one.
     random_state : int, RandomState instance or None, default=None
@@ -225,6 +225,9 @@ class GERNEClassifier(BaseDebiasedClassifier):
     def _needs_attributes(self):
         return False  # without them they are inferred
 
+    def _uses_attributes(self):
+        return True
+
     def _first_stage(self, data):
         self.__dict__.pop("pseudo_attributes_", None)
         if data.attributes is not None:
@@ -285,6 +288,6 @@ class GERNEClassifier(BaseDebiasedClassifier):
         )
         known = not hasattr(self, "pseudo_attributes_")
         if self.out_of_bounds == "warn" or (self.out_of_bounds == "auto" and not known):
-            warnings.warn(message, UserWarning, stacklevel=6)
+            warn_caller(message)
             return float(self.beta)
         raise ValueError(message)

@@ -60,7 +60,7 @@ class GroupDROClassifier(BaseDebiasedClassifier):
         Score on the validation set given to `fit` that selects the epoch. "auto" is
         worst-group accuracy with `attributes_val`, worst-class accuracy without.
     warm_start : bool, default=False
-        Start from the weights of the previous fit.
+        Start from the weights of the previous fit, of the same classes and features.
     device : str, default="auto"
         Torch device; "auto" takes CUDA where there is one.
     random_state : int, RandomState instance or None, default=None

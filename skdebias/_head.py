@@ -12,11 +12,15 @@ from sklearn.utils import check_random_state
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
+from skdebias._named_groups import NamedGroups, warn_of_unusable
 from skdebias._validation import (
     PRECISIONS,
     TrainingData,
+    about,
     as_array,
+    check_encodable,
     check_large_array,
+    check_same_kind,
     encode_classes,
     encode_groups,
     encode_validation_set,
@@ -98,6 +102,10 @@ class HeadClassifier(
     def _needs_attributes(self):
         """Whether fitting without attributes deserves a warning."""
         return True
+
+    def _uses_attributes(self):
+        """Whether attributes that are given change the fit."""
+        return self._needs_attributes()
 
     def _first_stage(self, data):
         """Learn what the method needs before its own training.
@@ -187,13 +195,26 @@ default=None
         Raises
         ------
         ValueError
-            If the input is malformed: wrong lengths, NaN, a single class.
+            If the input is malformed: wrong lengths, NaN, a single class. What was
+            fitted before is then left as it was.
         """
+        before = dict(vars(self))
+        try:
+            return self._fit(X, y, attributes, X_val, y_val, attributes_val, before)
+        except BaseException:
+            # Classes of the new labels beside an old head would predict nonsense.
+            vars(self).clear()
+            vars(self).update(before)
+            raise
+
+    def _fit(self, X, y, attributes, X_val, y_val, attributes_val, before):
         X, y = self._validate_fit_input(X, y)
         seed = self._draw_seed()
         data = TrainingData(X, y, attributes, X_val, y_val, attributes_val, seed)
         y_codes, validation = self._encode(data)
+        self._check_warm_start(before)
         groups = self._find_groups(data, y_codes)
+        self._warn_of_attributes(data, groups, validation)
         task = FitTask(self, data)
         self._train(data, y_codes, groups, validation, task)
         task.end(reconstruction_attributes={})
@@ -216,10 +237,28 @@ default=None
     def _encode(self, data):
         """Set `classes_`; return the class codes and the encoded validation set."""
         self.classes_, y_codes = encode_classes(data.y, type(self).__name__)
+        if data.attributes is not None:
+            # Before anything is trained, and where they are not used too.
+            check_encodable(data.attributes, len(data.y))
         validation = self._encode_validation(
             data.X_val, data.y_val, data.attributes_val
         )
+        if data.attributes is not None and data.attributes_val is not None:
+            check_same_kind(data.attributes, data.attributes_val)
         return y_codes, validation
+
+    def _check_warm_start(self, before):
+        """Refuse to go on from a head of other data; none goes on by default."""
+
+    def _warn_of_attributes(self, data, groups, validation):
+        """Warn once if the groups of the fit cannot do what they are meant for."""
+        reasons = []
+        if data.attributes is not None and self._uses_attributes():
+            named = NamedGroups(groups, self.classes_, self.attribute_values_)
+            reasons.append(named.unusable_for_training())
+        if validation is not None:
+            reasons.append(validation["unusable"])
+        warn_of_unusable(*reasons)
 
     def _find_groups(self, data, y_codes):
         """Run the first stage; return the groups to train with, and set them."""
@@ -255,8 +294,10 @@ default=None
     def _encode_validation(self, X_val, y_val, attributes_val):
         if not has_validation_set(X_val, y_val, attributes_val):
             return None
+        with about("X_val"):
+            X_val = self._validate_X(X_val)
         return encode_validation_set(
-            self._validate_X(X_val),
+            X_val,
             y_val,
             attributes_val,
             self.classes_,

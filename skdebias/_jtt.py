@@ -8,6 +8,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils._param_validation import HasMethods, Interval
 
 from skdebias._base import BaseDebiasedClassifier
+from skdebias._warnings import warn_caller
 
 
 class JTTClassifier(BaseDebiasedClassifier):
@@ -58,7 +59,7 @@ class JTTClassifier(BaseDebiasedClassifier):
         Score on the validation set given to `fit` that selects the epoch. "auto" is
         worst-group accuracy with `attributes_val`, worst-class accuracy without.
     warm_start : bool, default=False
-        Start from the weights of the previous fit.
+        Start from the weights of the previous fit, of the same classes and features.
     device : str, default="auto"
         Torch device; "auto" takes CUDA where there is one.
     random_state : int, RandomState instance or None, default=None
@@ -204,13 +205,11 @@ class JTTClassifier(BaseDebiasedClassifier):
                 warnings.simplefilter("ignore", ConvergenceWarning)
                 self.pseudo_attributes_ = inferrer.fit_predict(data.X, data.y)
         except EmptyErrorSetError:
-            warnings.warn(
+            warn_caller(
                 "JTTClassifier: the first model makes no mistake on the training rows. "
                 "No row is upsampled, and the fit is one by empirical risk "
                 f"minimisation: lower warmup_epochs={self.warmup_epochs} or "
                 "learning_rate, or pass a weaker reference_estimator.",
-                UserWarning,
-                stacklevel=5,
             )
             self.pseudo_attributes_ = np.zeros(len(data.y), dtype=np.int64)
         return self.pseudo_attributes_

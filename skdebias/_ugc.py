@@ -1,12 +1,12 @@
 """UGC: unsupervised gradient clustering."""
 
-import warnings
 from numbers import Integral, Real
 
 from sklearn.utils._param_validation import Interval, StrOptions
 
 from skdebias._base import BaseDebiasedClassifier
 from skdebias._erm import models_of
+from skdebias._warnings import warn_caller
 
 # Parameters that GradientClusterPseudoAttributes shares.
 _CLUSTERING = (
@@ -93,7 +93,7 @@ default="feature_magnitude"
         Score on the validation set given to `fit` that selects the epoch. "auto" is
         worst-group accuracy with `attributes_val`, worst-class accuracy without.
     warm_start : bool, default=False
-        Start from the weights of the previous fit.
+        Start from the weights of the previous fit, of the same classes and features.
     device : str, default="auto"
         Torch device; "auto" takes CUDA where there is one.
     random_state : int, RandomState instance or None, default=None
@@ -255,11 +255,9 @@ default="feature_magnitude"
 
     def _first_stage(self, data):
         if data.attributes is not None:
-            warnings.warn(
+            warn_caller(
                 "UGCClassifier infers its groups: the attributes given to fit are "
                 "ignored. GERNEClassifier or GroupDROClassifier use them.",
-                UserWarning,
-                stacklevel=5,
             )
         reference = self._reference(data.seed)
         X, model = models_of(self, data).last_layer(data.X, data.y, reference)

@@ -1,6 +1,5 @@
 """ULE: unlearning from experience."""
 
-import warnings
 from numbers import Integral, Real
 
 import numpy as np
@@ -10,6 +9,7 @@ from sklearn.utils._param_validation import Interval, StrOptions
 
 from skdebias._base import BaseDebiasedClassifier
 from skdebias._validation import PRECISIONS, as_array, is_device_tensor
+from skdebias._warnings import warn_caller
 
 
 class AntiClassifierWarning(UserWarning):
@@ -97,7 +97,7 @@ class ULEClassifier(BaseDebiasedClassifier):
         Score on the validation set given to `fit` that selects the epoch. "auto" is
         worst-group accuracy with `attributes_val`, worst-class accuracy without.
     warm_start : bool, default=False
-        Start from the weights of the previous fit.
+        Start from the weights of the previous fit, of the same classes and features.
     device : str, default="auto"
         Torch device; "auto" takes CUDA where there is one.
     random_state : int, RandomState instance or None, default=None
@@ -398,7 +398,7 @@ default=None
         if seen["sound"][-1]:
             return
         first = int(np.flatnonzero(~seen["sound"])[0])
-        warnings.warn(
+        warn_caller(
             f"The teacher turned into the negative of the student: in epoch "
             f"{first + 1} their cosine is {seen['cosine'][first]:.2f} and its "
             f"class-balanced training accuracy {seen['training_accuracy'][first]:.2f}. "
@@ -406,5 +406,4 @@ default=None
             "the student more biased by student_weight_decay, student_loss='gce' or "
             "student_epochs.",
             AntiClassifierWarning,
-            stacklevel=6,  # the caller of fit, above its validation
         )

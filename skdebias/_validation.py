@@ -1,19 +1,24 @@
 """Input conversion that scikit-learn's validation does not cover."""
 
-import warnings
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from sklearn.utils import assert_all_finite
+from sklearn.utils import assert_all_finite, column_or_1d
+from sklearn.utils.multiclass import type_of_target
 
 from skdebias._attributes import (
     Groups,
     MissingAttributesWarning,
+    as_attribute_array,
     check_attributes,
     encode_attributes,
     factorize,
+    refuse_missing,
 )
+from skdebias._named_groups import NamedGroups
+from skdebias._warnings import warn_caller
 
 # float32 first: integers and other types become float32, these three stay as they are.
 PRECISIONS = [np.float32, np.float64, np.float16]
@@ -143,13 +148,12 @@ def encode_groups(attributes, y_codes, n_classes, user=None):
     """
     if attributes is None:
         if user is not None:
-            warnings.warn(
+            warn_caller(
                 f"{user} was fitted without attributes: every row counts as having "
                 "the same attribute value, so that groups are classes. Pass "
                 "attributes= to fit (inside a Pipeline or search, after "
                 "sklearn.set_config(enable_metadata_routing=True)).",
                 MissingAttributesWarning,
-                stacklevel=5,
             )
         codes, values = np.zeros(len(y_codes), dtype=np.int64), np.zeros(1, np.int64)
     else:
@@ -214,6 +218,147 @@ def has_validation_set(X_val, y_val, attributes_val):
     return True
 
 
+@contextmanager
+def about(name):
+    """Say in errors of scikit-learn's checks, which speak of X, what is meant.
+
+    Parameters
+    ----------
+    name : str
+        Argument that is checked.
+    """
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        kind = ValueError if isinstance(error, ValueError) else TypeError
+        raise kind(f"{name} does not fit X: {error}") from error
+
+
+def check_labels(y, name):
+    """Check class labels as scikit-learn checks `y`, under the name of an argument.
+
+    Parameters
+    ----------
+    y : array-like of shape (n_samples,)
+    name : str
+
+    Returns
+    -------
+    ndarray of shape (n_samples,)
+
+    Raises
+    ------
+    ValueError
+        If the labels are not 1-D, if one is missing or infinite, or if they are
+        numbers that are no classes.
+    """
+    if hasattr(y, "detach"):
+        y = y.detach().cpu().numpy()
+    try:
+        y = column_or_1d(y, input_name=name, warn=True)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"{name} must be 1-D, one class label per row: {error}"
+        ) from error
+    refuse_missing(y, name)
+    if y.dtype.kind == "f":
+        assert_all_finite(y, input_name=name)
+    if len(y) and y.dtype.kind not in "biuUS":
+        kind = type_of_target(y, input_name=name)
+        if kind not in ("binary", "multiclass"):
+            raise ValueError(
+                f"{name} must hold class labels, but its type is {kind!r}: pass "
+                "classes, not numbers to regress on or rows of indicators."
+            )
+    return y
+
+
+def check_encodable(attributes, n_rows):
+    """Check the attributes of a fit, whether it uses them or not.
+
+    Parameters
+    ----------
+    attributes : array-like
+    n_rows : int
+        Rows of X.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `check_attributes`, or if the values of a column cannot be sorted.
+    """
+    encode_attributes(check_attributes(attributes, n_rows))
+
+
+def check_same_kind(attributes, attributes_val):
+    """Refuse attributes of validation rows that cannot be those of the training rows.
+
+    Parameters
+    ----------
+    attributes, attributes_val : array-like
+        Valid each by itself.
+
+    Raises
+    ------
+    ValueError
+        If they differ in their columns, or hold strings there and numbers here.
+    """
+    known, judged = map(_columns, (attributes, attributes_val))
+    if len(judged) != len(known):
+        raise ValueError(
+            f"attributes_val has {len(judged)} columns and attributes has "
+            f"{len(known)}: pass the same columns in the same order."
+        )
+    for own, column in zip(known, judged):
+        if _family(own) != _family(column):
+            raise ValueError(
+                f"attributes_val holds {_family(column)} ({_some(column)}) and "
+                f"attributes {_family(own)} ({_some(own)}): code both in the same way."
+            )
+
+
+def _columns(attributes):
+    array = as_attribute_array(attributes, "attributes")
+    return [array] if array.ndim == 1 else list(array.T)
+
+
+def _family(values):
+    """What kind of values these are, so far as they could be equal to others."""
+    if values.dtype.kind in "biuf":
+        return "numbers"
+    if values.dtype.kind == "U":
+        return "strings"
+    if values.dtype.kind != "O":
+        return f"values of dtype {values.dtype.kind}"
+    kinds = {type(value) for value in values}
+    if all(issubclass(kind, str) for kind in kinds):
+        return "strings"
+    if all(issubclass(kind, (bool, int, float, np.number, np.bool_)) for kind in kinds):
+        return "numbers"
+    return "objects"
+
+
+def name_groups(y, attributes, y_name="y", name="attributes"):
+    """Form the groups of labels and attributes that nobody has looked at yet.
+
+    Parameters
+    ----------
+    y : array-like of shape (n_samples,)
+    attributes : array-like
+    y_name, name : str
+        What they are called in messages.
+
+    Returns
+    -------
+    NamedGroups
+    """
+    labels, y_codes = factorize(check_labels(y, y_name), y_name)
+    attributes = check_attributes(attributes, len(y_codes), name)
+    codes, values = encode_attributes(attributes, name)
+    groups = Groups.from_labels(y_codes, codes, len(labels), len(values))
+    return NamedGroups(groups, labels, values)
+
+
 def encode_validation_set(X, y, attributes, classes, selection):
     """Encode a validation set against the classes of the training set.
 
@@ -231,39 +376,69 @@ def encode_validation_set(X, y, attributes, classes, selection):
     -------
     dict
         `X`, `y` (codes, -1 for a class unseen in training), `groups`, `selection`
-        resolved, and `labels`, the (label, attribute) pair of every group.
+        resolved, `labels`, the (label, attribute) pair of every group, and
+        `unusable`, what is wrong with the attributes, if anything.
     """
-    y = np.asarray(y)
+    y = check_labels(y, "y_val")
     if len(y) != len(X):
         raise ValueError(
             f"X_val has {len(X)} rows and y_val has {len(y)}: pass one label per row."
         )
-    if selection == "auto":
-        selection = "worst_class" if attributes is None else "worst_group"
-    elif selection == "worst_group" and attributes is None:
-        raise ValueError(
-            "selection='worst_group' needs attributes_val, which is None: pass it, or "
-            "choose selection='worst_class'."
-        )
+    if not len(y):
+        raise ValueError("X_val and y_val have no rows: pass some, or neither.")
+    selection = _resolved(selection, attributes is not None)
     own_classes, own_codes = factorize(y, "y_val")
     if attributes is not None:
         attributes = check_attributes(attributes, len(y), name="attributes_val")
     groups, values = encode_groups(attributes, own_codes, len(own_classes))
-    position = np.minimum(np.searchsorted(classes, own_classes), len(classes) - 1)
-    known = np.where(classes[position] == own_classes, position, -1)
-    if (known < 0).all():
-        raise ValueError(
-            f"y_val holds none of the classes of y: y_val has {_some(own_classes)}, y "
-            f"has {_some(classes)}. Code both in the same way."
-        )
-    labels = [(own_classes[c], values[a]) for c, a in groups.cells]
+    known = _positions(own_classes, classes, own_codes)
+    unusable = ""
+    if attributes is not None and selection in ("worst_group", "group_balanced"):
+        named = NamedGroups(groups, own_classes, values)
+        unusable = named.unusable_for_scores("attributes_val")
     return {
         "X": X,
         "y": known[own_codes].astype(np.int64),
         "groups": groups,
         "selection": selection,
-        "labels": labels,
+        "labels": [(own_classes[c], values[a]) for c, a in groups.cells],
+        "unusable": unusable,
     }
+
+
+def _resolved(selection, has_attributes):
+    """The score that selects the epoch."""
+    if selection == "auto":
+        return "worst_group" if has_attributes else "worst_class"
+    if selection == "worst_group" and not has_attributes:
+        raise ValueError(
+            "selection='worst_group' needs attributes_val, which is None: pass it, or "
+            "choose selection='worst_class'."
+        )
+    return selection
+
+
+def _positions(own_classes, classes, own_codes):
+    """Places of the classes of `y_val` among those of y, -1 for none."""
+    alike = _family(own_classes) == _family(classes)
+    known = np.full(len(own_classes), -1)
+    if alike:
+        position = np.searchsorted(classes, own_classes).clip(max=len(classes) - 1)
+        known = np.where(classes[position] == own_classes, position, -1)
+    unseen = known < 0
+    if unseen.all():
+        raise ValueError(
+            f"y_val holds none of the classes of y: y_val has {_some(own_classes)}, y "
+            f"has {_some(classes)}. Code both in the same way."
+        )
+    if unseen.any():
+        n_rows = int(unseen[own_codes].sum())
+        warn_caller(
+            f"y_val holds labels that y does not, {_some(own_classes[unseen])}, in "
+            f"{n_rows} of {len(own_codes)} rows, which always count as wrong: code y "
+            "and y_val in the same way, or drop these rows.",
+        )
+    return known
 
 
 def _some(values):

@@ -1,6 +1,5 @@
 """Pseudo-attributes from clusters of last-layer gradients (UGC)."""
 
-import warnings
 from dataclasses import replace
 from numbers import Integral, Real
 
@@ -15,6 +14,7 @@ from skdebias._engine._features import Features
 from skdebias._erm import ERMClassifier
 from skdebias._fit import resolve_device
 from skdebias._validation import as_array
+from skdebias._warnings import warn_caller
 from skdebias.attributes._base import BasePseudoAttributes
 from skdebias.methods import _ugc
 
@@ -252,14 +252,13 @@ class GradientClusterPseudoAttributes(BasePseudoAttributes):
     def _warn_of_weak_clusters(self):
         if self.silhouette_ > _WEAK_SILHOUETTE:
             return
-        warnings.warn(
+        warn_caller(
             f"The silhouette of the pseudo-attributes is {self.silhouette_:.2f}; a cut "
             f"through a single cloud reaches {_WEAK_SILHOUETTE}. The clusters may be "
             "the tail of the classes rather than the rows that conflict with a "
             "spurious attribute: compare with ERMClassifier(balance='class') on a "
             "validation set, or try another warmup (such as 'logistic') or signature.",
             WeakClustersWarning,
-            stacklevel=5,
         )
 
 

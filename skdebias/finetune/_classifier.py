@@ -23,6 +23,9 @@ from skdebias._head import LogitClassifierMixin
 from skdebias._serialize import write_file
 from skdebias._validation import (
     TrainingData,
+    about,
+    check_encodable,
+    check_same_kind,
     encode_classes,
     encode_validation_set,
     has_validation_set,
@@ -423,9 +426,13 @@ default=None
                 "per item."
             )
         classes, y_codes = encode_classes(y, type(self).__name__, "items")
+        if attributes is not None:
+            check_encodable(attributes, len(y))
         validation = self._encode_validation(
             X_val, y_val, attributes_val, classes, settings["modality"]
         )
+        if attributes is not None and attributes_val is not None:
+            check_same_kind(attributes, attributes_val)
         source.check()
         accelerator = self._accelerator()
         seed = check_random_state(self.random_state).randint(np.iinfo(np.int32).max)
@@ -443,6 +450,7 @@ default=None
         )
         inner.classes_ = classes
         groups = inner._find_groups(data, y_codes)
+        inner._warn_of_attributes(data, groups, validation)
         method = inner._make_method(groups)
         tools = members[0].tools
         if found is None or not found[1]["done"]:  # else no item is read again
@@ -508,7 +516,9 @@ default=None
                 f"estimator__{name}={value!r} has no effect on a network: {remedy}."
             )
         given = {name: getattr(self, name) for name in _SHARED}
-        return clone(own).set_params(**given)
+        inner = clone(own).set_params(**given)
+        inner._validate_params()
+        return inner
 
     def _validate(self, items, modality, reset=True):
         if modality != "tensor":
@@ -520,7 +530,8 @@ default=None
     def _encode_validation(self, X_val, y_val, attributes_val, classes, modality):
         if not has_validation_set(X_val, y_val, attributes_val):
             return None
-        checked = self._validate(X_val, modality, reset=False)
+        with about("X_val"):
+            checked = self._validate(X_val, modality, reset=False)
         judged = Items(checked, modality, "X_val")
         judged.check()
         return encode_validation_set(

@@ -14,6 +14,7 @@ from skdebias._attributes import (
     encode_attributes,
     refuse_missing,
 )
+from skdebias._named_groups import NamedGroups, warn_of_unusable
 
 MISSING_ATTRIBUTES = (
     "{name} needs the spurious attributes of the samples: pass attributes=... . "
@@ -49,6 +50,7 @@ def group_outcomes(
     y_codes, labels = encode_attributes(y_true, name="y_true")
     attribute_codes, values = encode_attributes(attributes)
     groups = Groups.from_labels(y_codes, attribute_codes, len(labels), len(values))
+    warn_of_unusable(NamedGroups(groups, labels, values).unusable_for_scores())
     hits = groups.ids[y_true == y_pred]
     correct = np.bincount(hits, minlength=groups.n_groups)
     return GroupOutcomes(groups, correct, labels, values)

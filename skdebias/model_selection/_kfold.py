@@ -6,8 +6,8 @@ import numpy as np
 from sklearn.model_selection import StratifiedKFold
 from sklearn.utils import check_random_state
 
+from skdebias._named_groups import join_descriptions
 from skdebias.model_selection._strata import (
-    join_descriptions,
     make_strata,
     rank_by_appearance,
 )

@@ -19,6 +19,9 @@ from sklearn.utils import indexable
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import _check_method_params
 
+from skdebias._head import final_head
+from skdebias._named_groups import announced, warn_of_unusable
+from skdebias._validation import name_groups
 from skdebias.model_selection._kfold import AttributeStratifiedKFold
 from skdebias.model_selection._stacks import SplitFits, check_stackable
 
@@ -107,11 +110,29 @@ default=None
         if attributes is not None:
             params = params | {"attributes": attributes}
         with config_context(enable_metadata_routing=True):
-            return self._search(X, y, params)
+            X, y = indexable(X, y)
+            self._check_attributes(y, params)
+            with announced():
+                return self._search(X, y, params)
+
+    def _check_attributes(self, y, params):
+        """Check attributes as a whole: of a wrong length they would not be split."""
+        attributes = params.get("attributes")
+        reasons = []
+        if attributes is not None and y is not None:
+            named = name_groups(y, attributes)
+            if final_head(self.estimator)._uses_attributes():
+                reasons.append(named.unusable_for_training())
+            else:
+                reasons.append(named.unusable_for_scores())
+        y_val, judged = params.get("y_val"), params.get("attributes_val")
+        if judged is not None and y_val is not None:
+            named = name_groups(y_val, judged, "y_val", "attributes_val")
+            reasons.append(named.unusable_for_scores("attributes_val"))
+        warn_of_unusable(*reasons)
 
     def _search(self, X, y, params):
         scorers, _ = self._get_scorers()
-        X, y = indexable(X, y)
         params = _check_method_params(X, params=params)
         splitter = self._splitter(y, params)
         routed = self._routed(splitter, params)

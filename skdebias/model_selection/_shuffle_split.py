@@ -5,8 +5,8 @@ import warnings
 import numpy as np
 from sklearn.model_selection import StratifiedShuffleSplit
 
+from skdebias._named_groups import join_descriptions
 from skdebias.model_selection._strata import (
-    join_descriptions,
     make_strata,
     rank_by_appearance,
 )

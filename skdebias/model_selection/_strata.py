@@ -1,6 +1,6 @@
 """What both splitters share: from labels and attributes to numbered groups."""
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -9,6 +9,7 @@ from sklearn.utils.multiclass import type_of_target
 from sklearn.utils.validation import _num_samples
 
 from skdebias._attributes import Groups, check_attributes, encode_attributes
+from skdebias._named_groups import NamedGroups
 
 MISSING_ATTRIBUTES = (
     "{name}.split needs the spurious attributes of the samples: pass "
@@ -21,24 +22,7 @@ MISSING_ATTRIBUTES = (
 )
 
 
-class Strata(NamedTuple):
-    """Numbered groups, with what is needed to name them in messages."""
-
-    groups: Groups
-    labels: np.ndarray
-    attribute_values: np.ndarray
-
-    def describe(self, group: int) -> str:
-        """Name one group and its size."""
-        label, value = self.groups.cells[group]
-        attribute = self.attribute_values[value]
-        if isinstance(attribute, np.ndarray):
-            attribute = tuple(attribute.tolist())
-        count = self.groups.counts[group]
-        return f"(label={self.labels[label]}, attribute={attribute}): {count}"
-
-
-def make_strata(X: Any, y: Any, attributes: Any, *, name: str) -> Strata:
+def make_strata(X: Any, y: Any, attributes: Any, *, name: str) -> NamedGroups:
     """Validate the arguments of a splitter called `name` and number the groups."""
     if attributes is None:
         raise TypeError(MISSING_ATTRIBUTES.format(name=name))
@@ -56,7 +40,7 @@ def make_strata(X: Any, y: Any, attributes: Any, *, name: str) -> Strata:
     y_codes, labels = encode_attributes(y, name="y")
     attribute_codes, values = encode_attributes(attributes)
     groups = Groups.from_labels(y_codes, attribute_codes, len(labels), len(values))
-    return Strata(groups, labels, values)
+    return NamedGroups(groups, labels, values)
 
 
 def rank_by_appearance(codes: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
@@ -66,10 +50,3 @@ def rank_by_appearance(codes: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     """
     _, first = np.unique(codes, return_index=True)
     return np.argsort(np.argsort(first)).astype(np.int64)
-
-
-def join_descriptions(descriptions: list[str], limit: int = 5) -> str:
-    """List some groups, and say how many more there are."""
-    text = ", ".join(descriptions[:limit])
-    extra = len(descriptions) - limit
-    return text if extra <= 0 else f"{text} and {extra} more"
