@@ -1,7 +1,9 @@
 """DFR: deep feature reweighting."""
 
 import warnings
+from contextlib import nullcontext
 from numbers import Integral, Real
+from threading import Lock
 
 import numpy as np
 from sklearn.exceptions import ConvergenceWarning
@@ -12,6 +14,8 @@ from skdebias._attributes import Groups
 from skdebias._base import BaseDebiasedClassifier
 from skdebias._head import HeadClassifier
 from skdebias._warnings import warn_caller
+
+_LIBLINEAR = Lock()
 
 
 class DFRClassifier(HeadClassifier):
@@ -246,7 +250,9 @@ default="auto"
             random_state=seed,
             **options,
         )
-        with warnings.catch_warnings():
+        # All fits of liblinear in a process draw from one generator.
+        alone = _LIBLINEAR if options["solver"] == "liblinear" else nullcontext()
+        with alone, warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)
             return model.fit(X, y)
 

@@ -12,6 +12,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
+from skdebias._blas import blas_on_one_thread
 from skdebias._named_groups import NamedGroups, warn_of_unusable
 from skdebias._validation import (
     PRECISIONS,
@@ -198,9 +199,12 @@ default=None
             If the input is malformed: wrong lengths, NaN, a single class. What was
             fitted before is then left as it was.
         """
+        from skdebias._engine._threads import one_thread
+
         before = dict(vars(self))
         try:
-            return self._fit(X, y, attributes, X_val, y_val, attributes_val, before)
+            with one_thread():
+                return self._fit(X, y, attributes, X_val, y_val, attributes_val, before)
         except BaseException:
             # Classes of the new labels beside an old head would predict nonsense.
             vars(self).clear()
@@ -341,16 +345,20 @@ default=None
         X = self._validate_X(X)
         if is_device_tensor(X):
             X = X.cpu().numpy()
-        blocks = []
         rows = max(1, _PREDICT_VALUES // X.shape[1])
-        for start in range(0, len(X), rows):
-            block = X[start : start + rows]
-            out = block.astype(np.float32) if block.dtype == np.float16 else block
-            for i, (coef, intercept) in enumerate(self._layers()):
-                out = (out if i == 0 else np.maximum(out, 0)) @ coef + intercept
-            blocks.append(out)
+        with blas_on_one_thread():
+            blocks = [
+                self._block_logits(X[start : start + rows])
+                for start in range(0, len(X), rows)
+            ]
         scores = np.concatenate(blocks)
         return scores.ravel() if len(self.classes_) == 2 else scores
+
+    def _block_logits(self, block):
+        out = block.astype(np.float32) if block.dtype == np.float16 else block
+        for i, (coef, intercept) in enumerate(self._layers()):
+            out = (out if i == 0 else np.maximum(out, 0)) @ coef + intercept
+        return out
 
 
 class FitTask:

@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor
 from itertools import islice, pairwise
 
 import numpy as np
@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from skdebias._engine._scratch import Scratch
+from skdebias._engine._threads import thread_pool
 from skdebias._mapped import is_mapped
 
 # Bytes of rows that are read ahead where X is a file, or does not fit the device.
@@ -102,7 +103,7 @@ class Features:
         if not self._streamed:
             yield from _one_by_one(self, steps)
             return
-        with ThreadPoolExecutor(1) as ahead, ThreadPoolExecutor(_READERS) as readers:
+        with thread_pool(1) as ahead, thread_pool(_READERS) as readers:
             blocks = self._blocks(steps)
             block = next(blocks, None)
             waiting = block and ahead.submit(self._read, block, readers)
@@ -126,7 +127,7 @@ class Features:
             yield [first, *islice(steps, further)]
 
     def _read(
-        self, steps: list[NDArray[np.int64]], readers: ThreadPoolExecutor
+        self, steps: list[NDArray[np.int64]], readers: Executor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Distinct rows of some steps, and where in them those of each step are."""
         numbers, position = np.unique(np.stack(steps), return_inverse=True)

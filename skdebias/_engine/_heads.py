@@ -1,6 +1,6 @@
 """Stacks of linear and multi-layer heads that share their input rows."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -8,6 +8,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from skdebias._engine._scratch import Scratch
+from skdebias._engine._threads import Workers, pieces
+
+# Fewest columns of a piece of a product.
+_LEAST_COLUMNS = 32
 
 
 class HeadStack:
@@ -53,7 +57,10 @@ class HeadStack:
         return self.coefs[0].shape[0] // self.n_streams
 
     def forward(
-        self, X: Tensor, scratch: Scratch | None = None
+        self,
+        X: Tensor,
+        scratch: Scratch | None = None,
+        threads: Workers | None = None,
     ) -> tuple[Tensor, list[Tensor]]:
         """Logits of every head on the rows of its stream.
 
@@ -62,6 +69,8 @@ class HeadStack:
         X : Tensor of shape (n_streams, n_rows, n_features)
         scratch : Scratch, default=None
             Holds what the first layer yields. None allocates it.
+        threads : Workers, default=None
+            Share the product of the first layer. None is the calling thread.
 
         Returns
         -------
@@ -73,7 +82,7 @@ class HeadStack:
         width = self.coefs[0].shape[1]
         weight = self.coefs[0].view(streams, heads * width, -1)
         bias = self.intercepts[0].view(streams, 1, heads * width)
-        out = _affine(X, weight, bias, scratch).view(streams, -1, heads, width)
+        out = _affine(X, weight, bias, scratch, threads).view(streams, -1, heads, width)
         activations = [X]
         if len(self.coefs) == 1:
             return out, activations
@@ -90,6 +99,7 @@ class HeadStack:
         activations: Sequence[Tensor],
         residual: Tensor,
         scratch: Scratch | None = None,
+        threads: Workers | None = None,
     ) -> tuple[list[Tensor], list[Tensor]]:
         """Gradients of a loss whose derivative in the logits is `residual`.
 
@@ -100,6 +110,8 @@ class HeadStack:
         residual : Tensor of shape (n_streams, n_rows, n_heads, n_logits)
         scratch : Scratch, default=None
             Holds the gradient of the first layer. None allocates it.
+        threads : Workers, default=None
+            Share the product of the first layer. None is the calling thread.
 
         Returns
         -------
@@ -118,7 +130,7 @@ class HeadStack:
                 delta = torch.bmm(delta, self.coefs[layer]) * (inputs > 0)
             delta = delta.unflatten(0, (self.n_streams, self.n_heads)).transpose(1, 2)
         flat = delta.flatten(2)  # (S, n_rows, M * width)
-        grad = _outer(flat, activations[0], scratch)
+        grad = _outer(flat, activations[0], scratch, threads)
         grad = grad.view_as(self.coefs[0])
         coef_grads.append(grad if self._reads is None else grad * self._reads)
         # Balanced batches make this sum zero at the start but for rounding, which Adam
@@ -259,22 +271,54 @@ def stack_parameters(
     return HeadStack(coefs, intercepts, n_streams, inputs)
 
 
-def _affine(X: Tensor, weight: Tensor, bias: Tensor, scratch: Scratch | None) -> Tensor:
+def _affine(
+    X: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    scratch: Scratch | None,
+    threads: Workers | None,
+) -> Tensor:
     """Batched `X @ weight.T + bias`; a lone stream avoids the batched kernel."""
     out = _held(scratch, "affine", (*X.shape[:2], weight.shape[1]), X.dtype)
-    if X.shape[0] == 1:
-        out = None if out is None else out[0]
-        return torch.addmm(bias[0], X[0], weight[0].T, out=out)[None]
-    return torch.baddbmm(bias, X, weight.transpose(1, 2), out=out)
+    if X.shape[0] > 1:
+        return torch.baddbmm(bias, X, weight.transpose(1, 2), out=out)
+    if out is None:
+        return torch.addmm(bias[0], X[0], weight[0].T)[None]
+
+    def piece(own: slice) -> None:
+        torch.addmm(bias[0, :, own], X[0], weight[0, own].T, out=out[0, :, own])
+
+    _in_pieces(piece, weight.shape[1], X[0].numel(), threads)
+    return out
 
 
-def _outer(residual: Tensor, X: Tensor, scratch: Scratch | None) -> Tensor:
+def _outer(
+    residual: Tensor, X: Tensor, scratch: Scratch | None, threads: Workers | None
+) -> Tensor:
     """Batched `residual.T @ X`; a lone stream avoids the batched kernel."""
     out = _held(scratch, "outer", (len(X), residual.shape[2], X.shape[2]), X.dtype)
-    if X.shape[0] == 1:
-        out = None if out is None else out[0]
-        return torch.mm(residual[0].T, X[0], out=out)[None]
-    return torch.bmm(residual.transpose(1, 2), X, out=out)
+    if X.shape[0] > 1:
+        return torch.bmm(residual.transpose(1, 2), X, out=out)
+    if out is None:
+        return torch.mm(residual[0].T, X[0])[None]
+
+    def piece(own: slice) -> None:
+        torch.mm(residual[0, :, own].T, X[0], out=out[0, own])
+
+    _in_pieces(piece, residual.shape[2], X[0].numel(), threads)
+    return out
+
+
+def _in_pieces(
+    task: Callable[[slice], None], width: int, work: int, threads: Workers | None
+) -> None:
+    """Run a product by pieces of its `width` columns, each of `work` multiply-adds."""
+    divided = pieces(width, width * work, _LEAST_COLUMNS)
+    if threads is None:
+        for own in divided:
+            task(own)
+    else:
+        threads.map(task, divided)
 
 
 def _held(

@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from threading import local
 from typing import Self
 
 import numpy as np
@@ -23,7 +24,7 @@ from skdebias._engine._loss import cross_entropy_by_head, n_logits
 from skdebias._engine._scratch import Scratch
 from skdebias._engine._selection import Validation
 from skdebias._engine._sgd import Fitted, Problem, Settings
-from skdebias._engine._threads import RowThreads, row_threads
+from skdebias._engine._threads import Workers, pieces, workers
 from skdebias._precision import exact_float32
 from skdebias.methods import Method, SamplingPlan, Setting
 
@@ -132,7 +133,7 @@ def solve(
         sizes = (features.n_features, n_logits(n_classes))
         starts = [initial_parameters(sizes, problem.seed)] * len(problem.methods)
     anchors = problem.anchor
-    with row_threads(device) as threads, torch.no_grad(), exact_float32():
+    with workers(device) as threads, torch.no_grad(), exact_float32():
         rows = _Rows(features, y, problem.rows, plans, device)
         objective = _Objective(
             rows,
@@ -318,11 +319,11 @@ class _Objective:
         weight_decay: NDArray[np.float64],
         start: Tensor,
         anchor: Tensor | None,
-        threads: RowThreads,
+        threads: Workers,
     ) -> None:
         device = setting.device
         self._rows, self._threads = rows, threads
-        self._scratches: dict[int, Scratch] = {}
+        self._own = local()
         shares = np.stack([expected_shares(plan) for plan in plans])
         self._shares = torch.from_numpy(shares).to(device)
         counts = np.bincount(plans[0].strata).astype(float)
@@ -404,17 +405,18 @@ class _Objective:
         layers = w.view(len(w) * self.n_out, -1).to(self._rows.dtype)
         coefs, biases = layers[:, :-1].contiguous(), layers[:, -1:].contiguous()
         own = partial(task, coefs, biases, *further)
-        parts = self._threads.map(own, len(self._rows), len(self._rows) * coefs.numel())
+        n_rows = len(self._rows)
+        parts = self._threads.map(own, pieces(n_rows, n_rows * coefs.numel()))
         return [sum(found[1:], found[0]) for found in zip(*parts)]
 
     def _gradients(
-        self, coefs: Tensor, biases: Tensor, heads: Tensor, table: Tensor, rows: range
+        self, coefs: Tensor, biases: Tensor, heads: Tensor, table: Tensor, rows: slice
     ) -> tuple[Tensor, ...]:
         """Weighted losses (n,), and their gradients in the weights and biases."""
         value = coefs.new_zeros(len(heads), dtype=torch.float64)
         gradient = torch.zeros_like(coefs, dtype=torch.float64)
         bias_gradient = gradient.new_zeros(len(coefs))
-        scratch = self._scratch(rows)
+        scratch = self._scratch
         n_given, n_padded = len(coefs), _padded(len(coefs))
         product = scratch("product", n_padded, coefs.shape[1], dtype=coefs.dtype)
         for where, X, losses, residual in self._blocks(coefs, biases, heads, rows):
@@ -431,7 +433,7 @@ class _Objective:
         return value, gradient, bias_gradient
 
     def _stratum_losses(
-        self, coefs: Tensor, biases: Tensor, heads: Tensor, rows: range
+        self, coefs: Tensor, biases: Tensor, heads: Tensor, rows: slice
     ) -> tuple[Tensor]:
         """Summed losses (n, n_strata)."""
         sums = coefs.new_zeros(len(heads), len(self._counts), dtype=torch.float64)
@@ -439,13 +441,15 @@ class _Objective:
             sums.index_add_(1, self._rows.strata[where], losses.double())
         return (sums,)
 
-    def _scratch(self, rows: range) -> Scratch:
-        """Memory of the thread that works on these rows."""
-        device = self._rows.y.device
-        return self._scratches.setdefault(rows.start, Scratch(device))
+    @property
+    def _scratch(self) -> Scratch:
+        """Memory of the calling thread."""
+        if not hasattr(self._own, "scratch"):
+            self._own.scratch = Scratch(self._rows.y.device)
+        return self._own.scratch
 
     def _blocks(
-        self, coefs: Tensor, biases: Tensor, heads: Tensor, rows: range
+        self, coefs: Tensor, biases: Tensor, heads: Tensor, rows: slice
     ) -> Iterator[tuple[slice, Tensor, Tensor, Tensor]]:
         """Yield rows with their losses (n, n_rows) and residuals (n, n_out, n_rows)."""
         size = _BLOCK_ENTRIES // len(coefs)
@@ -458,7 +462,7 @@ class _Objective:
         n_formed = max(2, n_given) if few else _padded(n_given)
         coefs = torch.cat([coefs, coefs[:1].expand(n_formed - n_given, -1)])
         biases = torch.cat([biases, biases[:1].expand(n_formed - n_given, -1)])
-        scratch = self._scratch(rows)
+        scratch = self._scratch
         for start in range(rows.start, rows.stop, size):
             where = slice(start, min(start + size, rows.stop))
             X = self._rows.block(where)

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from itertools import islice
 from typing import Literal, Self
 
@@ -18,7 +17,7 @@ from skdebias._engine._optimisers import make_optimiser
 from skdebias._engine._sampler import IndexSampler
 from skdebias._engine._scratch import Scratch
 from skdebias._engine._selection import Stopping, Tracker, Validation
-from skdebias._engine._threads import Threads, fit_threads
+from skdebias._engine._threads import Workers, workers
 from skdebias.methods import (
     ForwardPass,
     Method,
@@ -274,7 +273,7 @@ class Training:
             If the objective of a head is no longer finite, unless tolerated.
         """
         loop, last = self._loop, self._max_iter if until is None else until
-        with fit_threads(loop.work) as threads, torch.no_grad():
+        with workers(loop.device) as threads, torch.no_grad():
             while self.epoch < min(last, self._max_iter) and not self._done:
                 if on_epoch_begin is not None:
                     on_epoch_begin(loop.stack)
@@ -400,12 +399,9 @@ class _Loop:
         self._steps = features.gathered(map(np.stack, drawn))
 
     @property
-    def work(self) -> int:
-        """Multiply-adds of a step on the CPU, in the first layer; 0 elsewhere."""
-        if self._features.device.type != "cpu":
-            return 0
-        width = self.stack.coefs[0].shape[1]
-        return self._weights.numel() * self._features.n_features * width
+    def device(self) -> torch.device:
+        """Where the heads are trained."""
+        return self._features.device
 
     def keep(self, methods: torch.Tensor, heads: torch.Tensor) -> None:
         """Go on with some methods of the one stream, whose heads are `heads`."""
@@ -421,20 +417,22 @@ class _Loop:
             if state is not None:
                 state.keep(methods)
 
-    def run_epoch(self, epoch: int, threads: Threads) -> NDArray[np.float64]:
+    def run_epoch(self, epoch: int, threads: Workers) -> NDArray[np.float64]:
         """Run the next epoch, number `epoch`; return the mean objective per head."""
         if self._epochs is not None:
             self._optimiser.freeze(self._epochs < epoch)
         objective = torch.zeros(self._weights.shape[0], self._weights.shape[2])
         objective = objective.to(self._weights.device)
         for index, X in islice(self._steps, self._steps_per_epoch):
-            objective += threads.run(partial(self._step, index, X))
+            objective += self._step(index, X, threads)
         return (objective / self._steps_per_epoch).flatten().double().cpu().numpy()
 
-    def _step(self, index: torch.Tensor, X: torch.Tensor) -> torch.Tensor:
+    def _step(
+        self, index: torch.Tensor, X: torch.Tensor, threads: Workers
+    ) -> torch.Tensor:
         """One optimiser step on the rows `index` (n_streams, n_slots), which are X."""
         scratch = self._scratch
-        logits, activations = self.stack.forward(X, scratch)
+        logits, activations = self.stack.forward(X, scratch, threads)
         y = self._y.take(index).to(logits.device)
         losses, residual = cross_entropy(logits, y, scratch)
         weights = self._weights
@@ -450,12 +448,14 @@ class _Loop:
         if self._penalty is None:
             objective = losses.mul_(weights).sum(1)
             delta = residual.mul_(weights[..., None])
-            self._optimiser.step(*self.stack.backward(activations, delta, scratch))
+            grads, biases = self.stack.backward(activations, delta, scratch, threads)
+            self._optimiser.step(grads, biases)
             return objective
         objective, delta = (losses * weights).sum(1), residual * weights[..., None]
         seen = ForwardPass(logits, residual, activations, self.stack.coefs)
         term = self._penalty(step, seen)
-        grads, biases = self.stack.backward(activations, delta + term.logits, scratch)
+        delta = delta + term.logits
+        grads, biases = self.stack.backward(activations, delta, scratch, threads)
         if term.coefs is not None:
             grads = [grad + extra for grad, extra in zip(grads, term.coefs)]
         self._optimiser.step(grads, biases)

@@ -1,129 +1,163 @@
-"""Threads of a fit: never a spinning barrier on a core that somebody else holds.
+"""Threads of a fit: they run its pieces, and never decide what the pieces are.
 
-The threads inside a matrix product wait for each other by spinning. Where another
-process has one of the cores they double the time of a step, and small steps gain
-nothing from them in the first place. So training runs on one such thread. Other cores
-are used by running independent work in Python threads, which wait without spinning, and
-by trying more threads on large steps only, for as long as they measurably pay.
+The bits of a product depend on the number of threads inside it. So every product of a
+fit has one, and work is divided by shapes alone: into pieces that any number of Python
+threads may run, whose results are put together in one order. A fit is the same to the
+bit on every number of threads, idle or busy. Python threads also wait for each other
+without spinning, and lose little where another process has one of the cores.
 """
 
-import time
+import ctypes
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import cache, partial
 from itertools import islice, pairwise
-from threading import local
-from typing import TypeVar
+from pathlib import Path
+from threading import Lock, Thread, local
+from typing import Any, TypeVar
 
 import torch
 
-Result = TypeVar("Result")
+from skdebias._blas import blas_on_one_thread, thread_pools
 
-# Steps of fewer multiply-adds, a millisecond or so, are too short to try threads on.
-_ADAPTIVE_WORK = 50_000_000
-# Multiply-adds from which a range of rows is worth a thread, half a millisecond or so.
-_ROW_WORK = 4_000_000
-# Steps of a trial, the seconds to the next one, and the share of time lost in trials.
-_TRIAL_STEPS = 3
-_PAUSE = 0.5
-_LOSS = 0.02
-# A trial this many times slower than what it is compared with ends at once.
-_HOPELESS = 2.0
+Result = TypeVar("Result")
+Piece = TypeVar("Piece")
+
+# Multiply-adds that are worth a piece of their own: handing one to another thread takes
+# a few per cent of the time of so many.
+_PIECE_WORK = 16_000_000
+# Most pieces of one product or pass.
+_MOST_PIECES = 16
+
+_SETTING = Lock()
+_own = local()
 
 
 @contextmanager
-def fit_threads(work: int) -> Iterator["Threads"]:
-    """Run a block on one thread, with a choice of more for large steps.
+def one_thread() -> Iterator[None]:
+    """Run a block whose arithmetic has one thread inside each operation.
 
-    The number of threads that torch had before is the most that is used, and is
-    restored afterwards.
+    This holds for torch, and for whatever of scikit-learn is parallel, in the calling
+    thread; for NumPy and SciPy in the whole process. All is put back afterwards. Blocks
+    may run in several Python threads at once, and within each other.
+
+    What :func:`available_threads` says stays what it was before.
+    """
+    outer = getattr(_own, "available", None)
+    _own.available = available_threads()
+    with blas_on_one_thread():
+        put_back = _limit_own_threads()
+        try:
+            yield
+        finally:
+            for setter, threads in reversed(put_back):
+                setter(threads)
+            _own.available = outer
+
+
+def _limit_own_threads() -> list[tuple[Callable[[int], Any], int]]:
+    """Give one thread to each operation of the calling thread.
+
+    OpenMP and MKL count the threads of each thread separately.
+
+    Returns
+    -------
+    list of (callable, int)
+        What puts back what was changed, last change last.
+    """
+    # In a new thread torch would set its number again when it is first used.
+    torch_threads = torch.get_num_threads()
+    put_back: list[tuple[Callable[[int], Any], int]] = []
+    set_mkl_threads = _mkl_setter()
+    if set_mkl_threads is not None:
+        put_back.append((set_mkl_threads, set_mkl_threads(1)))
+    elif torch.backends.mkl.is_available():
+        _set_torch_threads(1)
+        put_back.append((_set_torch_threads, torch_threads))
+    for library in thread_pools():
+        if library.user_api == "openmp" and (threads := library.num_threads) != 1:
+            library.set_num_threads(1)
+            put_back.append((library.set_num_threads, threads))
+    return put_back
+
+
+@cache
+def _mkl_setter() -> Callable[[int], int] | None:
+    """Return what sets the threads of MKL's products in the calling thread.
+
+    It returns their number before, which is 0 where they follow OpenMP. None is
+    returned where torch has no MKL, or keeps it to itself.
+    """
+    for path in sorted(Path(torch.__file__).parent.glob("lib/*torch_cpu.*")):
+        try:
+            setter: Any = ctypes.CDLL(str(path)).MKL_Set_Num_Threads_Local
+        except (OSError, AttributeError):
+            continue
+        setter.argtypes, setter.restype = [ctypes.c_int], ctypes.c_int
+        return setter
+    return None
+
+
+def _set_torch_threads(number: int) -> None:
+    """Set how many threads torch's operations have in the calling thread.
+
+    `torch.set_num_threads` also sets what threads begin with that have not used torch
+    yet. That is put back, which takes another thread.
+    """
+    with _SETTING:
+        beginning = _in_new_thread(torch.get_num_threads)
+        torch.set_num_threads(number)
+        _in_new_thread(partial(torch.set_num_threads, beginning))
+
+
+def _in_new_thread(task: Callable[[], Result]) -> Result:
+    found: list[Result] = []
+    thread = Thread(target=lambda: found.append(task()))
+    thread.start()
+    thread.join()
+    return found[0]
+
+
+def available_threads() -> int:
+    """Return how many Python threads the caller may use, itself included.
+
+    Returns
+    -------
+    int
+        As many as torch has for its operations outside of a fit; within
+        :func:`parallel_map`, the caller's share of them.
+    """
+    return getattr(_own, "available", None) or torch.get_num_threads()
+
+
+def thread_pool(n_threads: int, available: int = 1) -> ThreadPoolExecutor:
+    """Return a pool of threads whose operations have one thread each.
 
     Parameters
     ----------
-    work : int
-        Multiply-adds of one step on the CPU.
+    n_threads : int
+        Started when they are first needed.
+    available : int, default=1
+        What :func:`available_threads` returns in each of them.
 
-    Yields
-    ------
-    Threads
-    """
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield Threads(before if work >= _ADAPTIVE_WORK else 1)
-    finally:
-        torch.set_num_threads(before)
-
-
-class Threads:
-    """Runs steps on one thread or on all, whichever has lately been faster.
-
-    Results do not depend on it: the products of one step are the same with any number.
-
-    Parameters
-    ----------
-    most : int
-        Largest number of threads.
-    clock : callable, default=time.perf_counter
-        Seconds now.
+    Returns
+    -------
+    ThreadPoolExecutor
     """
 
-    def __init__(
-        self, most: int, clock: Callable[[], float] = time.perf_counter
-    ) -> None:
-        self.current = 1
-        self._other = most
-        self._fixed = most == 1
-        self._clock = clock
-        self._recent: deque[float] = deque(maxlen=4)
-        self._trial: list[float] = []
-        self._next_trial = 0.0
+    def begin() -> None:
+        _own.available = available
+        _limit_own_threads()
 
-    def run(self, step: Callable[[], Result]) -> Result:
-        """Run a step, and learn from how long it takes.
-
-        Parameters
-        ----------
-        step : callable
-
-        Returns
-        -------
-        object
-            What the step returned.
-        """
-        if self._fixed:
-            return step()
-        start = self._clock()
-        known = len(self._recent) == self._recent.maxlen
-        trying = known and start >= self._next_trial
-        torch.set_num_threads(self._other if trying else self.current)
-        result = step()
-        seconds = self._clock() - start
-        if trying:
-            self._compare(seconds)
-        else:
-            self._recent.append(seconds)
-        return result
-
-    def _compare(self, seconds: float) -> None:
-        self._trial.append(seconds)
-        usual = sum(self._recent) / len(self._recent)
-        mean = sum(self._trial) / len(self._trial)
-        if len(self._trial) < _TRIAL_STEPS and mean < _HOPELESS * usual:
-            return
-        if mean < usual:
-            self.current, self._other = self._other, self.current
-            self._recent.clear()
-        lost = max(0.0, (mean - usual) * len(self._trial))
-        self._next_trial = self._clock() + max(_PAUSE, lost / _LOSS)
-        self._trial = []
+    return ThreadPoolExecutor(n_threads, initializer=begin)
 
 
-def side_by_side(
+def parallel_map(
     tasks: Iterable[Callable[[], Result]], n_threads: int, n_tasks: int
 ) -> Iterator[Result]:
-    """Run tasks in Python threads, each on one thread of torch.
+    """Run tasks in Python threads.
 
     Parameters
     ----------
@@ -132,8 +166,8 @@ def side_by_side(
     n_threads : int
         1 runs them in the calling thread, as they are asked for.
     n_tasks : int
-        How many there are at least. With fewer than threads, each gets several for
-        :func:`own_threads`.
+        How many there may be. With fewer than threads, each gets several for
+        :func:`available_threads`.
 
     Yields
     ------
@@ -145,42 +179,61 @@ def side_by_side(
         for task in tasks:
             yield task()
         return
-
-    def own(task: Callable[[], Result]) -> Result:
-        _share.threads = n_threads // n_workers
-        return task()
-
     remaining = iter(tasks)
-    with fit_threads(0), ThreadPoolExecutor(n_workers) as pool:
+    with thread_pool(n_workers, n_threads // n_workers) as pool:
         waiting: deque[Future[Result]] = deque(
-            pool.submit(own, task) for task in islice(remaining, n_workers)
+            pool.submit(task) for task in islice(remaining, n_workers)
         )
         while waiting:
             result = waiting.popleft().result()
-            waiting.extend(pool.submit(own, task) for task in islice(remaining, 1))
+            waiting.extend(pool.submit(task) for task in islice(remaining, 1))
             yield result
 
 
+def pieces(size: int, work: int, least: int = 1) -> list[slice]:
+    """Divide what is to be done, by its extent alone.
+
+    Parameters
+    ----------
+    size : int
+        Rows, or whatever it can be divided by.
+    work : int
+        Multiply-adds of the whole.
+    least : int, default=1
+        Smallest size of a piece.
+
+    Returns
+    -------
+    list of slice
+        Neighbouring pieces of about equal size, a power of two of them.
+    """
+    most = min(work // _PIECE_WORK, size // least, _MOST_PIECES)
+    n_pieces = 1 << max(0, most.bit_length() - 1)
+    ends = [size * i // n_pieces for i in range(n_pieces + 1)]
+    return [slice(a, b) for a, b in pairwise(ends)]
+
+
 @contextmanager
-def row_threads(device: torch.device) -> Iterator["RowThreads"]:
-    """Run a block that divides rows among Python threads, on the CPU only.
+def workers(device: torch.device) -> Iterator["Workers"]:
+    """Run a block whose pieces of work are shared among Python threads, on the CPU.
 
     Parameters
     ----------
     device : torch.device
-        Where the rows are worked on.
+        Where the work is done.
 
     Yields
     ------
-    RowThreads
+    Workers
     """
-    n_threads = own_threads() if device.type == "cpu" else 1
-    with fit_threads(0), ThreadPoolExecutor(max(1, n_threads - 1)) as pool:
-        yield RowThreads(pool, n_threads)
+    with one_thread():
+        n_threads = available_threads() if device.type == "cpu" else 1
+        with thread_pool(max(1, n_threads - 1)) as pool:
+            yield Workers(pool, n_threads)
 
 
-class RowThreads:
-    """Divides rows among threads.
+class Workers:
+    """Threads that run the pieces of one piece of work after the other.
 
     Parameters
     ----------
@@ -194,33 +247,42 @@ class RowThreads:
         self._pool, self._n_threads = pool, n_threads
 
     def map(
-        self, task: Callable[[range], Result], n_rows: int, work: int
+        self, task: Callable[[Piece], Result], pieces: Sequence[Piece]
     ) -> list[Result]:
-        """Run a task on all rows, in as many ranges as there are threads.
+        """Run a task on all pieces, whichever thread is free first.
 
         Parameters
         ----------
         task : callable
-            Takes the range of its rows.
-        n_rows : int
-        work : int
-            Multiply-adds over all rows; if they are few, one thread does them.
+        pieces : sequence
 
         Returns
         -------
         list
-            Results in the order of the rows.
+            Results in the order of the pieces.
         """
-        n_threads = min(self._n_threads, max(1, work // _ROW_WORK), n_rows)
-        ends = [n_rows * i // n_threads for i in range(n_threads + 1)]
-        first, *others = (range(a, b) for a, b in pairwise(ends))
-        waiting = [self._pool.submit(task, rows) for rows in others]
-        return [task(first), *(future.result() for future in waiting)]
+        n_threads = min(self._n_threads, len(pieces))
+        if n_threads < 2:
+            return [task(piece) for piece in pieces]
+        waiting, found = deque(enumerate(pieces)), {}
 
+        def work() -> None:
+            while waiting:
+                try:
+                    number, piece = waiting.popleft()
+                except IndexError:  # another thread was faster
+                    return
+                found[number] = task(piece)
 
-_share = local()
-
-
-def own_threads() -> int:
-    """Return how many Python threads the caller may use, itself included."""
-    return getattr(_share, "threads", None) or torch.get_num_threads()
+        others = [self._pool.submit(work) for _ in range(n_threads - 1)]
+        try:
+            work()
+        finally:
+            waiting.clear()
+            # A thread that has not begun yet would find nothing to do.
+            begun = [other for other in others if not other.cancel()]
+            errors = [other.exception() for other in begun]
+        for error in errors:
+            if error is not None:
+                raise error
+        return [found[number] for number in range(len(pieces))]

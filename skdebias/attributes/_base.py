@@ -6,6 +6,8 @@ import numpy as np
 from sklearn.base import BaseEstimator, _fit_context, clone
 from sklearn.utils.validation import check_is_fitted
 
+from skdebias._engine._threads import one_thread
+
 
 class BasePseudoAttributes(BaseEstimator, metaclass=ABCMeta):
     """Infers one pseudo-attribute per training row.
@@ -64,7 +66,9 @@ class BasePseudoAttributes(BaseEstimator, metaclass=ABCMeta):
             With `pseudo_attributes_`.
         """
         self.classes_ = np.unique(y)
-        self.pseudo_attributes_ = self._infer(X, y, {"X_val": X_val, "y_val": y_val})
+        validation = {"X_val": X_val, "y_val": y_val}
+        with one_thread():
+            self.pseudo_attributes_ = self._infer(X, y, validation)
         return self
 
     def fit_predict(self, X, y, *, X_val=None, y_val=None):
@@ -114,7 +118,8 @@ class BasePseudoAttributes(BaseEstimator, metaclass=ABCMeta):
                 f"y holds {y[unseen][0]!r}, which did not occur in training: the "
                 f"classes are {self.classes_.tolist()}."
             )
-        return self._assign(X, codes)
+        with one_thread():
+            return self._assign(X, codes)
 
     def _fit_reference(self, default, X, y, validation):
         """Fit the reference model, or the default one, and keep it."""

@@ -348,5 +348,8 @@ def _silhouette(margins, codes, inferred, seed):
         labels = inferred[rows]
         defined = 2 <= len(np.unique(labels)) < len(rows)
         points = margins[rows, None]
-        values.append(silhouette_samples(points, labels).mean() if defined else 0.0)
+        # In one piece, whatever joblib is told elsewhere.
+        values.append(
+            silhouette_samples(points, labels, n_jobs=1).mean() if defined else 0.0
+        )
     return float(np.average(values, weights=sizes))

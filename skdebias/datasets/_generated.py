@@ -5,6 +5,8 @@ import numbers
 import numpy as np
 from sklearn.utils import Bunch, check_random_state
 
+from skdebias._blas import blas_on_one_thread
+
 
 def make_spurious_classification(
     n_samples=1000,
@@ -127,8 +129,10 @@ def _draw_groups(n_samples, n_classes, n_attributes, correlation, rng):
 
 def _check_directions(directions, n_directions, n_features, rng):
     if directions is None:
-        # The rows of the transposed Q factor are orthonormal.
-        return np.linalg.qr(rng.standard_normal((n_features, n_directions)))[0].T
+        drawn = rng.standard_normal((n_features, n_directions))
+        with blas_on_one_thread():
+            # The rows of the transposed Q factor are orthonormal.
+            return np.linalg.qr(drawn)[0].T
     directions = np.asarray(directions, dtype=np.float64)
     if directions.shape != (n_directions, n_features):
         raise ValueError(

@@ -109,7 +109,9 @@ default=None
         check_stackable(self.estimator, type(self).__name__)
         if attributes is not None:
             params = params | {"attributes": attributes}
-        with config_context(enable_metadata_routing=True):
+        from skdebias._engine._threads import one_thread
+
+        with one_thread(), config_context(enable_metadata_routing=True):
             X, y = indexable(X, y)
             self._check_attributes(y, params)
             with announced():
@@ -292,7 +294,7 @@ class BatchedGridSearchCV(BaseBatchedSearchCV):
         one that diverges. The others of its stack go on.
     max_heads : int or "auto", default="auto"
         Most heads of a stack; results do not depend on it. "auto" keeps a stack within
-        about 1 GiB.
+        about 256 MiB; as many train at once as torch has threads.
     verbose : int, default=0
         A progress bar over the epochs of every stack.
 

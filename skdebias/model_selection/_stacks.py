@@ -30,11 +30,15 @@ from skdebias.model_selection._counting import Counts
 
 # Hyper-parameters of the optimisers that every stack holds as one number per head.
 _RATES = ("learning_rate", "weight_decay", "momentum")
-# Bytes that a stack may take with max_heads="auto".
-_STACK_BYTES = 1 << 30
+# Bytes that a stack may take with max_heads="auto". As many stacks as there are threads
+# train at once.
+_STACK_BYTES = 1 << 28
 _SCORED_ROWS = 16384
-# Multiply-adds of a step from which a part of a stack is worth a thread of its own.
-_PART_WORK = 8_000_000
+# Multiply-adds of a step from which a part of a stack is worth a thread of its own, and
+# the stacks of all splits that large ones are divided into: whatever the number of
+# threads is, or a result would depend on it.
+_PART_WORK = 16_000_000
+_PARTS = 16
 
 
 def check_stackable(estimator, search):
@@ -149,18 +153,18 @@ class SplitFits:
             What `sklearn.model_selection._validation._fit_and_score` returns for the
             splits of the first candidate, then for those of the second, and so on.
         """
-        from skdebias._engine._threads import own_threads
+        from skdebias._engine._threads import available_threads
         from skdebias._fit import resolve_device
 
-        device = resolve_device(getattr(final_head(self._estimator), "device", "cpu"))
-        self._n_threads = own_threads() if device.type == "cpu" else 1
+        head = final_head(self._estimator)
+        device = resolve_device(getattr(head, "device", "cpu"))
+        self._n_threads = available_threads() if device.type == "cpu" else 1
         self._splits = [
             _Split(self, X, y, train, test, score_params) for train, test in splits
         ]
-        # Splits that do not fill a last round of threads share them.
-        n_last = len(splits) % self._n_threads
-        for split in self._splits[len(splits) - n_last :]:
-            split.n_threads = self._n_threads // n_last
+        # The deterministic solver divides the rows of a stack, and not its heads.
+        whole = getattr(head, "solver", None) == "lbfgs"
+        self._n_stacks = len(splits) if whole else max(len(splits), _PARTS)
         stacks = self._stacks(X, y, splits, fit_params)
         return self._trained(stacks, range(len(self._candidates)), until)
 
@@ -185,7 +189,7 @@ class SplitFits:
         return self._trained(stacks, numbers, until)
 
     def _trained(self, stacks, numbers, until):
-        from skdebias._engine._threads import side_by_side
+        from skdebias._engine._threads import parallel_map
 
         self._alive = []
         with tqdm(
@@ -199,7 +203,7 @@ class SplitFits:
             # Stacks of different splits share no rows, but they train side by side at
             # full width; the next one is prepared, and the last one scored, meanwhile.
             training = (partial(stack.train, until) for stack in stacks)
-            for stack in side_by_side(training, self._n_threads, len(self._splits)):
+            for stack in parallel_map(training, self._n_threads, self._n_stacks):
                 stack.score()
                 if until is not None:
                     self._alive.append(stack)
@@ -218,9 +222,7 @@ class SplitFits:
                 rows, params = self._rows(X, y, train, test, pipeline, own_params)
                 yield from _Fold(self, split, rows, params).stacks(members)
 
-    def most_methods(
-        self, layer_sizes, n_outputs, n_rows, model, n_heads, n_methods, n_threads
-    ):
+    def most_methods(self, layer_sizes, n_outputs, n_rows, model, n_heads, n_methods):
         """Divide methods into stacks; return how many one of them holds at most.
 
         Parameters
@@ -235,8 +237,6 @@ class SplitFits:
         n_heads : int
             Heads of a method.
         n_methods : int
-        n_threads : int
-            Threads for the stacks of one split.
 
         Returns
         -------
@@ -249,14 +249,14 @@ class SplitFits:
             copies = 100 if model.solver == "lbfgs" else 6
             floats = copies * sum(layer_sizes) + 16 * model.batch_size * n_outputs
             floats += 3 * min(n_rows, 4 * _SCORED_ROWS) * n_outputs
-            budget = _STACK_BYTES // min(self._n_threads, len(self._splits))
-            most = budget // (4 * floats * n_heads)
+            most = _STACK_BYTES // (4 * floats * n_heads)
         else:
             most = self._max_heads // n_heads
         n_stacks = -(-n_methods // max(1, most))
-        if model.solver != "lbfgs":  # which divides the rows among idle threads
+        if model.solver != "lbfgs":  # which divides the rows
             work = model.batch_size * sum(layer_sizes) * n_heads * n_methods
-            n_stacks = max(n_stacks, min(n_threads, work // _PART_WORK))
+            n_parts = -(-_PARTS // len(self._splits))
+            n_stacks = max(n_stacks, min(n_parts, work // _PART_WORK))
         return -(-n_methods // n_stacks)
 
     def kind(self, number, model, given):
@@ -336,8 +336,6 @@ class _Split:
 
     def __init__(self, fits, X, y, train, test, score_params):
         self.results = [None] * len(fits._candidates)
-        #: Threads that train its stacks.
-        self.n_threads = 1
         self._error_score = fits._error_score
         self._scorers = fits._scorers
         self._parts = {"test": test}
@@ -543,7 +541,6 @@ class _Fold:
             first,
             n_heads,
             len(stack),
-            self._split.n_threads,
         )
         with_X = getattr(first, "_X_student", None) is not None
         data = self._data(stack[0][0].seed, with_X)

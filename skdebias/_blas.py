@@ -1,0 +1,63 @@
+"""Threads inside NumPy's and SciPy's products: one, while a result is computed.
+
+The bits of a product depend on how many threads share it. A result of this package is a
+function of data, parameters and seed, so its products have one thread each. Their number
+is a setting of the process: it is changed by whoever begins first, put back by whoever
+ends last, and counted in between.
+"""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from threading import Lock
+from typing import Any
+
+from threadpoolctl import ThreadpoolController
+
+_LOCK = Lock()
+#: How many blocks run, and the number of threads that each library had before.
+_running = 0
+_before: dict[str, tuple[Any, int]] = {}
+#: The libraries that were loaded when there were so many modules.
+_known: tuple[int, list[Any]] = (0, [])
+
+
+@contextmanager
+def blas_on_one_thread() -> Iterator[None]:
+    """Run a block whose products of NumPy and SciPy have one thread each.
+
+    Blocks may run in several Python threads at once, and within each other. Products
+    that run elsewhere in the process have one thread meanwhile, too.
+    """
+    global _running
+    with _LOCK:
+        libraries = thread_pools()
+        _running += 1
+        for library in libraries:
+            threads = library.num_threads
+            if library.user_api == "blas" and threads not in (None, 1):
+                _before.setdefault(library.filepath, (library, threads))
+                library.set_num_threads(1)
+    try:
+        yield
+    finally:
+        with _LOCK:
+            _running -= 1
+            if not _running:
+                for library, threads in _before.values():
+                    library.set_num_threads(threads)
+                _before.clear()
+
+
+def thread_pools() -> list[Any]:
+    """Return threadpoolctl's handles on all libraries that have threads of their own.
+
+    Returns
+    -------
+    list of threadpoolctl.LibController
+    """
+    global _known
+    n_modules = len(sys.modules)
+    if _known[0] != n_modules:  # a look at what is loaded takes milliseconds
+        _known = n_modules, ThreadpoolController().lib_controllers
+    return _known[1]
