@@ -1,9 +1,9 @@
 """Threads inside NumPy's and SciPy's products: one, while a result is computed.
 
 The bits of a product depend on how many threads share it. A result of this package is a
-function of data, parameters and seed, so its products have one thread each. Their number
-is a setting of the process: it is changed by whoever begins first, put back by whoever
-ends last, and counted in between.
+function of data, parameters and seed, so its products have one thread each. Their
+number is a setting of the process: whoever begins first changes it, whoever ends last
+puts it back.
 """
 
 import sys
@@ -37,7 +37,7 @@ def blas_on_one_thread() -> Iterator[None]:
             threads = library.num_threads
             if library.user_api == "blas" and threads not in (None, 1):
                 _before.setdefault(library.filepath, (library, threads))
-                library.set_num_threads(1)
+                _set_threads(library, 1)
     try:
         yield
     finally:
@@ -45,8 +45,20 @@ def blas_on_one_thread() -> Iterator[None]:
             _running -= 1
             if not _running:
                 for library, threads in _before.values():
-                    library.set_num_threads(threads)
+                    _set_threads(library, threads)
                 _before.clear()
+
+
+def _set_threads(library: Any, number: int) -> None:
+    """Set a library's number of threads for the whole process."""
+    # Since version 3.8, threadpoolctl ignores all threads of Python but the one that
+    # has set a number before, until it is told that this one is done.
+    release = getattr(library, "clear_controlling_thread", None)
+    if release is not None:
+        release(force=True)
+    library.set_num_threads(number)
+    if release is not None:
+        release(force=True)
 
 
 def thread_pools() -> list[Any]:

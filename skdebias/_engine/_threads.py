@@ -31,12 +31,13 @@ _PIECE_WORK = 16_000_000
 # Most pieces of one product or pass.
 _MOST_PIECES = 16
 
+_CPU = torch.device("cpu")
 _SETTING = Lock()
 _own = local()
 
 
 @contextmanager
-def one_thread() -> Iterator[None]:
+def one_thread(device: torch.device = _CPU) -> Iterator[None]:
     """Run a block whose arithmetic has one thread inside each operation.
 
     This holds for torch, and for whatever of scikit-learn is parallel, in the calling
@@ -44,7 +45,15 @@ def one_thread() -> Iterator[None]:
     may run in several Python threads at once, and within each other.
 
     What :func:`available_threads` says stays what it was before.
+
+    Parameters
+    ----------
+    device : torch.device, default=the CPU
+        Where the arithmetic is done. Elsewhere than on the CPU nothing changes.
     """
+    if device.type != "cpu":
+        yield
+        return
     outer = getattr(_own, "available", None)
     _own.available = available_threads()
     with blas_on_one_thread():

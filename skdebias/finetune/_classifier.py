@@ -18,6 +18,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from skdebias._base import BaseDebiasedClassifier
 from skdebias._engine._loss import n_logits
 from skdebias._engine._selection import Stopping
+from skdebias._engine._threads import one_thread
 from skdebias._fit import fitted_history
 from skdebias._head import LogitClassifierMixin
 from skdebias._serialize import write_file
@@ -449,7 +450,8 @@ default=None
             items, y, attributes, X_val, y_val, attributes_val, seed, models
         )
         inner.classes_ = classes
-        groups = inner._find_groups(data, y_codes)
+        with one_thread(accelerator.device):
+            groups = inner._find_groups(data, y_codes)
         inner._warn_of_attributes(data, groups, validation)
         method = inner._make_method(groups)
         tools = members[0].tools
@@ -676,7 +678,8 @@ default=None
         index = np.arange(len(source))
         parts = ((0, index[i : i + rows]) for i in range(0, len(index), rows))
         found = []
-        with torch.inference_mode(), accelerator.autocast():
+        threads = one_thread(accelerator.device)
+        with threads, torch.inference_mode(), accelerator.autocast():
             for batch in source.batches(network.tools, parts, self.num_workers):
                 try:
                     out = function(network, to_device(batch, accelerator.device))

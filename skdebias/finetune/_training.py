@@ -29,6 +29,7 @@ from skdebias._engine._loss import cross_entropy, predicted_class
 from skdebias._engine._sampler import IndexSampler
 from skdebias._engine._selection import Selection, Stopping, Tracker
 from skdebias._engine._sgd import Fitted
+from skdebias._engine._threads import one_thread
 from skdebias.finetune._checkpoint import Checkpoints, restore, snapshot
 from skdebias.finetune._extraction import Backbone, is_out_of_memory, to_device
 from skdebias.finetune._items import Items
@@ -443,7 +444,8 @@ class NetworkTraining:
         )
         device = self._accelerator.device
         cuda = [device] if device.type == "cuda" else []
-        with bar, torch.random.fork_rng(devices=cuda), ExitStack() as context:
+        random = torch.random.fork_rng(devices=cuda)
+        with bar, random, one_thread(device), ExitStack() as context:
             if self._penalty is not None:
                 # Other attention kernels cannot be differentiated twice.
                 context.enter_context(sdpa_kernel(SDPBackend.MATH))
