@@ -122,7 +122,8 @@ class EmbeddingExtractor(
     ----------
     last_run_ : RunReport
         After a transform: ``n_items``, ``n_found``, ``n_computed``,
-        ``n_duplicates``, ``n_unreadable``, ``n_damaged``, ``seconds``, ``readers``.
+        ``n_duplicates``, ``n_unreadable``, ``n_damaged``, ``n_truncated`` (computed
+        texts that the network takes the beginning of), ``seconds``, ``readers``.
 
     See Also
     --------

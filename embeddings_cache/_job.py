@@ -75,6 +75,7 @@ class Job:
         self.memo = memo
         self.progress = progress
         self.n_found = self.n_computed = self.n_duplicates = self.n_features = 0
+        self.n_truncated = 0
         self.readers = ""
         self.bad: list[BadItem] = []
         self._counted = False
@@ -171,6 +172,7 @@ class Job:
             n_features=self.n_features,
             seconds=seconds,
             readers=self.readers,
+            n_truncated=self.n_truncated,
         )
 
     def _read_keys(self) -> None:
@@ -226,6 +228,7 @@ class Job:
             return runner.compute(self.items, self.keys, indices)
         finally:
             self.n_computed += runner.n_written
+            self.n_truncated += runner.n_truncated
             self.readers = runner.readers
 
     def _with_duplicates(self, bad: list[BadItem]) -> list[BadItem]:

@@ -121,7 +121,8 @@ def _weights_files(settings: dict[str, Any]) -> dict[str, Path] | None:
     if not isinstance(backbone, str) or ":" not in backbone:
         return None
     family, _, name = backbone.partition(":")
-    # timm and open_clip read the configuration of such a model from the hub.
+    # timm and open_clip read the configuration of such a model from the hub, and it
+    # can name a tokenizer or a text network that is elsewhere.
     if name.startswith(("hf-hub:", "hf_hub:", "local-dir:")):
         return None
     if weights is None and family == "sentence-transformers" and settings["pretrained"]:
@@ -139,8 +140,11 @@ def _weights_files(settings: dict[str, Any]) -> dict[str, Path] | None:
 
 def files_state(settings: dict[str, Any]) -> str:
     """Tell local files of weights that were replaced from those that were loaded."""
-    files = _weights_files(settings) or {}
-    states = [file_state(path) or b"" for path in files.values()]
+    files = list((_weights_files(settings) or {}).values())
+    _, local, folder = str(settings["backbone"]).partition(":local-dir:")
+    if local:
+        files += sorted(Path(folder).expanduser().glob("*"))
+    states = [file_state(path) or b"" for path in files]
     return b"".join(states).hex()
 
 

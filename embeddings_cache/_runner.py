@@ -49,6 +49,10 @@ class Runner:
     ----------
     readers : str
         What read the items, for the report.
+    n_written : int
+        Items that were committed.
+    n_truncated : int
+        Texts of them that were longer than the network takes.
     """
 
     def __init__(
@@ -67,6 +71,7 @@ class Runner:
         self._bytes = 0
         self._flushed = time.monotonic()
         self.n_written = 0
+        self.n_truncated = 0
         self.readers = ""
 
     def compute(
@@ -177,6 +182,8 @@ class Runner:
         self._rows.append(rows)
         self._keys.append(keys[batch.indices].tobytes())
         self._bytes += rows.nbytes
+        if self.backbone.cuts is not None:
+            self.n_truncated += self.backbone.cuts.take(batch.prepared)
         old = time.monotonic() - self._flushed > FLUSH_SECONDS
         if self._bytes >= SHARD_BYTES or old:
             self._flush()

@@ -63,6 +63,9 @@ class RunReport:
     readers : str
         What read the computed items, and why not processes where those were meant;
         empty if the calling thread did, or nothing was computed.
+    n_truncated : int
+        Computed texts that the network took the beginning of, since they are longer
+        than it reads. Texts found in the cache were counted when they were computed.
     """
 
     n_items: int
@@ -74,6 +77,7 @@ class RunReport:
     n_features: int
     seconds: float
     readers: str = ""
+    n_truncated: int = 0
 
     def __str__(self) -> str:
         text = (
@@ -84,6 +88,7 @@ class RunReport:
             (self.n_duplicates, "duplicates"),
             (self.n_unreadable, "unreadable"),
             (self.n_damaged, "damaged cache entries set aside"),
+            (self.n_truncated, "texts cut at the network's maximum length"),
         ):
             text += f", {number} {what}" if number else ""
         readers = f"; {self.readers}" if self.readers else ""

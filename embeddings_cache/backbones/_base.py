@@ -104,6 +104,27 @@ class _Description:
         vars(owner)["description"] = value
 
 
+class Cuts:
+    """Texts that were cut at the network's length, until they are counted.
+
+    A batch can be put together several times, and by threads that share a network: a
+    text is noted once however often it is cut, and counted by who asks for it.
+    """
+
+    def __init__(self) -> None:
+        self._noted: set[int] = set()
+
+    def note(self, text: str) -> None:
+        """Note a text that is longer than the network takes."""
+        self._noted.add(hash(text))
+
+    def take(self, texts: Iterable[str]) -> int:
+        """Return how many of the texts were cut, and forget them."""
+        found = [number for number in map(hash, texts) if number in self._noted]
+        self._noted.difference_update(found)
+        return len(found)
+
+
 @dataclass
 class Backbone:
     """A network ready to embed.
@@ -131,6 +152,8 @@ class Backbone:
         Whether `prepare` is a function of the user's.
     compiled : callable or None
         The compiled `forward`, once there is one.
+    cuts : Cuts or None
+        Of a text network, where `collate` notes the texts that it cuts.
     """
 
     network: nn.Module
@@ -143,6 +166,7 @@ class Backbone:
     channels_last: bool = False
     own_prepare: bool = False
     compiled: Callable[[Any], torch.Tensor] | None = None
+    cuts: Cuts | None = None
 
 
 def prefers_channels_last(network: nn.Module) -> bool:

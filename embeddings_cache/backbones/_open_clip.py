@@ -2,16 +2,17 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
+from torch.nn import functional
 
-from embeddings_cache._errors import UnknownBackboneError
 from embeddings_cache._images import decoder_description
 from embeddings_cache.backbones._base import (
     Backbone,
     BackboneSpec,
+    Cuts,
     check_pooling,
     construct,
     describe_weights,
@@ -21,62 +22,66 @@ from embeddings_cache.backbones._base import (
     prefers_channels_last,
     random_note,
     require,
-    unknown_name,
 )
+from embeddings_cache.backbones._open_clip_source import LOCAL, Source, resolve
 from embeddings_cache.backbones._preprocess import crop_fraction, overrides, square
+from embeddings_cache.backbones._tokenizers import describe_tokenizer
 from embeddings_cache.backbones._weights import load_strictly, read_weights
+
+# How open_clip can shorten a text: these three draw random numbers.
+_RANDOM_REDUCTIONS = ("simple", "random", "shuffle")
 
 
 def build(spec: BackboneSpec) -> Backbone:
-    """Build one tower of ``open_clip:<architecture>[/<pretrained tag>]``."""
+    """Build one tower of ``open_clip:<architecture>[/<pretrained tag>]``.
+
+    ``open_clip:local-dir:<folder>`` has its configuration beside its weights.
+    """
     open_clip = require("open_clip", "open_clip")
-    architecture, _, tag = spec.name.partition("/")
-    _check_name(spec, open_clip, architecture, tag)
-    if spec.pretrained and spec.weights is None:
-        network, config = _published_tower(spec, open_clip, architecture, tag)
-    else:
-        network, config = _random_tower(spec, open_clip, architecture)
-        if spec.weights is not None:
-            state = _tower_state(spec, read_weights(spec.weights))
-            load_strictly(network, state, spec.weights, spec.label)
-    common = {
+    source = resolve(spec, open_clip)
+    tower = _tower(spec, open_clip, source)
+    _load_weights(spec, source, tower.network)
+    common: dict[str, Any] = {
         "libraries": library_versions("open_clip_torch", "torchvision", "torch"),
-        "weights": describe_weights(spec, network),
+        "weights": describe_weights(spec, tower.network),
+        **_describe_source(open_clip, source),
     }
     if spec.modality == "text":
-        return _text(spec, open_clip, network, architecture, common)
-    transform = _transform(spec, open_clip, config)
+        return _text(spec, open_clip, tower, source, common)
+    return _image(spec, open_clip, tower, common)
+
+
+def _image(
+    spec: BackboneSpec, open_clip: Any, tower: "_Tower", common: dict[str, Any]
+) -> Backbone:
+    transform = _transform(spec, open_clip, tower.config)
+    preprocess = {"image": decoder_description(), "transform": repr(transform)}
+    if tower.config.fill_color:
+        preprocess["fill_color"] = tower.config.fill_color  # its repr leaves it out
     return Backbone(
-        network=network,
+        network=tower.network,
         modality="image",
         prepare=transform,
         collate=torch.stack,
-        forward=_image_forward(spec, network),
-        description=spec.describe(
-            **common,
-            preprocess={"image": decoder_description(), "transform": repr(transform)},
-        ),
+        forward=_image_forward(spec, tower),
+        description=_content(spec.describe(**common, preprocess=preprocess)),
         note=random_note(spec),
-        channels_last=prefers_channels_last(network),
+        channels_last=prefers_channels_last(tower.network),
     )
 
 
-def _check_name(
-    spec: BackboneSpec, open_clip: Any, architecture: str, tag: str
-) -> None:
-    names = open_clip.list_models()
-    if architecture not in names:
-        raise unknown_name(dataclasses.replace(spec, name=architecture), names)
-    if not spec.pretrained or spec.weights is not None:
-        return
-    tags = open_clip.list_pretrained_tags_by_model(architecture)
-    if tag not in tags:
-        known = ", ".join(tags) or "none"
-        raise UnknownBackboneError(
-            f"backbone='{spec.label}': name the pretrained weights, as in "
-            f"'open_clip:{architecture}/{tags[0] if tags else 'TAG'}'. "
-            f"Tags of {architecture}: {known}"
-        )
+def _describe_source(open_clip: Any, source: Source) -> dict[str, Any]:
+    """Describe what the name of the network leaves open."""
+    if source.has_own_config:
+        return {"config": open_clip.get_model_config(source.name)}
+    return {"activation": "QuickGELU"} if source.quick_gelu else {}
+
+
+def _content(described: dict[str, Any]) -> dict[str, Any]:
+    """Leave the path of a folder out: its configuration and weights say it all."""
+    if described["model"].startswith(LOCAL):
+        described["model"] = "by content"
+    return described
 
 
 class _TextTower(nn.Module):
@@ -87,59 +92,100 @@ class _TextTower(nn.Module):
         self.clip = clip
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
-        features: torch.Tensor = self.clip.encode_text(tokens)
+        features: torch.Tensor = _first(self.clip.encode_text(tokens))
         return features
 
 
-def _tower(spec: BackboneSpec, clip: Any) -> nn.Module:
-    """Keep the tower that was asked for and let the other go."""
-    if spec.modality == "image":
-        visual: nn.Module = clip.visual
-        return visual
-    clip.visual = nn.Identity()
-    return _TextTower(clip)
+class _Tower(NamedTuple):
+    """One half of a model: the network, and what the model says around it.
+
+    Attributes
+    ----------
+    network : torch.nn.Module
+    config : open_clip.transform.PreprocessCfg
+    normalized : bool
+        Whether the model's `encode_image` gives vectors of length one (CoCa).
+    context_length : int
+    """
+
+    network: nn.Module
+    config: Any
+    normalized: bool
+    context_length: int
 
 
-def _published_tower(
-    spec: BackboneSpec, open_clip: Any, architecture: str, tag: str
-) -> tuple[nn.Module, Any]:
+def _tower(spec: BackboneSpec, open_clip: Any, source: Source) -> _Tower:
+    """Build the tower that is asked for; the other one is let go, or never built."""
+    if spec.modality == "image" and _separable(spec, open_clip, source):
+        return _vision_tower(spec, open_clip, source)
+    weights: dict[str, Any] = {"pretrained_text": False}
+    if _published(spec, source):
+        weights = {"pretrained": source.tag or None}
+    elif source.has_own_config:
+        weights["load_weights"] = False
     clip = construct(
         spec,
         lambda: open_clip.create_model_and_transforms(
-            architecture, pretrained=tag, **spec.model_kwargs
+            source.name, **{**weights, **source.kwargs}
         )[0],
     )
     config = open_clip.transform.PreprocessCfg(**clip.visual.preprocess_cfg)
-    return _tower(spec, clip), config
+    normalized = isinstance(clip, open_clip.CoCa)
+    length = clip.context_length
+    network: nn.Module = clip.visual
+    if spec.modality == "text":
+        clip.visual = nn.Identity()
+        network = _TextTower(clip)
+    return _Tower(network, config, normalized, length)
 
 
-def _random_tower(
-    spec: BackboneSpec, open_clip: Any, architecture: str
-) -> tuple[nn.Module, Any]:
-    """Build a tower without published weights; a ViT-H text tower is 1.4 GB saved."""
-    config = open_clip.get_model_config(architecture)
-    vision_tower = getattr(open_clip.model, "_build_vision_tower", None)
-    size = config["vision_cfg"].get("image_size", 224)
-    if spec.modality == "image" and vision_tower and not spec.model_kwargs:
-        vision = {**config["vision_cfg"], "timm_model_pretrained": False}
-        network = construct(
-            spec,
-            lambda: vision_tower(
-                config["embed_dim"], vision, config.get("quick_gelu", False)
-            ),
-        )
-    else:
-        clip = construct(
-            spec,
-            lambda: open_clip.create_model(
-                architecture,
-                pretrained=None,
-                pretrained_text=False,
-                **spec.model_kwargs,
-            ),
-        )
-        network = _tower(spec, clip)
-    return network, open_clip.transform.PreprocessCfg(size=size)
+def _published(spec: BackboneSpec, source: Source) -> bool:
+    """Whether the library itself loads the weights."""
+    local = source.name.startswith(LOCAL)
+    return spec.pretrained and spec.weights is None and not local
+
+
+def _separable(spec: BackboneSpec, open_clip: Any, source: Source) -> bool:
+    """Whether a vision tower can be built alone; a ViT-H's text tower is 1.4 GB."""
+    return (
+        hasattr(open_clip.model, "_build_vision_tower")
+        and not spec.model_kwargs
+        and not source.has_own_config
+        and not _published(spec, source)
+    )
+
+
+def _vision_tower(spec: BackboneSpec, open_clip: Any, source: Source) -> _Tower:
+    """Build the vision tower as the whole model would, without published weights."""
+    config = open_clip.get_model_config(source.name)
+    quick_gelu = config.get("quick_gelu", False) or source.quick_gelu
+    vision = {**config["vision_cfg"], "timm_model_pretrained": False}
+    network = construct(
+        spec,
+        lambda: open_clip.model._build_vision_tower(
+            config["embed_dim"], vision, quick_gelu
+        ),
+    )
+    settings = {
+        name.removeprefix("image_"): value
+        for name, value in source.kwargs.items()
+        if name.startswith("image_")
+    }
+    preprocess = open_clip.transform.PreprocessCfg(
+        size=config["vision_cfg"].get("image_size", 224), **settings
+    )
+    coca = "multimodal_cfg" in config and config.get("custom_text", False)
+    return _Tower(network, preprocess, coca, 0)
+
+
+def _load_weights(spec: BackboneSpec, source: Source, network: nn.Module) -> None:
+    """Load a local file of weights, the one of a ``local-dir:`` included."""
+    weights = spec.weights
+    if weights is None and spec.pretrained and source.name.startswith(LOCAL):
+        weights = source.name.removeprefix(LOCAL)
+    if weights is not None:
+        state = _tower_state(spec, read_weights(weights))
+        load_strictly(network, state, weights, spec.label)
 
 
 def _tower_state(
@@ -192,12 +238,31 @@ def _transform(spec: BackboneSpec, open_clip: Any, config: Any) -> Any:
     return open_clip.transform.image_transform_v2(config, is_train=False)
 
 
+def _first(output: Any) -> Any:
+    """Return the embedding of a tower that may give its tokens beside it."""
+    return output[0] if isinstance(output, tuple) else output
+
+
+def _embedding(tower: _Tower) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Return what the model's `encode_image` computes."""
+    network = tower.network
+    if not tower.normalized and not getattr(network, "output_tokens", False):
+        return network
+
+    def forward(batch: torch.Tensor) -> torch.Tensor:
+        features: torch.Tensor = _first(network(batch))
+        return functional.normalize(features, dim=-1) if tower.normalized else features
+
+    return forward
+
+
 def _image_forward(
-    spec: BackboneSpec, network: Any
+    spec: BackboneSpec, tower: _Tower
 ) -> Callable[[torch.Tensor], torch.Tensor]:
+    network: Any = tower.network
     if spec.layer is None:
         check_pooling(spec, ["default"])
-        return network
+        return _embedding(tower)
     if isinstance(spec.layer, str):
         inner = layer_output(spec, network)
         n_prefix = int(_has_class_token(network))
@@ -232,8 +297,8 @@ def _has_class_token(network: nn.Module) -> bool:
 def _text(
     spec: BackboneSpec,
     open_clip: Any,
-    network: nn.Module,
-    architecture: str,
+    tower: _Tower,
+    source: Source,
     common: dict[str, Any],
 ) -> Backbone:
     if spec.layer is not None:
@@ -248,20 +313,57 @@ def _text(
             f"preprocess={spec.preprocess!r}: a text tower has its tokenizer only; "
             "leave preprocess=None"
         )
-    tokenizer = open_clip.get_tokenizer(architecture)
+    tokenizer = _tokenizer(spec, open_clip, tower, source)
+    described = {
+        "tokenizer": type(tokenizer).__name__,
+        "context_length": getattr(tokenizer, "context_length", None),
+        "of": source.name,
+    }
+    if source.has_own_config:
+        described["of"] = describe_tokenizer(getattr(tokenizer, "tokenizer", None))
+    cuts = Cuts()
     return Backbone(
-        network=network,
+        network=tower.network,
         modality="text",
         prepare=str,
-        collate=lambda texts: tokenizer(texts),
-        forward=network,
-        description=spec.describe(
-            **common,
-            preprocess={
-                "tokenizer": type(tokenizer).__name__,
-                "context_length": getattr(tokenizer, "context_length", None),
-                "of": architecture,
-            },
-        ),
+        collate=_collate_texts(tokenizer, cuts),
+        forward=tower.network,
+        description=_content(spec.describe(**common, preprocess=described)),
         note=random_note(spec),
+        cuts=cuts,
     )
+
+
+def _tokenizer(
+    spec: BackboneSpec, open_clip: Any, tower: _Tower, source: Source
+) -> Any:
+    config = open_clip.get_model_config(source.name)["text_cfg"]
+    reduction = (config.get("tokenizer_kwargs") or {}).get("reduction_mask")
+    if reduction in _RANDOM_REDUCTIONS:
+        raise ValueError(
+            f"backbone='{spec.label}': its tokenizer (reduction_mask={reduction!r}) "
+            "leaves out words of a long text at random, so a text has no one embedding"
+        )
+    length = {}
+    if "force_context_length" in spec.model_kwargs:
+        length["context_length"] = tower.context_length
+    return construct(spec, lambda: open_clip.get_tokenizer(source.name, **length))
+
+
+def _collate_texts(tokenizer: Any, cuts: Cuts) -> Callable[[list[str]], torch.Tensor]:
+    """Return the function from texts to tokens, which notes texts that do not fit."""
+    length = tokenizer.context_length
+    padding = tokenizer([""])[0, -1]
+
+    def longer(text: str) -> bool:
+        tokens = tokenizer([text], context_length=2 * length)[0]
+        return bool((tokens[length:] != padding).any())
+
+    def collate(texts: list[str]) -> torch.Tensor:
+        tokens: torch.Tensor = tokenizer(texts)
+        for row in torch.nonzero(tokens[:, -1] != padding).flatten().tolist():
+            if longer(texts[row]):
+                cuts.note(texts[row])
+        return tokens
+
+    return collate

@@ -11,6 +11,7 @@ import torch
 from embeddings_cache.backbones._base import (
     Backbone,
     BackboneSpec,
+    Cuts,
     construct,
     library_versions,
     random_note,
@@ -64,11 +65,12 @@ def build_random(spec: BackboneSpec) -> Backbone:
     tokenizer = _character_tokenizer(config.max_position_embeddings, config.vocab_size)
     text = tokenizer.to_str()
     note = random_note(spec)
+    cuts = Cuts()
     return Backbone(
         network=network,
         modality="text",
         prepare=str,
-        collate=_collate(tokenizer, config, with_types=family == "Bert"),
+        collate=_collate(tokenizer, config, cuts, with_types=family == "Bert"),
         forward=lambda tokens: pooled_tokens(spec, network, tokens),
         description=spec.describe(
             libraries=library_versions("transformers", "tokenizers", "torch"),
@@ -79,17 +81,21 @@ def build_random(spec: BackboneSpec) -> Backbone:
             },
         ),
         note=f"{note}; texts are split into characters, not into its own word pieces",
+        cuts=cuts,
     )
 
 
 def _collate(
-    tokenizer: Any, config: Any, *, with_types: bool
+    tokenizer: Any, config: Any, cuts: Cuts, *, with_types: bool
 ) -> Callable[[list[str]], dict[str, torch.Tensor]]:
     """Return the function from texts to the model's padded inputs."""
     pad = getattr(config, "pad_token_id", None) or 0
 
     def collate(texts: list[str]) -> dict[str, torch.Tensor]:
         encoded = tokenizer.encode_batch(texts)
+        for text, entry in zip(texts, encoded):
+            if entry.overflowing:
+                cuts.note(text)
         ids = torch.tensor([entry.ids for entry in encoded])
         mask = torch.tensor([entry.attention_mask for entry in encoded])
         tokens = {"input_ids": ids.masked_fill(mask == 0, pad), "attention_mask": mask}

@@ -1,7 +1,7 @@
 """Sentence encoders: published, from a local folder, or of seeded random weights."""
 
-import hashlib
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -10,18 +10,38 @@ import torch
 from torch import nn
 
 from embeddings_cache._errors import WeightsError
-from embeddings_cache._fingerprint import tensors_digest
+from embeddings_cache._fingerprint import jsonable, tensors_digest
 from embeddings_cache.backbones._base import (
     POOLINGS,
     Backbone,
     BackboneSpec,
+    Cuts,
     check_pooling,
     construct,
     library_versions,
     require,
+    seeded,
 )
+from embeddings_cache.backbones._tokenizers import describe_tokenizer
 
 _FAMILY = "sentence-transformers"
+# Arguments of `SentenceTransformer`; the other ones are the transformer's.
+_OWN_KWARGS = frozenset(
+    {
+        "prompts", "default_prompt_name", "truncate_dim", "revision",
+        "processor_kwargs", "config_kwargs",
+    }
+)  # fmt: skip
+_NOT_HERE = {
+    "trust_remote_code": "code that comes with a model is not run; build the network "
+    "yourself and pass it as a torch.nn.Module",
+    "device": "give device= to the extractor",
+    "device_map": "give device= to the extractor",
+    "backend": "networks run in torch",
+    "use_safetensors": "pickled checkpoints are not loaded",
+}
+# What a configuration says of where it comes from.
+_ORIGIN = frozenset({"_name_or_path", "name_or_path", "transformers_version"})
 
 
 def build(spec: BackboneSpec) -> Backbone:
@@ -56,7 +76,8 @@ def _build_trained(spec: BackboneSpec) -> Backbone:
             f"weights={spec.weights!r}: a sentence encoder is a folder with its "
             "modules, tokenizer and model.safetensors; there is no such folder"
         )
-    with quiet_files(quiet=local):
+    # What a folder has no tensor for, such as a pooler that nothing reads, is drawn.
+    with quiet_files(quiet=local), seeded():
         network = construct(
             spec,
             lambda: library.SentenceTransformer(
@@ -64,18 +85,96 @@ def _build_trained(spec: BackboneSpec) -> Backbone:
                 device="cpu",
                 local_files_only=local,
                 trust_remote_code=False,
-                model_kwargs={"use_safetensors": True, **spec.model_kwargs},
+                **_constructor_kwargs(spec),
             ),
         )
-    tokenize = getattr(network, "preprocess", None) or network.tokenize
+    _check_modality(spec, network)
+    description = _describe(spec, network)
+    cuts = Cuts()
     return Backbone(
         network=network,
         modality="text",
         prepare=str,
-        collate=lambda texts: dict(tokenize(texts)),
+        collate=_collate(network, cuts),
         forward=_forward(spec, network),
-        description=_describe(spec, network),
+        description=description,
+        cuts=cuts,
     )
+
+
+def _constructor_kwargs(spec: BackboneSpec) -> dict[str, Any]:
+    """Split `model_kwargs` into the library's own arguments and the transformer's."""
+    own: dict[str, Any] = {}
+    transformer: dict[str, Any] = {}
+    for name, value in spec.model_kwargs.items():
+        if name in _NOT_HERE:
+            raise ValueError(
+                f"model_kwargs has {name!r}, which has no place here: {_NOT_HERE[name]}"
+            )
+        (own if name in _OWN_KWARGS else transformer)[name] = value
+    if not {"dtype", "torch_dtype"} & set(transformer):
+        # The library computes in the type of the file; `precision` says what it is.
+        transformer["dtype"] = torch.float32
+    return {**own, "model_kwargs": {"use_safetensors": True, **transformer}}
+
+
+def _check_modality(spec: BackboneSpec, network: Any) -> None:
+    if not network.supports("text"):
+        raise ValueError(
+            f"backbone='{spec.label}' takes {', '.join(map(str, network.modalities))} "
+            "and no texts. Images go to 'timm:...', 'torchvision:...' or "
+            "'open_clip:...'"
+        )
+
+
+def _prompt(network: Any) -> str | None:
+    """Return what the library's `encode` puts before a text, if no other is named."""
+    if network.default_prompt_name is None:
+        return None
+    prompt: str | None = network.prompts.get(network.default_prompt_name)
+    return prompt
+
+
+def _collate(network: Any, cuts: Cuts) -> Callable[[list[str]], dict[str, Any]]:
+    """Return the function from texts to features, as `encode` makes them."""
+    prompt = _prompt(network)
+
+    def collate(texts: list[str]) -> dict[str, Any]:
+        features = network.preprocess(texts, prompt=prompt)
+        for text, cut in zip(texts, _cut(network, features, texts, prompt or "")):
+            if cut:
+                cuts.note(text)
+        return dict(features)
+
+    return collate
+
+
+def _cut(network: Any, features: Any, texts: list[str], prompt: str) -> Iterable[bool]:
+    """Tell which texts lost their end to the network's maximum length."""
+    encodings = getattr(features, "encodings", None)
+    if encodings:
+        return [bool(encoding.overflowing) for encoding in encodings]
+    mask, limit = features.get("attention_mask"), _limit(network)
+    if not isinstance(mask, torch.Tensor) or limit is None or mask.shape[1] < limit:
+        return []
+    full = (mask.sum(1) >= limit).tolist()
+    return [
+        is_full and _length(network.tokenizer, prompt + text) > limit
+        for text, is_full in zip(texts, full)
+    ]
+
+
+def _limit(network: Any) -> int | None:
+    """Return how many tokens the network takes; None for any number."""
+    limit = network.max_seq_length
+    return int(limit) if limit is not None and math.isfinite(limit) else None
+
+
+def _length(tokenizer: Any, text: str) -> int:
+    """Count the tokens of a whole text; tokenizers of words return them as a list."""
+    if hasattr(tokenizer, "save_pretrained"):
+        return len(tokenizer(text, truncation=False, verbose=False)["input_ids"])
+    return len(tokenizer.tokenize(text))
 
 
 @contextmanager
@@ -100,36 +199,37 @@ def quiet_files(*, quiet: bool = True) -> Iterator[None]:
 
 
 def _check_folder(spec: BackboneSpec, folder: Path) -> None:
-    if not any(folder.rglob("*.safetensors")):
-        raise WeightsError(
-            f"{folder} has no safetensors file, so it cannot be loaded for "
-            f"{spec.label}. Pickled checkpoints are not loaded: save the model again "
-            "with safe_serialization=True"
-        )
+    """Refuse folders with weights that would have to be unpickled."""
+    for path in folder.rglob("*.bin"):
+        pickled = path.match("pytorch_model*.bin") or path.match("adapter_model.bin")
+        if pickled and not any(path.parent.glob("*.safetensors")):
+            raise WeightsError(
+                f"{path.parent} has no safetensors file, so it cannot be loaded for "
+                f"{spec.label}. Pickled checkpoints are not loaded: save the model "
+                "again with safe_serialization=True"
+            )
 
 
 def _describe(spec: BackboneSpec, network: Any) -> dict[str, Any]:
     """Describe a loaded encoder by content, so that its folder's name is no matter."""
-    tokenizer = network.tokenizer
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    text = backend.to_str() if backend is not None else repr(tokenizer)
-    modules: list[dict[str, Any]] = [
-        {
-            "class": f"{type(module).__module__}.{type(module).__qualname__}",
-            "config": getattr(module, "get_config_dict", dict)(),
-        }
-        for module in network
-    ]
     described = spec.describe(
-        libraries=library_versions("sentence-transformers", "transformers", "torch"),
+        libraries=library_versions(
+            "sentence-transformers", "transformers", "tokenizers", "torch"
+        ),
         weights={"tensors": tensors_digest(network.state_dict().items())},
-        modules=modules,
+        modules=[
+            {
+                "name": name,
+                "class": f"{type(module).__module__}.{type(module).__qualname__}",
+                **_module_config(module),
+            }
+            for name, module in network.named_modules()
+            if hasattr(module, "get_config_dict") or _is_transformer(module)
+        ],
         preprocess={
-            "tokenizer": hashlib.sha256(text.encode()).hexdigest(),
-            "max_length": network.max_seq_length,
-            "lower_case": getattr(tokenizer, "do_lower_case", None),
-            "prompts": network.prompts,
-            "prompt": network.default_prompt_name,
+            "max_length": _limit(network),
+            "prompt": _prompt(network),
+            "truncate_dim": network.truncate_dim,
         },
     )
     # The weights are known by content: the name or folder they came from is not
@@ -138,15 +238,48 @@ def _describe(spec: BackboneSpec, network: Any) -> dict[str, Any]:
     return described
 
 
+def _is_transformer(module: nn.Module) -> bool:
+    return hasattr(module, "config_class") and hasattr(module, "config")
+
+
+def _module_config(module: Any) -> dict[str, Any]:
+    """Describe what a module computes with, beside its tensors."""
+    if _is_transformer(module):
+        config = module.config.to_dict()
+        return {"config": _plain({k: v for k, v in config.items() if k not in _ORIGIN})}
+    tokenizer = vars(module).get("tokenizer", getattr(module, "tokenizer", None))
+    return {
+        "config": _plain(module.get_config_dict()),
+        "tokenizer": describe_tokenizer(tokenizer),
+        "sides": [
+            getattr(tokenizer, name, None)
+            for name in ("padding_side", "truncation_side", "pad_token_id")
+        ],
+    }
+
+
+def _plain(value: Any) -> Any:
+    """Return a configuration in JSON; what has no such form is an error."""
+    if hasattr(value, "to_dict"):
+        return _plain(value.to_dict())
+    if isinstance(value, dict):
+        return {str(name): _plain(part) for name, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(part) for part in value]
+    return jsonable(value)
+
+
 def _forward(spec: BackboneSpec, network: Any) -> Callable[[Any], torch.Tensor]:
     if spec.layer is None and spec.pooling == "default":
-
-        def whole(features: dict[str, Any]) -> torch.Tensor:
-            output: torch.Tensor = network(dict(features))["sentence_embedding"]
-            return output
-
-        return whole
-    transformer = network[0].auto_model
+        if _padding_shows(spec, network):
+            return lambda features: _by_length(spec, network, features)
+        return lambda features: _sentence_embedding(spec, network, features)
+    transformer = getattr(network[0], "auto_model", None)
+    if transformer is None:
+        raise ValueError(
+            f"layer={spec.layer!r}, pooling={spec.pooling!r}: {spec.label} has no "
+            "transformer to take them from; leave layer=None and pooling='default'"
+        )
 
     def inner(features: dict[str, Any]) -> torch.Tensor:
         names = ("input_ids", "attention_mask", "token_type_ids")
@@ -154,6 +287,69 @@ def _forward(spec: BackboneSpec, network: Any) -> Callable[[Any], torch.Tensor]:
         return pooled_tokens(spec, transformer, tokens)
 
     return inner
+
+
+def _sentence_embedding(
+    spec: BackboneSpec, network: Any, features: dict[str, Any]
+) -> torch.Tensor:
+    """Return what the library's `encode` returns for a batch of features."""
+    output = network(dict(features))
+    if "sentence_embedding" not in output:
+        raise ValueError(
+            f"backbone='{spec.label}': its last module gives no sentence embedding but "
+            f"{', '.join(output)}; add a Pooling module and save it again"
+        )
+    embedding: torch.Tensor = output["sentence_embedding"]
+    return embedding[..., : network.truncate_dim]
+
+
+@torch.inference_mode()
+def _padding_shows(spec: BackboneSpec, network: Any) -> bool:
+    """Whether a text has another embedding beside a longer one.
+
+    So it is where positions are counted from the padding on, on the left, or where a
+    convolution reaches into it. An embedding is kept for its text, whatever else is
+    in the batch.
+    """
+    if any(isinstance(module, nn.Conv1d) for module in network.modules()):
+        return True
+    side = getattr(getattr(network, "tokenizer", None), "padding_side", "right")
+    if side != "left":
+        return False
+    network.eval()
+    prompt = _prompt(network)
+    alone, beside = (
+        _sentence_embedding(spec, network, network.preprocess(texts, prompt=prompt))[0]
+        for texts in (["a"], ["a", "a long text " * 4])
+    )
+    scale = alone.abs().max().clamp(min=1e-6)
+    return bool((alone - beside).abs().max() > 1e-4 * scale)
+
+
+def _by_length(
+    spec: BackboneSpec, network: Any, features: dict[str, Any]
+) -> torch.Tensor:
+    """Return the embeddings of a batch from texts of equal length, without padding."""
+    mask = features["attention_mask"].bool()
+    lengths = mask.sum(1)
+    parts = []
+    order = []
+    for length in lengths.unique().tolist():
+        rows = torch.nonzero(lengths == length).flatten()
+        columns = mask[rows[0]]
+        part = {name: _select(value, rows, columns) for name, value in features.items()}
+        parts.append(_sentence_embedding(spec, network, part))
+        order.append(rows)
+    return torch.cat(parts)[torch.cat(order).argsort()]
+
+
+def _select(value: Any, rows: torch.Tensor, columns: torch.Tensor) -> Any:
+    """Return some rows of a feature, and of these the positions that are no padding."""
+    if not isinstance(value, torch.Tensor):
+        return value
+    chosen = value[rows]
+    positions = value.ndim > 1 and value.shape[1] == len(columns) and columns.any()
+    return chosen[:, columns] if positions else chosen
 
 
 def pooled_tokens(
@@ -172,9 +368,12 @@ def pooled_tokens(
                 f"{len(states) - 1}, or -{len(states) - 1} to -1"
             )
         hidden = states[number]
+    real = tokens["attention_mask"]
     if spec.pooling == "cls":
-        first: torch.Tensor = hidden[:, 0]
+        # Padding may be on the left.
+        rows = torch.arange(len(hidden), device=hidden.device)
+        first: torch.Tensor = hidden[rows, real.to(torch.int32).argmax(dim=1)]
         return first
-    mask = tokens["attention_mask"].unsqueeze(-1).to(torch.float32)
+    mask = real.unsqueeze(-1).to(torch.float32)
     mean: torch.Tensor = (hidden.float() * mask).sum(1) / mask.sum(1).clamp(min=1)
     return mean

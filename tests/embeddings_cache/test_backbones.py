@@ -354,10 +354,10 @@ def test_torchvision_local_weights(make_extractor, images, tmp_path):
 def test_clip_local_weights(make_extractor, images, tmp_path, modality):
     open_clip = pytest.importorskip("open_clip")
     torch.manual_seed(3)
-    clip = open_clip.create_model("RN50", pretrained=None).eval()
+    clip = open_clip.create_model("RN50", pretrained=None, force_quick_gelu=True).eval()
     save_file(clip.state_dict(), tmp_path / "clip.safetensors")
     extractor = make_extractor(
-        "open_clip:RN50",
+        "open_clip:RN50/openai",
         weights=tmp_path / "clip.safetensors",
         modality=modality,
         storage_dtype="float32",
