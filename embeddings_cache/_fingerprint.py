@@ -84,7 +84,9 @@ def tensors_digest(tensors: Iterable[tuple[str, "torch.Tensor"]]) -> str:
     for name, tensor in sorted(tensors, key=lambda pair: pair[0]):
         head = [name, str(tensor.dtype), list(tensor.shape)]
         sha.update(canonical_json(head))
-        flat = tensor.detach().to("cpu").contiguous().reshape(-1)
+        # A conjugate or negative view has its bytes written out first.
+        tensor = tensor.detach().to("cpu").resolve_conj().resolve_neg()
+        flat = tensor.contiguous().reshape(-1)
         sha.update(flat.view(torch.uint8).numpy().data)
     return sha.hexdigest()
 

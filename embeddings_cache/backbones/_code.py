@@ -15,6 +15,7 @@ import inspect
 import sys
 import types
 import typing
+import weakref
 from collections.abc import Iterable
 from enum import EnumType
 from typing import TYPE_CHECKING, Any
@@ -55,6 +56,7 @@ WRAPPERS = (
     functools.partialmethod,
     type(functools.lru_cache(lambda: None)),
 )
+_READ: "weakref.WeakSet[type]" = weakref.WeakSet()
 # Members of classes that say where an attribute is, and nothing else.
 _PLACES = (
     types.MemberDescriptorType,
@@ -403,13 +405,14 @@ def _own_class(describe: "Describer", kind: type, label: str, where: str) -> Any
 
 def _need_text(describe: "Describer", kind: type, where: str) -> None:
     """Refuse a class whose text nobody can read, so that nobody can tell it either."""
-    if issubclass(kind, tuple) and hasattr(kind, "_fields"):
-        return  # made by namedtuple
+    if kind in _READ or (issubclass(kind, tuple) and hasattr(kind, "_fields")):
+        return  # of what namedtuple makes there is no text
     try:
         inspect.getsource(kind)
     except (OSError, TypeError) as error:
         raise describe.refusal(
             where,
             f"of the class {kind.__qualname__}, whose code cannot be read (put it into "
-            "a module)",
+            "a module),",
         ) from error
+    _READ.add(kind)

@@ -243,6 +243,8 @@ def _container(describe: Describer, value: Any, where: str) -> Any:
         items = _items(describe, value, where)
     if type(value) is list:
         return items
+    if isinstance(value, deque):
+        items.append({"maxlen": value.maxlen})
     if type(value) in (*_CONTAINERS, OrderedDict):
         return {type(value).__name__: items}
     return _subclass(describe, value, where, items)
@@ -278,8 +280,6 @@ def _subclass(describe: Describer, value: Any, where: str, items: Any) -> Any:
     state = state_of(value)
     if isinstance(value, dict) and hasattr(value, "default_factory"):
         state["default_factory"] = value.default_factory
-    if isinstance(value, deque):
-        state["maxlen"] = value.maxlen
     return {
         "object": _code.describe_class(describe, type(value), where),
         "items": items,

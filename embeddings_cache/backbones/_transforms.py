@@ -9,6 +9,7 @@ import sys
 import types
 from typing import Any
 
+import torch
 from torch import nn
 
 from embeddings_cache._declared import declared
@@ -44,7 +45,9 @@ class _Deterministic(Describer):
     """Describes what is listed, and plain values; code and chance are refused."""
 
     def __call__(self, value: Any, where: str) -> Any:
-        if callable(value) and not isinstance(value, type):
+        # ToDtype may have a table of types.
+        known = isinstance(value, type) and issubclass(value, torch.Tensor)
+        if callable(value) and not known:
             given = declared(value, where)
             if given is not None:
                 return given
@@ -53,9 +56,10 @@ class _Deterministic(Describer):
 
     def _admit(self, value: Any, where: str) -> None:
         known = _deterministic()
-        if isinstance(value, types.FunctionType):
-            if value not in known:
-                raise self.refusal(where, f"the function {value.__qualname__}")
+        if isinstance(value, types.FunctionType | type):
+            if value not in known or isinstance(value, type):
+                kind = "class" if isinstance(value, type) else "function"
+                raise self.refusal(where, f"the {kind} {value.__qualname__}")
             return
         name = type(value).__name__
         if type(value) not in known:
