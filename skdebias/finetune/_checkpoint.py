@@ -6,29 +6,46 @@ any instruction finds either the old one or the new one.
 """
 
 import contextlib
+import os
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 
-from skdebias._files import remove_dead_partials
+from skdebias._files import TEMPORARY, new_owner, remove_dead_partials
 from skdebias._serialize import read_file, write_file
 from skdebias.finetune._extraction import make_folder
 from skdebias.methods import Method
 
 _FORMAT = "skdebias-checkpoint-3"
 _KEPT = 2  # should the last one turn out to be damaged
-_NAME = re.compile(r"step-(\d{9})\.safetensors")
+_NAME = re.compile(r"(?P<kind>step|done)-(?P<step>\d{9,})\.safetensors")
+_DAMAGED = "damaged-"
 _PLAIN = (bool, int, float, str, type(None))
 
 
+class CheckpointError(OSError):
+    """`checkpoint_dir` cannot be read or written; `errno` says why.
+
+    A `FileExistsError`, a full disk or a lack of permission lead to it. Checkpoints
+    that were written before are as they were.
+    """
+
+
+class UnusableCheckpointError(ValueError):
+    """What a file holds is not a state of this run."""
+
+
 class CheckpointWarning(UserWarning):
-    """A checkpoint is damaged; training goes on from an older one, or from the start.
+    """A checkpoint cannot be used: it is damaged, or of a run of another length.
+
+    Training goes on from an older one, or from the start.
 
     Turn it into an error with ``warnings.simplefilter("error", CheckpointWarning)``.
     """
@@ -54,35 +71,94 @@ def to_host(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 class Checkpoints:
     """The checkpoints of one run.
 
+    While the run is made, the last two of them are kept; when it is over, the last one
+    alone. Several processes may make the same run: each writes whole files, and takes
+    away none that another one may still need.
+
     Parameters
     ----------
     folder : Path
         Of this run alone.
+    root : Path
+        The `checkpoint_dir` that it is in, for messages.
+    extensible : bool, default=False
+        Whether the run's end is to be the start of a longer one.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, root: Path, *, extensible: bool = False) -> None:
         self.folder = folder
+        self.extensible = extensible
+        self._root = root
 
-    def latest(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-        """Return the newest checkpoint that is whole; None if there is none."""
-        for path in sorted(self._files(), reverse=True):
+    def newest_first(
+        self, last_step: int
+    ) -> Iterator[tuple[Path, dict[str, Tensor], dict[str, Any]]]:
+        """Yield the checkpoints that are whole.
+
+        Parameters
+        ----------
+        last_step : int
+            The run's last one: those of a longer run are not looked at.
+
+        Yields
+        ------
+        path : Path
+        tensors : dict of str to Tensor
+        header : dict
+        """
+        for path in self._files(last_step)[::-1]:
             try:
                 tensors, header = read_file(path, _FORMAT, torch=True)
+            except FileNotFoundError:
+                continue  # another process, which is further, has made room
             except ValueError as error:
-                warnings.warn(
-                    f"checkpoint_dir: {error}. It is left out, and training goes on "
-                    "from an older checkpoint, or from the start if there is none.",
-                    CheckpointWarning,
-                    stacklevel=2,
-                )
+                self.set_aside(path, error)
                 continue
-            return tensors, header
-        return None
+            yield path, tensors, header
+
+    def set_aside(self, path: Path, error: Exception) -> None:
+        """Rename a checkpoint that cannot be used, and warn.
+
+        Parameters
+        ----------
+        path : Path
+        error : Exception
+            What is wrong with it.
+        """
+        with contextlib.suppress(OSError):
+            path.rename(path.with_name(f"{_DAMAGED}{path.name}"))
+        warnings.warn(
+            f"checkpoint_dir: {error}. It is set aside as "
+            f"{_DAMAGED}{path.name}, and training goes on from an older checkpoint, "
+            "or from the start if there is none.",
+            CheckpointWarning,
+            stacklevel=2,
+        )
+
+    def check_writable(self) -> None:
+        """Make the folder, and refuse one that cannot be written to.
+
+        Raises
+        ------
+        CheckpointError
+        """
+        with naming_checkpoint_dir(self._root):
+            make_folder(self.folder)
+            probe = self.folder / f"{TEMPORARY}{new_owner()}"
+            try:
+                probe.touch(exist_ok=False)
+            finally:
+                probe.unlink(missing_ok=True)
 
     def save(
-        self, step: int, tensors: Mapping[str, Tensor], header: dict[str, Any]
+        self,
+        step: int,
+        tensors: Mapping[str, Tensor],
+        header: dict[str, Any],
+        *,
+        done: bool = False,
     ) -> Path:
-        """Write the checkpoint of a step, then remove those before the last two.
+        """Write the checkpoint of a step, then remove older ones.
 
         Parameters
         ----------
@@ -90,25 +166,89 @@ class Checkpoints:
             Steps made.
         tensors : mapping of str to Tensor
         header : dict
+        done : bool, default=False
+            Whether this is the run's last step.
 
         Returns
         -------
         Path
+
+        Raises
+        ------
+        CheckpointError
+            If it cannot be written; those before are as they were.
         """
-        make_folder(self.folder)
-        path = self.folder / f"step-{step:09d}.safetensors"
-        write_file(path, to_host(tensors), {**header, "format": _FORMAT})
-        for old in sorted(self._files())[:-_KEPT]:
-            with contextlib.suppress(FileNotFoundError):
-                old.unlink()
-        with contextlib.suppress(FileNotFoundError):
+        path = self.folder / f"{'done' if done else 'step'}-{step:09d}.safetensors"
+        with naming_checkpoint_dir(self._root):
+            make_folder(self.folder)
+            write_file(path, to_host(tensors), {**header, "format": _FORMAT})
+        # What is left over harms nobody.
+        with contextlib.suppress(OSError):
             remove_dead_partials(self.folder, path.stat().st_mtime)
+            self._clear(step, 0 if done else _KEPT)
         return path
 
-    def _files(self) -> list[Path]:
+    def tidy(self, path: Path) -> None:
+        """Remove what the end of a run has left, if it was killed just then.
+
+        Parameters
+        ----------
+        path : Path
+            The checkpoint of the end.
+        """
+        found = _NAME.fullmatch(path.name)
+        if found is not None and found["kind"] == "done":
+            with contextlib.suppress(OSError):
+                self._clear(int(found["step"]), 0)
+
+    def _clear(self, step: int, n_kept: int) -> None:
+        """Remove all but some checkpoints up to a step; ends of runs stay."""
+        old = [path for path in self._files(step) if path.name.startswith("step")]
+        if n_kept == 0:
+            old += self.folder.glob(f"{_DAMAGED}*")
+        for path in old[: len(old) - n_kept]:
+            with contextlib.suppress(FileNotFoundError):
+                path.unlink()
+
+    def _files(self, last_step: int) -> list[Path]:
+        """Return the checkpoints up to a step, in order."""
         if not self.folder.is_dir():
             return []
-        return [path for path in self.folder.iterdir() if _NAME.fullmatch(path.name)]
+        found = [(_NAME.fullmatch(path.name), path) for path in self.folder.iterdir()]
+        steps = [(int(m["step"]), path) for m, path in found if m is not None]
+        return [path for step, path in sorted(steps, key=_first) if step <= last_step]
+
+
+def _first(pair: tuple[int, Path]) -> int:
+    return pair[0]
+
+
+@contextlib.contextmanager
+def naming_checkpoint_dir(root: Path) -> Iterator[None]:
+    """Turn errors of the disk into a CheckpointError that names `checkpoint_dir`.
+
+    Parameters
+    ----------
+    root : Path
+        The user's `checkpoint_dir`.
+    """
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        number = getattr(error, "errno", None) or _os_error(str(error))
+        raise CheckpointError(
+            number,
+            f"checkpoint_dir={str(root)!r} cannot be used "
+            f"({os.strerror(number) if number else error}). Checkpoints that were "
+            "written before are as they were: make room, or choose a folder that can "
+            "be written to, and fit again to go on from them",
+        ) from error
+
+
+def _os_error(message: str) -> int:
+    """Return the number of the disk's error that safetensors tells in words only."""
+    found = re.search(r"os error (\d+)", message)
+    return 0 if found is None else int(found[1])
 
 
 def snapshot(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
@@ -168,10 +308,16 @@ def restore(
     object
     """
     if "tensor" in described:
-        where = current.device if isinstance(current, Tensor) else device
-        return tensors[described["tensor"]].to(where)
+        value = tensors[described["tensor"]]
+        if isinstance(current, Tensor):
+            _check_alike(current, value)
+            return value.to(current.device)
+        return value.to(device)
     if "array" in described:
-        return tensors[described["array"]].numpy()
+        values = tensors[described["array"]].numpy()
+        if isinstance(current, np.ndarray):
+            _check_alike(current, values)
+        return values
     if "value" in described:
         return described["value"]
     if "list" in described:
@@ -187,7 +333,17 @@ def restore(
             for key, part in described["dict"]
         }
     if "object" in described:
+        if described["object"].keys() - vars(current).keys():
+            raise UnusableCheckpointError("a checkpoint is of another method")
         for key, part in described["object"].items():
             own = restore(getattr(current, key), part, tensors, device)
             setattr(current, key, own)
     return current
+
+
+def _check_alike(current: Any, value: Any) -> None:
+    if (current.shape, current.dtype) != (value.shape, value.dtype):
+        raise UnusableCheckpointError(
+            f"a checkpoint has {value.dtype} of shape {tuple(value.shape)} where this "
+            f"run has {current.dtype} of shape {tuple(current.shape)}"
+        )

@@ -1,7 +1,6 @@
 """FineTuneClassifier: a whole network, trained by any method of the package."""
 
-import hashlib
-import json
+import contextlib
 import os
 from collections.abc import Iterable
 from numbers import Integral, Real
@@ -15,6 +14,7 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
+from skdebias._attributes import encode_attributes
 from skdebias._base import BaseDebiasedClassifier
 from skdebias._engine._loss import n_logits
 from skdebias._engine._selection import Stopping
@@ -31,7 +31,7 @@ from skdebias._validation import (
     encode_validation_set,
     has_validation_set,
 )
-from skdebias.finetune._checkpoint import Checkpoints, to_host
+from skdebias.finetune._checkpoint import to_host
 from skdebias.finetune._extraction import (
     EmbeddingExtractor,
     auto_workers,
@@ -52,6 +52,8 @@ from skdebias.finetune._network import (
     describe_backbone,
     freeze_parameters,
 )
+from skdebias.finetune._run_key import digest
+from skdebias.finetune._runs import Runs, resumed
 from skdebias.finetune._training import (
     NetworkTraining,
     NetworkValidation,
@@ -69,11 +71,6 @@ _SHARED = (
 )  # fmt: skip
 # Parameters of `estimator` that also say something about a network.
 _OF_ESTIMATOR = ("hidden_layer_sizes",)
-# Parameters that change no number, by which a run is not told from another.
-_NOT_IN_KEY = (
-    "checkpoint_dir", "checkpoint_every", "verbose", "num_workers", "memory",
-    "preprocess", "augment", "random_state", "backbone", "weights", "estimator",
-)  # fmt: skip
 
 
 class FineTuneClassifier(LogitClassifierMixin, MetaEstimatorMixin, BaseEstimator):
@@ -426,6 +423,7 @@ default=None
                 f"items has {len(source)} entries and y has {len(y)}: pass one label "
                 "per item."
             )
+        runs = None if self.checkpoint_dir is None else Runs(self.checkpoint_dir)
         classes, y_codes = encode_classes(y, type(self).__name__, "items")
         if attributes is not None:
             check_encodable(attributes, len(y))
@@ -436,63 +434,50 @@ default=None
             check_same_kind(attributes, attributes_val)
         source.check()
         accelerator = self._accelerator()
-        seed = check_random_state(self.random_state).randint(np.iinfo(np.int32).max)
-        seed = agreed(seed)
+        seed = agreed(
+            check_random_state(self.random_state).randint(np.iinfo(np.int32).max)
+        )
         members = [self._initial_network(settings)]
-        checkpoints = self._checkpoints(
-            source, y, attributes, validation, members[0].tools, inner
-        )
-        found = None if checkpoints is None else checkpoints.latest()
-        if found is not None:
-            seed = found[1]["seed"]
-        models = NetworkModels(self)
-        data = TrainingData(
-            items, y, attributes, X_val, y_val, attributes_val, seed, models
-        )
-        inner.classes_ = classes
-        with one_thread(accelerator.device):
-            groups = inner._find_groups(data, y_codes)
-        inner._warn_of_attributes(data, groups, validation)
-        method = inner._make_method(groups)
-        tools = members[0].tools
-        if found is None or not found[1]["done"]:  # else no item is read again
-            for part in (source, *([] if validation is None else [validation["X"]])):
-                part.load(tools, self.memory << 20, auto_workers(len(part)))
-        members += [self._initial_network(settings) for _ in range(method.n_heads - 1)]
-        shapes = self._finish_networks(members, method, inner, source, seed)
-        judge = None
-        if validation is not None:
-            judge = NetworkValidation(
-                validation["y"],
-                validation["groups"],
-                validation["selection"],
-                validation["X"],
-                tools,
-                accelerator,
-                2 * self._pass_rows(accelerator),
+        recipe = self._recipe(inner)
+        run = None
+        if runs is not None:
+            run = self._describe_run(
+                runs, members[0], recipe, inner, source, validation, accelerator
             )
-        training = NetworkTraining(
-            members,
-            source,
-            y_codes.astype(np.int64),
-            groups,
-            method,
-            seed,
-            self._recipe(inner),
-            accelerator,
-            stopping=Stopping(self.early_stopping, self.tol, self.n_iter_no_change),
-            validation=judge,
-            checkpoints=checkpoints,
-            found=found,
-            point=self.saliency_layer,
-            describe=_describe_method(inner),
-        )
-        fitted = training.run(type(inner).__name__, bool(self.verbose))
+        with contextlib.ExitStack() as claimed:
+            checkpoints = None
+            if run is not None and self.random_state is None:
+                request = self._describe_request(run, inner, y_codes, attributes)
+                seed, checkpoints = claimed.enter_context(
+                    runs.unseeded(digest(request), seed, accelerator.is_main_process)
+                )
+            data = TrainingData(
+                items, y, attributes, X_val, y_val, attributes_val, seed,
+                NetworkModels(self),
+            )  # fmt: skip
+            inner.classes_ = classes
+            with one_thread(accelerator.device):
+                groups = inner._find_groups(data, y_codes)
+            inner._warn_of_attributes(data, groups, validation)
+            method = inner._make_method(groups)
+            if run is not None and checkpoints is None:
+                run |= {"seed": seed, "groups": groups.ids, "method": method}
+                checkpoints = runs.find(digest(run), recipe)
+
+            def start(found):
+                training, self._input_shapes = self._start_training(
+                    members.pop() if members else self._initial_network(settings),
+                    inner, method, groups, recipe, source, y_codes, validation, seed,
+                    accelerator, checkpoints, found,
+                )  # fmt: skip
+                return training
+
+            training = resumed(start, checkpoints, recipe.n_steps(len(y)))
+            fitted = training.run(type(inner).__name__, bool(self.verbose))
         for stale in [name for name in vars(self) if name.endswith("_network_")]:
             delattr(self, stale)
         for prefix, network in zip(inner._head_prefixes, training.networks()):
             setattr(self, f"{prefix}network_", network)
-        self._input_shapes = shapes
         self._set_fitted(inner, fitted, validation)
         return self
 
@@ -614,34 +599,91 @@ default=None
             self.checkpoint_every,
         )
 
-    def _checkpoints(self, source, y, attributes, validation, tools, inner):
-        """Return the run's own folder of checkpoints, by all that determines it."""
-        if self.checkpoint_dir is None:
-            return None
-        own = self.get_params(deep=False)
-        known = {k: repr(v) for k, v in own.items() if k not in _NOT_IN_KEY}
-        seed = self.random_state
+    def _start_training(
+        self, first, inner, method, groups, recipe, source, y_codes, validation, seed,
+        accelerator, checkpoints, found,
+    ):  # fmt: skip
+        """Return the training before its first step or after the checkpoint `found`."""
+        tools = first.tools
+        header = {} if found is None else found[1]
+        last_step = recipe.n_steps(len(y_codes))
+        if not header.get("stopped") and header.get("step") != last_step:
+            # Else no item is read again.
+            for part in (source, *([] if validation is None else [validation["X"]])):
+                part.load(tools, self.memory << 20, auto_workers(len(part)))
+        settings = backbone_settings(self.get_params(deep=False))
+        others = [self._initial_network(settings) for _ in range(method.n_heads - 1)]
+        members = [first, *others]
+        shapes = self._finish_networks(members, method, inner, source, seed)
+        judge = None
+        if validation is not None:
+            judge = NetworkValidation(
+                validation["y"],
+                validation["groups"],
+                validation["selection"],
+                validation["X"],
+                tools,
+                accelerator,
+                2 * self._pass_rows(accelerator),
+            )
+        training = NetworkTraining(
+            members,
+            source,
+            y_codes.astype(np.int64),
+            groups,
+            method,
+            seed,
+            recipe,
+            accelerator,
+            stopping=Stopping(self.early_stopping, self.tol, self.n_iter_no_change),
+            validation=judge,
+            checkpoints=checkpoints,
+            found=found,
+            point=self.saliency_layer,
+            describe=_describe_method(inner),
+        )
+        return training, shapes
+
+    def _describe_run(
+        self, runs, network, recipe, inner, source, validation, accelerator
+    ):
+        """Return what determines the result, but for seed, groups and method."""
+        stopping = [self.tol, self.n_iter_no_change] if self.early_stopping else None
         described = {
-            "parameters": known,
-            "estimator": repr((type(inner).__name__, inner.get_params())),
-            "seed": seed if isinstance(seed, Integral) else None,
-            "backbone": describe_backbone(tools),
+            "backbone": describe_backbone(network.tools),
+            "freeze": self.freeze,
+            "head": [self.dropout, self.head_init, list(inner.hidden_layer_sizes)],
+            "saliency_layer": self.saliency_layer,
+            "recipe": recipe.described(),
+            "stopping": stopping,
             "augment": None
             if self.augment is None
             else describe_transform(self.augment, allow_random=True, name="augment"),
-            "items": source.digest(),
-            "y": _digest(y),
-            "attributes": None if attributes is None else _digest(attributes),
+            "compute": [accelerator.device.type, accelerator.mixed_precision],
+            "items": source.digest(runs.memo),
         }
         if validation is not None:
             described["validation"] = [
-                validation["X"].digest(),
-                _digest(validation["y"]),
-                _digest(validation["groups"].ids),
+                validation["X"].digest(runs.memo),
+                validation["y"],
+                validation["groups"].ids,
+                validation["selection"],
             ]
-        text = json.dumps(described, sort_keys=True, default=str)
-        name = hashlib.sha256(text.encode()).hexdigest()[:24]
-        return Checkpoints(Path(self.checkpoint_dir).expanduser() / name)
+        return described
+
+    def _describe_request(self, run, inner, y_codes, attributes):
+        """Return what determines the result, but for the seed, before it is trained."""
+        shared = {*inner._shared_parameters(), *_SHARED, "random_state"}
+        own = inner.get_params(deep=False).items()
+        return run | {
+            "max_iter": self.max_iter,
+            "estimator": type(inner).__qualname__,
+            "parameters": {key: value for key, value in own if key not in shared},
+            "y": y_codes,
+            "attributes": None
+            if attributes is None
+            else encode_attributes(attributes)[0],
+        }
 
     def _set_fitted(self, inner, fitted, validation):
         state = {
@@ -883,11 +925,3 @@ def _shapes(batch, modality):
         for name, tensor in batch.items()
         if isinstance(tensor, torch.Tensor)
     }
-
-
-def _digest(values):
-    array = np.asarray(values)
-    kind = repr((array.dtype.kind, array.shape))
-    content = array.astype(str) if array.dtype.kind == "O" else array
-    data = np.ascontiguousarray(content).tobytes()
-    return hashlib.sha256(kind.encode() + data).hexdigest()

@@ -13,8 +13,11 @@ from embeddings_cache import (
 from embeddings_cache._device import is_out_of_memory, resolve_precision, to_device
 from embeddings_cache._errors import ItemError
 from embeddings_cache._io import make_folder
+from embeddings_cache._keys import item_keys
+from embeddings_cache._memo import FileMemo
 from embeddings_cache._parallel import auto_workers, ordered_map
 from embeddings_cache._parameters import check_parameters
+from embeddings_cache._progress import Progress
 from embeddings_cache._readers import Item, read_items
 from embeddings_cache.backbones import build_backbone
 from embeddings_cache.backbones._base import Backbone
@@ -25,8 +28,10 @@ from embeddings_cache.backbones._transforms import describe_transform
 __all__ = [
     "Backbone",
     "EmbeddingExtractor",
+    "FileMemo",
     "Item",
     "ItemError",
+    "Progress",
     "UndescribableError",
     "UnreadableItemError",
     "auto_workers",
@@ -35,6 +40,7 @@ __all__ = [
     "describe_network",
     "describe_transform",
     "is_out_of_memory",
+    "item_keys",
     "make_folder",
     "ordered_map",
     "quiet_files",

@@ -4,6 +4,7 @@ import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,10 +15,13 @@ from torch.utils.data import DataLoader, Dataset
 
 from skdebias.finetune._extraction import (
     Backbone,
+    FileMemo,
     Item,
     ItemError,
+    Progress,
     UnreadableItemError,
     auto_workers,
+    item_keys,
     ordered_map,
     read_items,
 )
@@ -195,21 +199,34 @@ class Items:
         )
         return iter(loader)
 
-    def digest(self) -> str:
-        """Return what tells these items from others, without decoding any."""
+    def digest(self, folder: Path) -> str:
+        """Return what tells the content of these items from that of others.
+
+        Parameters
+        ----------
+        folder : Path
+            Where it is kept which file has which content, so that files that have not
+            changed are not read again.
+
+        Returns
+        -------
+        str
+
+        Raises
+        ------
+        UnreadableItemError
+        """
         found = hashlib.sha256(self._modality.encode())
         if self._modality == "tensor" and self._tensor is not None:
             found.update(repr((self._tensor.dtype, self._tensor.shape)).encode())
             found.update(np.ascontiguousarray(self._tensor.numpy()))
             return found.hexdigest()
-        for item in self._items:
-            if item.path is not None:
-                state = os.stat(item.path)
-                found.update(
-                    repr((item.path, state.st_size, state.st_mtime_ns)).encode()
-                )
-            else:
-                found.update(item.key())
+        keys, bad = item_keys(
+            self._items, auto_workers(len(self)), Progress(False), FileMemo(folder)
+        )
+        if bad:
+            raise UnreadableItemError(bad, len(self), cached=False)
+        found.update(keys.tobytes())
         return found.hexdigest()
 
 

@@ -30,7 +30,12 @@ from skdebias._engine._sampler import IndexSampler
 from skdebias._engine._selection import Selection, Stopping, Tracker
 from skdebias._engine._sgd import Fitted
 from skdebias._engine._threads import one_thread
-from skdebias.finetune._checkpoint import Checkpoints, restore, snapshot
+from skdebias.finetune._checkpoint import (
+    Checkpoints,
+    UnusableCheckpointError,
+    restore,
+    snapshot,
+)
 from skdebias.finetune._extraction import Backbone, is_out_of_memory, to_device
 from skdebias.finetune._items import Items
 from skdebias.finetune._network import Network, Networks, Points, training_mode
@@ -95,6 +100,21 @@ class Recipe:
     augment: Callable[[Any], Any] | None
     num_workers: int
     checkpoint_every: int | None
+
+    def n_steps(self, n_samples: int) -> int:
+        """Return the number of steps of a whole run."""
+        return -(-n_samples // self.batch_size) * self.max_iter
+
+    def described(self) -> dict[str, Any]:
+        """Return what changes a number, but for `max_iter` and `augment`."""
+        left_out = ("max_iter", "augment", "num_workers", "checkpoint_every")
+        own = vars(self).items()
+        return {name: value for name, value in own if name not in left_out}
+
+    @property
+    def extensible(self) -> bool:
+        """Whether the steps of a run are the first ones of one with more epochs."""
+        return self.schedule == "constant" and self.warmup == 0
 
     def rate(self, step: int, n_steps: int) -> float:
         """Return the learning rate of a step, counted from 0."""
@@ -334,7 +354,7 @@ class NetworkTraining:
     checkpoints : Checkpoints, default=None
         Where to write them.
     found : (dict of str to Tensor, dict), default=None
-        The one to go on from.
+        The one to go on from. An UnusableCheckpointError says that it cannot be.
     point : str, default=None
         Where a penalty on saliencies takes them.
     describe : str, default=""
@@ -403,7 +423,7 @@ class NetworkTraining:
         self._position = torch.from_numpy(position).to(device)
         self._objective = torch.zeros(len(members), device=device)
         self.step = 0
-        self.done = False
+        self.done = self._stopped = False
         if found is not None:
             self._resume(*found)
 
@@ -665,8 +685,8 @@ class NetworkTraining:
         if self._penalty is not None:
             seen = self._penalty.end_epoch(())
             observed = {name: values.cpu().numpy() for name, values in seen.items()}
-        stop = self.tracker.update(self.epoch, losses, observed)
-        self.done = bool(stop) or self.epoch == self._recipe.max_iter
+        self._stopped = bool(self.tracker.update(self.epoch, losses, observed))
+        self.done = self._stopped or self.epoch == self._recipe.max_iter
         self._save()
 
     def _checkpoint_within_epoch(self) -> None:
@@ -679,54 +699,112 @@ class NetworkTraining:
     def _save(self) -> None:
         if self._checkpoints is None:
             return
-        tensors = {f"model.{k}": v for k, v in self.stack.state().items()}
-        own = get_optimizer_state_dict(self._model, self._optimiser.optimizer)
-        moments = {
-            name: {key: _whole_copy(value) for key, value in values.items()}
-            for name, values in own["state"].items()
-        }
+        tensors, header = self._state()
+        if self._accelerator.is_main_process:
+            self._checkpoints.save(self.step, tensors, header, done=self.done)
+        self._accelerator.wait_for_everyone()
+
+    def _state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Return tensors and header of a checkpoint.
+
+        Of a run that is over and cannot be extended, that is the networks that were
+        kept; else all that the next step needs.
+        """
+        model, kept = self.stack.state(), self.tracker.result()
+        best = kept.state if isinstance(kept, KeptNetworks) else model
+        goes_on = not self.done or (
+            self._checkpoints is not None
+            and self._checkpoints.extensible
+            and not self._stopped
+        )
+        tensors = {f"model.{k}": v for k, v in (model if goes_on else best).items()}
         header: dict[str, Any] = {
             "step": self.step,
-            "done": self.done,
+            "stopped": self._stopped,
             "seed": self._seed,
-            "optimiser": snapshot(moments, "optimiser", tensors),
             "rule": snapshot(self.rule, "rule", tensors),
             "penalty": snapshot(self._penalty, "penalty", tensors),
             "tracker": snapshot(self.tracker.state(), "tracker", tensors),
             "objective": snapshot(self._objective, "objective", tensors),
         }
-        kept = self.tracker.result()
-        if isinstance(kept, KeptNetworks):
-            header["kept"] = snapshot(kept.state, "kept", tensors)
+        if not goes_on:
+            return tensors, header
+        own = get_optimizer_state_dict(self._model, self._optimiser.optimizer)
+        moments = {
+            name: {key: _whole_copy(value) for key, value in values.items()}
+            for name, values in own["state"].items()
+        }
+        header["optimiser"] = snapshot(moments, "optimiser", tensors)
+        if best is not model:
+            # Frozen parts are the same, and so is all in the best epoch.
+            other = {k: v for k, v in best.items() if not torch.equal(v, model[k])}
+            header["kept"] = snapshot(other, "kept", tensors)
         if self._accelerator.scaler is not None:
             header["scaler"] = self._accelerator.scaler.state_dict()
-        if self._accelerator.is_main_process:
-            self._checkpoints.save(self.step, tensors, header)
-        self._accelerator.wait_for_everyone()
+        return tensors, header
 
     def _resume(self, tensors: dict[str, Tensor], header: dict[str, Any]) -> None:
+        """Go on from a checkpoint.
+
+        Raises
+        ------
+        UnusableCheckpointError
+            If it is no state of this run; the training is then of no use.
+        """
+        try:
+            self._check_state(tensors, header)
+            self._set_state(tensors, header)
+        except (MemoryError, OSError, UnusableCheckpointError):
+            raise
+        except Exception as error:
+            # Whatever a file holds that a run would never write.
+            if is_out_of_memory(error):
+                raise
+            raise UnusableCheckpointError(
+                f"a checkpoint holds no state of this run ({error!r})"
+            ) from error
+
+    def _check_state(self, tensors: dict[str, Tensor], header: dict[str, Any]) -> None:
+        step = header["step"]
+        whole = type(step) is int and 0 < step <= self._n_steps
+        if not whole or header["seed"] != self._seed:
+            raise UnusableCheckpointError("a checkpoint is of another run")
+        own = get_model_state_dict(self._model)
+        shapes = {f"model.{k}": (v.shape, v.dtype) for k, v in own.items()}
+        there = {k: (v.shape, v.dtype) for k, v in tensors.items() if k in shapes}
+        if there != shapes:
+            raise UnusableCheckpointError("a checkpoint is of another network")
+        if "optimiser" not in header and not (
+            header["stopped"] or step == self._n_steps
+        ):
+            raise UnusableCheckpointError("a checkpoint is of a shorter run")
+
+    def _set_state(self, tensors: dict[str, Tensor], header: dict[str, Any]) -> None:
         device = self._accelerator.device
         prefix = "model."
         state = {
             k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)
         }
         set_model_state_dict(self._model, state, options=_WHOLE)
-        optimiser = self._optimiser.optimizer
-        own = get_optimizer_state_dict(self._model, optimiser)
-        own["state"] = restore(own["state"], header["optimiser"], tensors, device)
-        set_optimizer_state_dict(self._model, optimiser, own, options=_USED)
+        if "optimiser" in header:
+            optimiser = self._optimiser.optimizer
+            own = get_optimizer_state_dict(self._model, optimiser)
+            own["state"] = restore(own["state"], header["optimiser"], tensors, device)
+            set_optimizer_state_dict(self._model, optimiser, own, options=_USED)
         self.rule = restore(self.rule, header["rule"], tensors, device)
         self._penalty = restore(self._penalty, header["penalty"], tensors, device)
         self._objective = restore(self._objective, header["objective"], tensors, device)
         kept = None
         if "kept" in header:
             cpu = torch.device("cpu")
-            kept = KeptNetworks(restore({}, header["kept"], tensors, cpu))
+            other = restore({}, header["kept"], tensors, cpu)
+            kept = KeptNetworks({**state, **other})
         if "scaler" in header and self._accelerator.scaler is not None:
             self._accelerator.scaler.load_state_dict(header["scaler"])
         tracker = restore(self.tracker.state(), header["tracker"], tensors, device)
         self.tracker.resume(tracker, kept)
-        self.step, self.done = header["step"], header["done"]
+        self.step, self._stopped = header["step"], bool(header["stopped"])
+        self.done = self._stopped or self.step == self._n_steps
 
 
 def _optimiser(members: Sequence[Network], recipe: Recipe) -> torch.optim.Optimizer:
