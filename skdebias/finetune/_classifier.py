@@ -181,12 +181,14 @@ class FineTuneClassifier(LogitClassifierMixin, MetaEstimatorMixin, BaseEstimator
         Where checkpoints are written, after each epoch, each whole or not at all. Every
         run has a folder of its own there, named by all that determines its result; a
         fit of the same parameters and data goes on from its last checkpoint, and one
-        that was finished is not trained again.
+        that was finished is not trained again. With a constant `schedule` and no
+        `warmup`, one with a larger `max_iter` goes on from its end.
     checkpoint_every : int, default=None
         Also write one after every so many steps.
     random_state : int, RandomState instance or None, default=None
         Seed of the row draws, the head, dropout and augmentation. On the CPU the same
-        seed gives the same network, also if it was killed and resumed.
+        seed gives the same network, also if it was killed and resumed. With None every
+        fit has another seed; one that was killed is resumed with its own.
     verbose : int, default=0
         Above 0, a progress bar with the loss and the validation score.
 
@@ -398,6 +400,8 @@ default=None
 
         Raises
         ------
+        CheckpointError
+            If `checkpoint_dir` cannot be written to.
         FloatingPointError
             If the training objective is no longer finite.
         MemoryError

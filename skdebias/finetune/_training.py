@@ -785,7 +785,8 @@ class NetworkTraining:
         state = {
             k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)
         }
-        set_model_state_dict(self._model, state, options=_WHOLE)
+        # A copy: of replicas it changes the names in it.
+        set_model_state_dict(self._model, dict(state), options=_WHOLE)
         if "optimiser" in header:
             optimiser = self._optimiser.optimizer
             own = get_optimizer_state_dict(self._model, optimiser)

@@ -1,9 +1,9 @@
 """A fit as several processes make it: run by ``accelerate launch``."""
 
+import contextlib
 import os
 import sys
 import warnings
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ from skdebias import (
 )
 from skdebias.datasets import make_spurious_classification
 from skdebias.finetune import FineTuneClassifier
+from skdebias.finetune._training import NetworkTraining
 
 METHODS = {
     "gerne": GERNEClassifier(beta=0.2),
@@ -105,11 +106,22 @@ def fit(folder, names=tuple(METHODS), precision="float32"):
     return found
 
 
-def forget_last_epoch(folder):
-    """Remove the last checkpoint of every run, as if it had been killed before."""
-    for run in Path(folder).iterdir():
-        *_, last = sorted(run.iterdir())
-        last.unlink()
+def interrupt(folder):
+    """Make the first epoch of every run, and leave its checkpoint."""
+    steps = NetworkTraining._make_step
+
+    def interrupted(self, *args):
+        if self.epoch == 1:
+            raise KeyboardInterrupt
+        steps(self, *args)
+
+    NetworkTraining._make_step = interrupted
+    try:
+        for name in METHODS:
+            with contextlib.suppress(KeyboardInterrupt):
+                fit(folder, [name])
+    finally:
+        NetworkTraining._make_step = steps
 
 
 def start():
@@ -128,11 +140,9 @@ if __name__ == "__main__":
     checkpoints, target = sys.argv[1:]
     start()
     results = fit(checkpoints)
-    torch.distributed.barrier()
-    if os.environ["RANK"] == "0":
-        forget_last_epoch(checkpoints)
-    torch.distributed.barrier()
-    for name, values in fit(checkpoints).items():
+    interrupt(f"{checkpoints}, interrupted")
+    interrupt(f"{checkpoints}, again")
+    for name, values in fit(f"{checkpoints}, again").items():
         results[f"{name}, resumed"] = values
     results["sharded"] = np.array(noted["sharded"])
     start()

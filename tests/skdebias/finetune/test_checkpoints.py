@@ -22,6 +22,7 @@ from skdebias.finetune._training import NetworkTraining
 needs_fork = pytest.mark.skipif(
     not hasattr(os, "fork") or sys.platform == "darwin", reason="needs os.fork"
 )
+pytestmark = pytest.mark.filterwarnings("ignore::skdebias.UnusableAttributesWarning")
 X, Y, ATTRIBUTES = make_spurious_classification(300, random_state=0)
 STEPS = 4 * 6  # epochs of ceil(300 / 50) steps
 
