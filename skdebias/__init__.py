@@ -16,6 +16,8 @@ _HOME = {
     "AFRClassifier": "skdebias._afr",
     "LfFClassifier": "skdebias._lff",
     "AntiClassifierWarning": "skdebias._ule",
+    "CollapsedHeadWarning": "skdebias._training_checks",
+    "ValidationShiftWarning": "skdebias._training_checks",
     "MissingAttributesWarning": "skdebias._attributes",
     "UnusableAttributesWarning": "skdebias._named_groups",
 }
@@ -32,6 +34,7 @@ _SUBMODULES = (
 __all__ = [
     "AFRClassifier",
     "AntiClassifierWarning",
+    "CollapsedHeadWarning",
     "DFRClassifier",
     "ERMClassifier",
     "GERNEClassifier",
@@ -42,6 +45,7 @@ __all__ = [
     "UGCClassifier",
     "ULEClassifier",
     "UnusableAttributesWarning",
+    "ValidationShiftWarning",
     "attributes",
     "datasets",
     "export",

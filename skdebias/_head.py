@@ -14,6 +14,8 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from skdebias._blas import blas_on_one_thread
 from skdebias._named_groups import NamedGroups, warn_of_unusable
+from skdebias._sklearn import through_pipelines
+from skdebias._training_checks import warn_if_collapsed, warn_of_validation_shift
 from skdebias._validation import (
     PRECISIONS,
     TrainingData,
@@ -214,15 +216,19 @@ default=None
     def _fit(self, X, y, attributes, X_val, y_val, attributes_val, before):
         X, y = self._validate_fit_input(X, y)
         seed = self._draw_seed()
+        X_val = through_pipelines(X_val)
         data = TrainingData(X, y, attributes, X_val, y_val, attributes_val, seed)
         y_codes, validation = self._encode(data)
         self._check_warm_start(before)
+        if validation is not None:
+            warn_of_validation_shift(X, validation["X"], stacklevel=4)
         groups = self._find_groups(data, y_codes)
         self._warn_of_attributes(data, groups, validation)
         task = FitTask(self, data)
         self._train(data, y_codes, groups, validation, task)
         task.end(reconstruction_attributes={})
         self._finish()
+        warn_if_collapsed(self, X, y_codes, stacklevel=4)
         return self
 
     @classmethod
@@ -345,14 +351,18 @@ default=None
         X = self._validate_X(X)
         if is_device_tensor(X):
             X = X.cpu().numpy()
+        scores = self._logits(X)
+        return scores.ravel() if len(self.classes_) == 2 else scores
+
+    def _logits(self, X):
+        """Logits of validated rows, of shape (n_samples, 1 or n_classes)."""
         rows = max(1, _PREDICT_VALUES // X.shape[1])
         with blas_on_one_thread():
             blocks = [
                 self._block_logits(X[start : start + rows])
                 for start in range(0, len(X), rows)
             ]
-        scores = np.concatenate(blocks)
-        return scores.ravel() if len(self.classes_) == 2 else scores
+        return np.concatenate(blocks)
 
     def _block_logits(self, block):
         out = block.astype(np.float32) if block.dtype == np.float16 else block

@@ -22,6 +22,7 @@ from skdebias._engine._threads import one_thread
 from skdebias._fit import fitted_history
 from skdebias._head import LogitClassifierMixin
 from skdebias._serialize import write_file
+from skdebias._sklearn import through_pipelines
 from skdebias._validation import (
     TrainingData,
     about,
@@ -431,6 +432,7 @@ default=None
         classes, y_codes = encode_classes(y, type(self).__name__, "items")
         if attributes is not None:
             check_encodable(attributes, len(y))
+        X_val = through_pipelines(X_val)
         validation = self._encode_validation(
             X_val, y_val, attributes_val, classes, settings["modality"]
         )

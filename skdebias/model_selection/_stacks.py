@@ -321,7 +321,7 @@ class SplitFits:
             ),
             steps.transform(_safe_indexing(X, test)),
         ]
-        for name in set(pipeline.transform_input or ()) & set(params):
+        for name in {"X_val", *(pipeline.transform_input or ())} & set(params):
             params[name] = steps.transform(params[name])
         joined = np.concatenate([np.asarray(part) for part in parts])
         y = np.concatenate([y[train], y[test]])

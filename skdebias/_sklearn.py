@@ -1,0 +1,48 @@
+"""What is asked of scikit-learn beyond its public interface, and why."""
+
+import sys
+
+from sklearn.pipeline import Pipeline
+
+
+def through_pipelines(X_val):
+    """Return validation rows as the pipelines that are fitting transform X.
+
+    A pipeline of scikit-learn 1.9 hands `X_val` to its last step as it came, unless
+    its `transform_input` says otherwise; later versions transform it (scikit-learn
+    #34263). A head that is trained on scaled rows and chosen on raw ones is wrong
+    without a word, so the steps are applied here. A pipeline that has transformed the
+    rows itself is known by the rows: they are not the object that it was given.
+
+    Parameters
+    ----------
+    X_val : object or None
+        As `fit` of an estimator was given it.
+
+    Returns
+    -------
+    object or None
+    """
+    if X_val is None:
+        return None
+    for steps in reversed(list(_steps_before(X_val))):
+        X_val = steps.transform(X_val)
+    return X_val
+
+
+def _steps_before(X_val):
+    """Yield the fitted steps that the rows have missed, innermost pipeline first."""
+    frame, seen = sys._getframe(2), None
+    while frame is not None:
+        known, name = frame.f_locals, frame.f_code.co_name
+        pipeline = known.get("self")
+        # `_fit` fits the steps before the last one, and is called by the others.
+        fitting = name in ("_fit", "fit", "fit_transform", "fit_predict")
+        if fitting and isinstance(pipeline, Pipeline) and pipeline is not seen:
+            seen = pipeline
+            inner = name == "_fit"
+            given = known.get("raw_params" if inner else "params") or {}
+            steps = pipeline[: known.get("step_idx", 0) if inner else -1]
+            if len(steps) and any(value is X_val for value in given.values()):
+                yield steps
+        frame = frame.f_back

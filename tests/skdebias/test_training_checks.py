@@ -1,0 +1,98 @@
+"""A head that is of no use on its own training rows says so."""
+
+import warnings
+
+import numpy as np
+import pytest
+import torch
+
+import skdebias
+from skdebias import CollapsedHeadWarning, ERMClassifier, GERNEClassifier, JTTClassifier
+from skdebias.datasets import make_spurious_classification
+from skdebias.model_selection import BatchedGridSearchCV
+
+
+def _imbalanced(n_rows=2000, share=0.1, seed=0):
+    X, y, attributes = make_spurious_classification(n_rows, random_state=seed)
+    rng = np.random.default_rng(seed)
+    kept = np.flatnonzero((y == 0) | (rng.random(n_rows) < share))
+    return X[kept], y[kept], attributes[kept]
+
+
+def _unit_norm(X):
+    return (X / np.linalg.norm(X, axis=1, keepdims=True)).astype(np.float32)
+
+
+@pytest.mark.parametrize("kind", [ERMClassifier, JTTClassifier])
+def test_unit_norm_embeddings_without_a_scaler(kind):
+    X, y, _ = _imbalanced()
+    head = kind(max_iter=2, random_state=0, learning_rate=1e-5)
+    with pytest.warns(CollapsedHeadWarning, match="Standardise X") as caught:
+        head.fit(_unit_norm(X), y)
+    assert __file__ in {warning.filename for warning in caught}
+    assert len(set(head.predict(_unit_norm(X)))) == 1
+
+
+@pytest.mark.parametrize("n_classes", [2, 4])
+@pytest.mark.parametrize(
+    "name", [n for n in skdebias.__all__ if n.endswith("Classifier")]
+)
+def test_ordinary_fits_say_nothing(name, n_classes):
+    X, y, attributes = make_spurious_classification(
+        600, n_classes=n_classes, random_state=0
+    )
+    head = getattr(skdebias, name)(random_state=0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        warnings.simplefilter("error", CollapsedHeadWarning)
+        head.fit(X, y, attributes)
+
+
+def test_a_balanced_head_on_a_rare_class_is_no_collapse():
+    """Accuracy below the majority's share is what balancing asks for."""
+    X, y, attributes = _imbalanced(share=0.03)
+    X = X + 3 * np.random.default_rng(0).normal(size=X.shape)
+    head = GERNEClassifier(max_iter=20, random_state=0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", CollapsedHeadWarning)
+        head.fit(X, y, attributes)
+    assert head.score(X, y) < np.mean(y == 0)
+
+
+def test_a_head_that_answers_at_random_is_a_collapse():
+    X, y, _ = _imbalanced()
+    flipped = ERMClassifier(max_iter=5, random_state=0).fit(X, y)
+    from skdebias._training_checks import warn_if_collapsed
+
+    flipped.coef_, flipped.intercept_ = -flipped.coef_, -flipped.intercept_
+    with pytest.warns(CollapsedHeadWarning, match="class-balanced accuracy"):
+        warn_if_collapsed(flipped, X, y, stacklevel=1)
+
+
+@pytest.mark.parametrize("convert", [np.float16, np.float64, torch.from_numpy])
+def test_all_kinds_of_rows(convert):
+    X, y, _ = _imbalanced()
+    X = _unit_norm(X)
+    X = convert(X) if convert is torch.from_numpy else X.astype(convert)
+    with pytest.warns(CollapsedHeadWarning):
+        ERMClassifier(max_iter=1, random_state=0, learning_rate=1e-5).fit(X, y)
+
+
+def test_sorted_rows_are_looked_at_evenly(monkeypatch):
+    from skdebias import _training_checks
+
+    monkeypatch.setattr(_training_checks, "_ROWS", 50)
+    X, y, _ = make_spurious_classification(600, random_state=0)
+    order = np.argsort(y)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", CollapsedHeadWarning)
+        ERMClassifier(random_state=0).fit(X[order], y[order])
+
+
+def test_a_search_warns_once_for_its_best():
+    X, y, _ = _imbalanced()
+    head = ERMClassifier(max_iter=1, random_state=0)
+    grid = {"learning_rate": [1e-6, 1e-5]}
+    with pytest.warns(CollapsedHeadWarning) as caught:
+        BatchedGridSearchCV(head, grid, cv=3).fit(_unit_norm(X), y)
+    assert sum(w.category is CollapsedHeadWarning for w in caught) == 1
