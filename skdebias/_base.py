@@ -8,6 +8,9 @@ from sklearn.utils._param_validation import Interval, StrOptions
 
 from skdebias._head import HEAD_ATTRIBUTES, HeadClassifier
 
+# A wider layer would need gigabytes for the weights of a few hundred features.
+_WIDEST = 1 << 20
+
 
 class BaseDebiasedClassifier(HeadClassifier):
     """Classifier whose head is trained by a debiasing method.
@@ -84,6 +87,17 @@ class BaseDebiasedClassifier(HeadClassifier):
         self.device = device
         self.random_state = random_state
         self.verbose = verbose
+
+    def _validate_params(self):
+        super()._validate_params()
+        sizes = tuple(self.hidden_layer_sizes)
+        for size in sizes:
+            whole = isinstance(size, Integral) and not isinstance(size, bool)
+            if not (whole and 1 <= size <= _WIDEST):
+                raise ValueError(
+                    f"hidden_layer_sizes={sizes} must hold whole numbers between 1 and "
+                    f"{_WIDEST}, such as (64,); () is a linear head."
+                )
 
     @abstractmethod
     def _make_method(self, groups):

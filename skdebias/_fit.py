@@ -2,7 +2,6 @@
 
 from functools import partial
 from itertools import pairwise
-from numbers import Integral
 
 import numpy as np
 import torch
@@ -232,13 +231,7 @@ def head_attributes(stack, head=-1, prefix=""):
 
 
 def _hidden_layer_sizes(estimator):
-    sizes = tuple(estimator.hidden_layer_sizes)
-    if not all(isinstance(size, Integral) and size > 0 for size in sizes):
-        raise ValueError(
-            f"hidden_layer_sizes={sizes} must hold whole numbers of at least 1, such "
-            "as (64,); () is a linear head."
-        )
-    return tuple(int(size) for size in sizes)
+    return tuple(int(size) for size in estimator.hidden_layer_sizes)
 
 
 def _settings(estimators, n_heads):

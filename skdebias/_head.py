@@ -29,6 +29,8 @@ from skdebias._validation import (
     encode_validation_set,
     has_validation_set,
     is_device_tensor,
+    refuse_booleans,
+    validate_features,
 )
 
 # Values per block of prediction: bounds the float32 copy of float16 input.
@@ -231,6 +233,10 @@ default=None
         warn_if_collapsed(self, X, y_codes, stacklevel=4)
         return self
 
+    def _validate_params(self):
+        super()._validate_params()
+        refuse_booleans(self)
+
     @classmethod
     @cache
     def _get_param_names(cls):
@@ -315,18 +321,7 @@ default=None
         )
 
     def _validate_X(self, X):
-        X = as_array(X)
-        if is_device_tensor(X):
-            if X.shape[1] != self.n_features_in_:
-                raise ValueError(
-                    f"X has {X.shape[1]} features, but {type(self).__name__} is "
-                    f"expecting {self.n_features_in_} features as input."
-                )
-            return X
-        checked = check_large_array(X, self)
-        return validate_data(
-            self, X, dtype=PRECISIONS, ensure_all_finite=not checked, reset=False
-        )
+        return validate_features(self, X, reset=False)
 
     def _layers(self, prefix=""):
         """Pairs of (weights of shape (n_in, n_out), biases), input to output."""

@@ -6,7 +6,9 @@ from typing import Any
 
 import numpy as np
 from sklearn.utils import assert_all_finite, column_or_1d
+from sklearn.utils._param_validation import Interval, InvalidParameterError
 from sklearn.utils.multiclass import type_of_target
+from sklearn.utils.validation import validate_data
 
 from skdebias._attributes import (
     Groups,
@@ -54,6 +56,28 @@ class TrainingData:
 def is_device_tensor(X):
     """Return whether X is a torch tensor that stays on its device."""
     return type(X).__module__.partition(".")[0] == "torch"
+
+
+def refuse_booleans(estimator):
+    """Refuse True where a number is meant, which scikit-learn takes for 1.
+
+    Parameters
+    ----------
+    estimator : estimator
+        Its parameters meet its constraints.
+
+    Raises
+    ------
+    InvalidParameterError
+    """
+    values = estimator.get_params(deep=False)
+    for name, constraints in estimator._parameter_constraints.items():
+        numeric = any(isinstance(constraint, Interval) for constraint in constraints)
+        if isinstance(values.get(name), bool) and numeric:
+            raise InvalidParameterError(
+                f"The {name!r} parameter of {type(estimator).__name__} must be a "
+                f"number. Got {values[name]} instead."
+            )
 
 
 def as_array(X):
@@ -126,6 +150,37 @@ def check_large_array(X, estimator):
                 block, estimator_name=type(estimator).__name__, input_name="X"
             )
     return True
+
+
+def validate_features(estimator, X, *, reset):
+    """Check embeddings, which are neither copied nor upcast where they are floats.
+
+    Parameters
+    ----------
+    estimator : estimator
+        Remembers the number of features, and their names.
+    X : array-like or Tensor of shape (n_samples, n_features)
+    reset : bool
+        Whether X is that of `fit`, or must be like it.
+
+    Returns
+    -------
+    ndarray, or Tensor on another device than the CPU
+    """
+    X = as_array(X)
+    if not is_device_tensor(X):
+        checked = check_large_array(X, estimator)
+        return validate_data(
+            estimator, X, dtype=PRECISIONS, ensure_all_finite=not checked, reset=reset
+        )
+    if reset:
+        estimator.n_features_in_ = X.shape[1]
+    elif X.shape[1] != estimator.n_features_in_:
+        raise ValueError(
+            f"X has {X.shape[1]} features, but {type(estimator).__name__} is expecting "
+            f"{estimator.n_features_in_} features as input."
+        )
+    return X
 
 
 def encode_groups(attributes, y_codes, n_classes, user=None):

@@ -189,7 +189,7 @@ def train(
 
     Raises
     ------
-    FloatingPointError
+    DivergenceError
         If the objective of a head is no longer finite, unless tolerated.
     """
     training = Training(
@@ -269,7 +269,7 @@ class Training:
 
         Raises
         ------
-        FloatingPointError
+        DivergenceError
             If the objective of a head is no longer finite, unless tolerated.
         """
         loop, last = self._loop, self._max_iter if until is None else until
@@ -334,7 +334,15 @@ class Training:
         )
 
 
-def divergence(epoch: int, learning_rate: float) -> FloatingPointError:
+class DivergenceError(FloatingPointError, ValueError):
+    """The training objective is no longer finite.
+
+    A `ValueError`, because it comes of unscaled X or of a parameter, as well as the
+    `FloatingPointError` that it is.
+    """
+
+
+def divergence(epoch: int, learning_rate: float) -> DivergenceError:
     """Return the error of a fit whose objective is no longer finite.
 
     Parameters
@@ -344,9 +352,9 @@ def divergence(epoch: int, learning_rate: float) -> FloatingPointError:
 
     Returns
     -------
-    FloatingPointError
+    DivergenceError
     """
-    return FloatingPointError(
+    return DivergenceError(
         f"The training objective is no longer finite in epoch {epoch}: lower "
         f"learning_rate (now {learning_rate:g}) or standardise X."
     )

@@ -1,12 +1,19 @@
 """Base class of the estimators that infer spurious attributes."""
 
 from abc import ABCMeta, abstractmethod
+from os import PathLike
 
 import numpy as np
 from sklearn.base import BaseEstimator, _fit_context, clone
-from sklearn.utils.validation import check_is_fitted
+from sklearn.utils.validation import _num_samples, check_is_fitted
 
 from skdebias._engine._threads import one_thread
+from skdebias._validation import (
+    check_labels,
+    encode_classes,
+    has_validation_set,
+    refuse_booleans,
+)
 
 
 class BasePseudoAttributes(BaseEstimator, metaclass=ABCMeta):
@@ -14,6 +21,10 @@ class BasePseudoAttributes(BaseEstimator, metaclass=ABCMeta):
 
     A subclass implements :meth:`_infer` and :meth:`_assign`.
     """
+
+    def _validate_params(self):
+        super()._validate_params()
+        refuse_booleans(self)
 
     @abstractmethod
     def _infer(self, X, y, validation):
@@ -64,12 +75,32 @@ class BasePseudoAttributes(BaseEstimator, metaclass=ABCMeta):
         -------
         self : object
             With `pseudo_attributes_`.
+
+        Raises
+        ------
+        ValueError
+            If the input is malformed: wrong lengths, NaN, a single class.
         """
-        self.classes_ = np.unique(y)
+        y = self._checked_labels(X, y)
+        self.classes_, _ = encode_classes(y, type(self).__name__)
+        if has_validation_set(X_val, y_val, None):
+            y_val = self._checked_labels(X_val, y_val, "_val")
         validation = {"X_val": X_val, "y_val": y_val}
         with one_thread():
             self.pseudo_attributes_ = self._infer(X, y, validation)
         return self
+
+    def _checked_labels(self, X, y, suffix=""):
+        """Check labels, and that there is one per row of X, which may be items."""
+        y = check_labels(y, f"y{suffix}")
+        # A folder of items, named by its path, says only later how many it holds.
+        n_rows = len(y) if isinstance(X, (str, PathLike)) else _num_samples(X)
+        if n_rows != len(y):
+            raise ValueError(
+                f"X{suffix} has {n_rows} rows and y{suffix} has {len(y)}: pass one "
+                "label per row."
+            )
+        return y
 
     def fit_predict(self, X, y, *, X_val=None, y_val=None):
         """Infer and return the pseudo-attributes of the training rows.
@@ -106,10 +137,10 @@ class BasePseudoAttributes(BaseEstimator, metaclass=ABCMeta):
         Raises
         ------
         ValueError
-            If a label did not occur in training.
+            If a label did not occur in training, or if the input is malformed.
         """
         check_is_fitted(self)
-        y = np.asarray(y)
+        y = self._checked_labels(X, y)
         position = np.searchsorted(self.classes_, y)
         codes = np.minimum(position, len(self.classes_) - 1)
         unseen = self.classes_[codes] != y

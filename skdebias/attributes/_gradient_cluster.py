@@ -13,7 +13,7 @@ from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 from skdebias._engine._features import Features
 from skdebias._erm import ERMClassifier
 from skdebias._fit import resolve_device
-from skdebias._validation import as_array
+from skdebias._validation import validate_features
 from skdebias._warnings import warn_caller
 from skdebias.attributes._base import BasePseudoAttributes
 from skdebias.methods import _ugc
@@ -22,6 +22,9 @@ from skdebias.methods import _ugc
 _SILHOUETTE_ROWS = 2000
 # Spread of the scores, relative to the largest gradient, that rounding can cause.
 _ROUNDING = 1e-5
+# Largest feature, and the inverse of the smallest difference, that can be squared and
+# added up in float32.
+_LARGEST = 1e15
 # What the best cut through normally distributed margins reaches, wherever it is made.
 _WEAK_SILHOUETTE = 0.58
 
@@ -166,12 +169,20 @@ class GradientClusterPseudoAttributes(BasePseudoAttributes):
         rng = check_random_state(self.random_state)
         seed = int(rng.randint(np.iinfo(np.int32).max))
         codes = np.searchsorted(self.classes_, y).astype(np.int64)
-        features = Features(_two_dimensional(X), resolve_device(self.device))
+        X = validate_features(self, X, reset=True)
+        if self.n_clusters > len(codes):
+            raise ValueError(
+                f"n_clusters={self.n_clusters} is more than the {len(codes)} rows of "
+                "X: choose fewer."
+            )
+        features = Features(X, resolve_device(self.device))
         with torch.no_grad():
+            _check_range(features)
             features, self._layer = self._warm_up(
                 features, X, y, codes, validation, seed
             )
             z = _ugc.logits(features, self._layer)
+            _check_finite(z, self.warmup)
             clusters = self._cluster(features, codes, z, seed)
         shape = len(self.classes_), self.n_clusters
         self.cluster_sizes_ = np.zeros(shape, dtype=np.int64)
@@ -182,7 +193,8 @@ class GradientClusterPseudoAttributes(BasePseudoAttributes):
         return inferred
 
     def _assign(self, X, codes):
-        features = Features(_two_dimensional(X), resolve_device(self.device))
+        X = validate_features(self, X, reset=False)
+        features = Features(X, resolve_device(self.device))
         clusters = np.zeros(len(codes), dtype=np.int64)
         with torch.no_grad():
             features = self._last_layer_features(features)
@@ -295,9 +307,28 @@ def _last_layer(features, layer):
     return _ugc.LastLayer(weight, bias + weight @ center, center)
 
 
-def _two_dimensional(X):
-    X = as_array(X)
-    return X if hasattr(X, "dtype") and X.ndim == 2 else np.asarray(X, dtype=np.float32)
+def _check_range(features):
+    """Refuse features whose squares float32 cannot hold; constant ones are fine."""
+    first = features.rows(torch.zeros(1, dtype=torch.int64))
+    spread = largest = 0.0
+    for where in _ugc.blocks(features, np.arange(features.n_rows), 0):
+        block = features.rows(torch.arange(where.start, where.stop))
+        spread = max(spread, float((block - first).abs().max()))
+        largest = max(largest, float(block.abs().max()))
+    if largest > _LARGEST or 0 < spread < 1 / _LARGEST:
+        raise ValueError(
+            f"X cannot be clustered: its values reach {largest:.2g} and differ by up "
+            f"to {spread:.2g}, whose squares float32 does not hold. Standardise X, for "
+            "example with sklearn.preprocessing.StandardScaler."
+        )
+
+
+def _check_finite(z, warmup):
+    if not bool(z.isfinite().all()):
+        raise ValueError(
+            f"X cannot be clustered: the logits of warmup={warmup!r} are not finite. "
+            "Standardise X, for example with sklearn.preprocessing.StandardScaler."
+        )
 
 
 def _gradients(features, rows, residual, center):

@@ -31,6 +31,7 @@ from skdebias._validation import (
     encode_classes,
     encode_validation_set,
     has_validation_set,
+    refuse_booleans,
 )
 from skdebias.finetune._checkpoint import to_host
 from skdebias.finetune._extraction import (
@@ -365,6 +366,10 @@ class FineTuneClassifier(LogitClassifierMixin, MetaEstimatorMixin, BaseEstimator
         self.checkpoint_every = checkpoint_every
         self.random_state = random_state
         self.verbose = verbose
+
+    def _validate_params(self):
+        super()._validate_params()
+        refuse_booleans(self)
 
     @_fit_context(prefer_skip_nested_validation=False)
     def fit(

@@ -28,7 +28,7 @@ from skdebias._attributes import Groups
 from skdebias._engine._loss import cross_entropy, predicted_class
 from skdebias._engine._sampler import IndexSampler
 from skdebias._engine._selection import Selection, Stopping, Tracker
-from skdebias._engine._sgd import Fitted
+from skdebias._engine._sgd import DivergenceError, Fitted
 from skdebias._engine._threads import one_thread
 from skdebias.finetune._checkpoint import (
     Checkpoints,
@@ -665,7 +665,7 @@ class NetworkTraining:
         kept = ""
         if self._checkpoints is not None:
             kept = f" The last good checkpoint is in {str(self._checkpoints.folder)!r}."
-        raise FloatingPointError(
+        raise DivergenceError(
             f"The training objective is no longer finite in step {self.step + 1} "
             f"(epoch {self.epoch + 1}){self._describe}: lower learning_rate (now "
             f"{self._recipe.learning_rate:g}), set clip_norm, or raise warmup.{kept}"

@@ -6,6 +6,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+# A step of so many rows needs no more than the memory of most machines, however few
+# rows it repeats.
+_MOST_ROWS = 1 << 16
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -170,8 +174,19 @@ def slot_table(plans: Sequence[SamplingPlan], batch_size: int) -> SlotTable:
     Returns
     -------
     SlotTable
+
+    Raises
+    ------
+    ValueError
+        If a step would have far more rows than there are.
     """
     first = plans[0]
+    most = max(len(first.strata), _MOST_ROWS)
+    if batch_size > most:
+        raise ValueError(
+            f"batch_size={batch_size} is too large for {len(first.strata)} rows: "
+            f"choose at most {most}."
+        )
     counts = np.stack([plan.counts(batch_size) for plan in plans])
     n_plans, n_batches, n_strata = counts.shape
     streams = np.zeros(n_batches, int) if first.shared else np.arange(n_batches)

@@ -265,7 +265,9 @@ def mean_difference(features: Rows, y: NDArray[np.int64], n_classes: int) -> Las
     target = codes[:, None]
 
     # In units of the spread of the logits, the bounds suit features of any scale.
-    spread = max(float(z.std()), torch.finfo(torch.float32).tiny)
+    spread = float(z.std())
+    if spread < torch.finfo(torch.float32).tiny:
+        return layer  # the class means do not differ: no scale is better than another
 
     def loss(log_scale: float) -> float:
         log_p = torch.log_softmax(z * (np.exp(log_scale) / spread), dim=1)
