@@ -296,6 +296,11 @@ def _warm_start(estimator, X_student=None):
                 f"the data and hidden_layer_sizes ask for sizes {sizes}: fit a clone "
                 "instead."
             )
+    if not all(np.isfinite(w).all() for own in heads for pair in own for w in pair):
+        raise ValueError(
+            "warm_start=True, but weights of the fitted head are not finite: fit a "
+            "clone instead."
+        )
     return [_parameters(layers) for layers in heads]
 
 
@@ -324,7 +329,38 @@ def fitted_history(history, validation):
         accuracy = [v[:, -1] for v in history["validation_group_accuracy"]]
         out["validation_group_accuracy"] = np.stack(accuracy)
         out["validation_groups"] = validation["labels"]
+        _warn_of_a_constant_score(out, validation)
     return out
+
+
+def _plain(value):
+    """Return a scalar of numpy as Python's own, which prints as the user wrote it."""
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def _warn_of_a_constant_score(history, validation):
+    """Say which groups keep the score from choosing an epoch, if it is always equal."""
+    scores, selection = history["validation_score"], validation["selection"]
+    never = history["validation_group_accuracy"].max(0) == 0.0
+    if selection == "last" or len(scores) < 2 or np.ptp(scores) or not never.any():
+        return
+    unseen = np.zeros(len(validation["labels"]), dtype=bool)
+    unseen[validation["groups"].ids[validation["y"] < 0]] = True
+    named = [
+        f"(label {_plain(label)!r}, attribute {_plain(value)!r})"
+        + (", whose label is not in y" if is_unseen else "")
+        for (label, value), is_never, is_unseen in zip(
+            validation["labels"], never, unseen
+        )
+        if is_never
+    ]
+    warnings.warn(
+        f"selection={selection!r} has the same score, {scores[0]:g}, in each of "
+        f"{len(scores)} epochs, so it chooses none of them: no epoch is ever right in "
+        f"{'; '.join(named)}. The mean of the group accuracies and the validation loss "
+        "chose instead. Look at these rows of X_val, or select by 'group_balanced'.",
+        stacklevel=2,
+    )
 
 
 class _Observer:

@@ -51,6 +51,8 @@ class LfFClassifier(BaseDebiasedClassifier):
 "last"}, default="auto"
         Score on the validation set given to `fit` that selects the epoch. "auto" is
         worst-group accuracy with `attributes_val`, worst-class accuracy without.
+        Ties go to the epoch of the best mean of the group accuracies, then of the
+        least validation loss, then to the later one.
     warm_start : bool, default=False
         Start from the weights of the previous fit, of the same classes and features.
     device : str, default="auto"

@@ -56,6 +56,21 @@ class HeadStack:
         """Heads per stream."""
         return self.coefs[0].shape[0] // self.n_streams
 
+    def finite(self) -> Tensor:
+        """Return which heads have finite logits on rows of any usual size.
+
+        Weights may be finite and their products not: a row of entries up to 1e4 is
+        carried through the largest weights.
+
+        Returns
+        -------
+        Tensor of shape (n_total_heads,), bool
+        """
+        largest = [coef.abs().flatten(1).amax(1) for coef in self.coefs]
+        bound = torch.stack(largest).prod(0) * 1e4
+        biases = torch.cat(self.intercepts, 1).abs().amax(1)
+        return torch.isfinite(bound + biases)
+
     def forward(
         self,
         X: Tensor,

@@ -11,13 +11,16 @@ from numpy.typing import NDArray
 from skdebias._attributes import Groups
 from skdebias._engine._features import Features, JoinedFeatures
 from skdebias._engine._heads import HeadStack
-from skdebias._engine._loss import predicted_class
+from skdebias._engine._loss import cross_entropy, predicted_class
 
 # Attributes of a tracker that change from epoch to epoch.
 _STATE = (
-    "active", "n_iter", "best_epoch", "history", "_guarded", "_best", "_reference",
-    "_stale",
+    "active", "n_iter", "best_epoch", "history", "_guarded", "_best", "_ties",
+    "_reference", "_stale",
 )  # fmt: skip
+# Losses that differ by less, relative to the larger of them and 1, are equal: rounding
+# must not choose an epoch.
+_EQUAL = 1e-6
 
 
 class Trained(Protocol):
@@ -62,6 +65,22 @@ class Selection:
     groups: Groups
     selection: str
 
+    def group_results(
+        self, stack: Any
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Accuracy and mean loss of every head in every validation group.
+
+        Parameters
+        ----------
+        stack : Trained
+
+        Returns
+        -------
+        accuracies, losses : ndarray of shape (n_groups, n_total_heads)
+            The loss of a class that is unseen in training is 0: no head can lower it.
+        """
+        raise NotImplementedError
+
     def group_accuracies(self, stack: Any) -> NDArray[np.float64]:
         """Accuracy of every head in every validation group.
 
@@ -73,10 +92,10 @@ class Selection:
         -------
         ndarray of shape (n_groups, n_total_heads)
         """
-        raise NotImplementedError
+        return self.group_results(stack)[0]
 
     def score(self, accuracies: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Reduce group accuracies to the selection score.
+        """Reduce group accuracies, or negative losses, to the selection score.
 
         Parameters
         ----------
@@ -97,6 +116,57 @@ class Selection:
             return (members @ (accuracies * counts) / (members @ counts)).min(0)
         return (accuracies * counts).sum(0) / counts.sum()
 
+    def tie_breakers(
+        self, accuracies: NDArray[np.float64], losses: NDArray[np.float64]
+    ) -> NDArray[np.float64]:
+        """Return what chooses among epochs of one score, the first of them first.
+
+        The mean of the group accuracies, then the score of the losses. The worst loss
+        alone would not do: while a group is never right, its loss is least where
+        nothing has been learnt.
+
+        Parameters
+        ----------
+        accuracies, losses : ndarray of shape (n_groups, n_total_heads)
+
+        Returns
+        -------
+        ndarray of shape (2, n_total_heads)
+            Larger is better; finite.
+        """
+        with np.errstate(invalid="ignore"):
+            found = np.stack([accuracies.mean(0), self.score(-losses)])
+        return np.nan_to_num(found, nan=-1e300, neginf=-1e300)
+
+
+def count_hits_and_losses(
+    logits: torch.Tensor, y: torch.Tensor, ids: torch.Tensor, n_groups: int
+) -> torch.Tensor:
+    """Sum hits and losses over the rows of each group.
+
+    Parameters
+    ----------
+    logits : Tensor of shape (n_streams, n_rows, n_heads, n_logits)
+    y : Tensor of shape (n_rows,)
+        Class codes; -1 is a class unseen in training, which has no loss.
+    ids : Tensor of shape (n_rows,)
+        Group numbers.
+    n_groups : int
+
+    Returns
+    -------
+    Tensor of shape (2, n_groups, n_streams * n_heads)
+        Hits, and losses.
+    """
+    losses, _ = cross_entropy(logits, y.clamp_min(0).expand(len(logits), -1))
+    losses = torch.where((y >= 0)[:, None], losses, 0.0)
+    hits = predicted_class(logits) == y[:, None]
+    values = torch.stack([hits.to(losses.dtype), losses])  # (2, S, rows, M)
+    values = values.transpose(1, 2).flatten(2)
+    # A product, whose order of summation is the same in any repetition.
+    members = torch.nn.functional.one_hot(ids, n_groups).T.to(losses.dtype)
+    return members @ values
+
 
 @dataclass(frozen=True)
 class Validation(Selection):
@@ -110,8 +180,10 @@ class Validation(Selection):
 
     features: Features | JoinedFeatures
 
-    def group_accuracies(self, stack: HeadStack) -> NDArray[np.float64]:
-        """Accuracy of every head in every validation group.
+    def group_results(
+        self, stack: HeadStack
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Accuracy and mean loss of every head in every validation group.
 
         Parameters
         ----------
@@ -119,20 +191,19 @@ class Validation(Selection):
 
         Returns
         -------
-        ndarray of shape (n_groups, n_total_heads)
+        accuracies, losses : ndarray of shape (n_groups, n_total_heads)
         """
         device = self.features.device
         y = torch.from_numpy(self.y).to(device)
         ids = torch.from_numpy(self.groups.ids).to(device)
+        n_groups = len(self.groups.counts)
         total = stack.n_heads * stack.n_streams
-        correct = torch.zeros(len(self.groups.counts), total, device=device)
+        sums = torch.zeros(2, n_groups, total, device=device)
         for where, block in self.features.chunks():
             logits, _ = stack.forward(block.expand(stack.n_streams, -1, -1))
-            hits = predicted_class(logits) == y[where, None]  # (S, rows, M)
-            hits = hits.transpose(0, 1).flatten(1).to(correct.dtype)
-            correct.index_add_(0, ids[where], hits)
-        counts = self.groups.counts[:, None]
-        return correct.double().cpu().numpy() / counts
+            sums += count_hits_and_losses(logits, y[where], ids[where], n_groups)
+        means = sums.double().cpu().numpy() / self.groups.counts[:, None]
+        return means[0], means[1]
 
 
 @dataclass(frozen=True)
@@ -181,6 +252,7 @@ class Tracker:
         self._kept: Any = None
         self._guarded = False
         self._best = np.full(total, -np.inf)
+        self._ties = np.full((2, total), -1e300)
         self._reference = np.full(total, -np.inf)
         self._stale = np.zeros(total, dtype=int)
 
@@ -214,18 +286,17 @@ class Tracker:
         """
         self.n_iter[self.active] = epoch
         self._record("loss", losses)
-        progress = -losses
+        progress, ties = -losses, np.full_like(self._ties, -1e300)
         if self.validation is not None:
-            accuracies = self.validation.group_accuracies(self.stack)
+            accuracies, validation_losses = self.validation.group_results(self.stack)
             self._record("validation_group_accuracy", accuracies)
             score = self.validation.score(accuracies)
             self._record("validation_score", score)
             if self.selects:
                 progress = score
-        progress = progress.reshape(-1, self.heads_per_method)[:, -1]
-        progress = progress.repeat(self.heads_per_method)
-        better = self.active & (progress > self._best)
-        self._best[better] = progress[better]
+                ties = self.validation.tie_breakers(accuracies, validation_losses)
+        progress, ties = self._of_last_head(progress), self._of_last_head(ties)
+        better = self._improve(progress, ties)
         self._guarded = "sound" in (observed or {})
         for name, values in (observed or {}).items():
             self._record(name, values)
@@ -239,6 +310,26 @@ class Tracker:
             self._stale = np.where(advanced, 0, self._stale + 1)
             self.active &= self._stale < self.stopping.n_iter_no_change
         return not self.active.any()
+
+    def _of_last_head(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Give all heads of a method the value of its last one."""
+        n_heads = self.heads_per_method
+        last = values[..., n_heads - 1 :: n_heads]
+        return last.repeat(n_heads, axis=-1)
+
+    def _improve(
+        self, progress: NDArray[np.float64], ties: NDArray[np.float64]
+    ) -> NDArray[np.bool_]:
+        """Return which heads have not been better before; of equals, the later one."""
+        greater, equal = progress > self._best, progress == self._best
+        for value, known in zip(ties, self._ties):
+            margin = _EQUAL * np.maximum(1.0, np.abs(known))
+            greater |= equal & (value > known + margin)
+            equal &= np.abs(value - known) <= margin
+        best = np.where(equal, np.maximum(ties, self._ties), ties)
+        better: NDArray[np.bool_] = self.active & (greater | equal)
+        self._best[better], self._ties[:, better] = progress[better], best[:, better]
+        return better
 
     def _record(self, name: str, values: NDArray[np.float64]) -> None:
         self.history.setdefault(name, []).append(values)
@@ -262,6 +353,7 @@ class Tracker:
         """
         self.active, self.n_iter = self.active[heads], self.n_iter[heads]
         self.best_epoch, self._best = self.best_epoch[heads], self._best[heads]
+        self._ties = self._ties[:, heads]
         self._reference, self._stale = self._reference[heads], self._stale[heads]
         for epochs in self.history.values():
             epochs[:] = [values[..., heads] for values in epochs]

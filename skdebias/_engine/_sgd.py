@@ -103,7 +103,8 @@ class Fitted:
     rule : Rule or None
         The weighting rule in its final state.
     diverged : ndarray of shape (n_total_heads,), default=None
-        Epoch in which the objective of a head was no longer finite, 0 for never.
+        Epoch in which the objective or a weight of a head was no longer finite, 0 for
+        never.
     position : int, default=0
         Number of the method among those of its stream, in a part of a stack.
     source : ndarray of shape (n_total_heads,), default=None
@@ -190,7 +191,7 @@ def train(
     Raises
     ------
     DivergenceError
-        If the objective of a head is no longer finite, unless tolerated.
+        If the objective or a weight of a head is no longer finite, unless tolerated.
     """
     training = Training(
         features,
@@ -270,7 +271,8 @@ class Training:
         Raises
         ------
         DivergenceError
-            If the objective of a head is no longer finite, unless tolerated.
+            If the objective or a weight of a head is no longer finite, unless
+            tolerated.
         """
         loop, last = self._loop, self._max_iter if until is None else until
         with workers(loop.device) as threads, torch.no_grad():
@@ -355,8 +357,8 @@ def divergence(epoch: int, learning_rate: float) -> DivergenceError:
     DivergenceError
     """
     return DivergenceError(
-        f"The training objective is no longer finite in epoch {epoch}: lower "
-        f"learning_rate (now {learning_rate:g}) or standardise X."
+        f"The training objective, or a weight, is no longer finite in epoch {epoch}: "
+        f"lower learning_rate (now {learning_rate:g}) or standardise X."
     )
 
 
@@ -426,14 +428,19 @@ class _Loop:
                 state.keep(methods)
 
     def run_epoch(self, epoch: int, threads: Workers) -> NDArray[np.float64]:
-        """Run the next epoch, number `epoch`; return the mean objective per head."""
+        """Run the next epoch, number `epoch`; return the mean objective per head.
+
+        It is NaN where the epoch leaves parameters that are not finite.
+        """
         if self._epochs is not None:
             self._optimiser.freeze(self._epochs < epoch)
         objective = torch.zeros(self._weights.shape[0], self._weights.shape[2])
         objective = objective.to(self._weights.device)
         for index, X in islice(self._steps, self._steps_per_epoch):
             objective += self._step(index, X, threads)
-        return (objective / self._steps_per_epoch).flatten().double().cpu().numpy()
+        mean = (objective / self._steps_per_epoch).flatten()
+        mean = torch.where(self.stack.finite(), mean, torch.nan)
+        return mean.double().cpu().numpy()
 
     def _step(
         self, index: torch.Tensor, X: torch.Tensor, threads: Workers

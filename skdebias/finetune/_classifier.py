@@ -160,6 +160,8 @@ class FineTuneClassifier(LogitClassifierMixin, MetaEstimatorMixin, BaseEstimator
 "last"}, default="auto"
         Score on the validation set given to `fit` that selects the epoch. "auto" is
         worst-group accuracy with `attributes_val`, worst-class accuracy without.
+        Ties go to the epoch of the best mean of the group accuracies, then of the
+        least validation loss, then to the later one.
     saliency_layer : str, default="input"
         Where :class:`~skdebias.ULEClassifier` takes saliencies: "input" (for texts the
         embedded words), "embedding", or the name of a submodule of the backbone, whose
@@ -636,6 +638,7 @@ default=None
                 tools,
                 accelerator,
                 2 * self._pass_rows(accelerator),
+                self.learning_rate,
             )
         training = NetworkTraining(
             members,

@@ -25,9 +25,14 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from tqdm.auto import tqdm
 
 from skdebias._attributes import Groups
-from skdebias._engine._loss import cross_entropy, predicted_class
+from skdebias._engine._loss import cross_entropy
 from skdebias._engine._sampler import IndexSampler
-from skdebias._engine._selection import Selection, Stopping, Tracker
+from skdebias._engine._selection import (
+    Selection,
+    Stopping,
+    Tracker,
+    count_hits_and_losses,
+)
 from skdebias._engine._sgd import DivergenceError, Fitted
 from skdebias._engine._threads import one_thread
 from skdebias.finetune._checkpoint import (
@@ -286,15 +291,20 @@ class NetworkValidation(Selection):
     accelerator : accelerate.Accelerator
     batch_size : int
         Rows of a forward pass.
+    learning_rate : float
+        For messages.
     """
 
     items: Items
     tools: Backbone
     accelerator: Any
     batch_size: int
+    learning_rate: float
 
-    def group_accuracies(self, stack: NetworkStack) -> NDArray[np.float64]:
-        """Accuracy of every network in every validation group.
+    def group_results(
+        self, stack: NetworkStack
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Accuracy and mean loss of every network in every validation group.
 
         Parameters
         ----------
@@ -302,7 +312,7 @@ class NetworkValidation(Selection):
 
         Returns
         -------
-        ndarray of shape (n_groups, n_networks)
+        accuracies, losses : ndarray of shape (n_groups, n_networks)
         """
         world, rank = self.accelerator.num_processes, self.accelerator.process_index
         device = self.accelerator.device
@@ -313,7 +323,8 @@ class NetworkValidation(Selection):
             rows[start : start + self.batch_size]
             for start in range(0, share, self.batch_size)
         ]
-        correct = torch.zeros(len(self.groups.counts), stack.n_heads, device=device)
+        n_groups = len(self.groups.counts)
+        sums = torch.zeros(2, n_groups, stack.n_heads, device=device)
         clipped = ((0, np.minimum(part, len(self.y) - 1)) for part in parts)
         stack.model.eval()
         with torch.inference_mode():
@@ -322,14 +333,19 @@ class NetworkValidation(Selection):
                 with self.accelerator.autocast():
                     outputs, _ = stack.model(to_device(batch, device))
                 own = part[part < len(self.y)]
-                predicted = torch.stack([predicted_class(z) for z in outputs], 1)
+                logits = torch.stack(outputs, 1)[None, : len(own)].float()
                 y = torch.from_numpy(self.y[own]).to(device)
                 ids = torch.from_numpy(self.groups.ids[own]).to(device)
-                hits = (predicted[: len(own)] == y[:, None]).to(correct.dtype)
-                correct.index_add_(0, ids, hits)
-        total = self.accelerator.reduce(correct, reduction="sum")
-        found: NDArray[np.float64] = total.double().cpu().numpy()
-        return found / self.groups.counts[:, None]
+                sums += count_hits_and_losses(logits, y, ids, n_groups)
+        total = self.accelerator.reduce(sums, reduction="sum")
+        if not bool(total.isfinite().all()):
+            raise DivergenceError(
+                "The network's outputs for X_val are not finite, though its weights "
+                f"are: lower learning_rate (now {self.learning_rate:g}), choose "
+                "precision='float32', or look for very large values in X_val."
+            )
+        means = total.double().cpu().numpy() / self.groups.counts[:, None]
+        return means[0], means[1]
 
 
 class NetworkTraining:
@@ -404,6 +420,12 @@ class NetworkTraining:
             # Layers once sharded stay so; the results are networks like any other.
             self._result = copy.deepcopy(networks)
         self._model, self._optimiser = accelerator.prepare(networks, optimiser)
+        # Some hold infinities on purpose, such as masks of attention.
+        self._finite_buffers = [
+            buffer
+            for buffer in self._model.buffers()
+            if bool(_shard(buffer).isfinite().all())
+        ]
         self.stack = NetworkStack(self._model, len(members))
         self.tracker = Tracker(self.stack, stopping, validation, len(members))
 
@@ -449,7 +471,7 @@ class NetworkTraining:
 
         Raises
         ------
-        FloatingPointError
+        DivergenceError
             If the objective is no longer finite.
         MemoryError
             If a step does not fit the device.
@@ -477,9 +499,10 @@ class NetworkTraining:
                 for _ in range(
                     self._steps_per_epoch - self.step % self._steps_per_epoch
                 ):
-                    self._make_step(*next(steps))
+                    rows, batches = next(steps)
+                    self._make_step(rows, batches)
                     self._checkpoint_within_epoch()
-                self._end_epoch()
+                self._end_epoch(batches[0])
                 bar.set_postfix(self._shown(), refresh=False)
                 bar.update()
         tracker = self.tracker
@@ -662,17 +685,52 @@ class NetworkTraining:
     def _check_objective(self) -> None:
         if bool(torch.isfinite(self._objective).all()):
             return
+        where = f"in step {self.step + 1} (epoch {self.epoch + 1}){self._describe}"
+        if self.step == 0:
+            raise DivergenceError(
+                f"The training objective is not finite {where}, before any weight has "
+                "been changed: look for values of items that are not finite or very "
+                "large once they are prepared and augmented, or choose "
+                "precision='float32'."
+            )
+        raise self._divergence(f"The training objective is no longer finite {where}")
+
+    def _check_weights(self) -> None:
+        """Refuse weights, or running statistics, that a step has ruined."""
+        own = (*self._model.parameters(), *self._finite_buffers)
+        finite = torch.stack([_shard(value).isfinite().all() for value in own]).all()
+        lost = self._accelerator.reduce((~finite).float(), reduction="sum")
+        if bool(lost):
+            raise self._divergence(
+                "A weight, or a running statistic, is no longer finite after step "
+                f"{self.step} (epoch {-(-self.step // self._steps_per_epoch)})"
+                f"{self._describe}"
+            )
+
+    def _check_outputs(self, batch: Any) -> None:
+        """Refuse finite weights whose outputs are not, after the last step of all."""
+        self._model.eval()
+        with torch.no_grad():
+            outputs, _ = self._forward(to_device(batch, self._accelerator.device))
+        lost = torch.stack([~out.isfinite().all() for out in outputs]).any().float()
+        if bool(self._accelerator.reduce(lost, reduction="sum")):
+            raise self._divergence(
+                "The outputs of the network are not finite after the last step, a "
+                f"weight of which is too large{self._describe}"
+            )
+
+    def _divergence(self, what: str) -> DivergenceError:
         kept = ""
         if self._checkpoints is not None:
             kept = f" The last good checkpoint is in {str(self._checkpoints.folder)!r}."
-        raise DivergenceError(
-            f"The training objective is no longer finite in step {self.step + 1} "
-            f"(epoch {self.epoch + 1}){self._describe}: lower learning_rate (now "
-            f"{self._recipe.learning_rate:g}), set clip_norm, or raise warmup.{kept}"
+        return DivergenceError(
+            f"{what}: lower learning_rate (now {self._recipe.learning_rate:g}), set "
+            f"clip_norm, or raise warmup.{kept}"
         )
 
-    def _end_epoch(self) -> None:
+    def _end_epoch(self, batch: Any) -> None:
         self._check_objective()
+        self._check_weights()
         if self._accelerator.num_processes > 1:
             # Each process has seen its own rows, and keeps its own running statistics.
             for buffer in self._model.buffers():
@@ -687,6 +745,8 @@ class NetworkTraining:
             observed = {name: values.cpu().numpy() for name, values in seen.items()}
         self._stopped = bool(self.tracker.update(self.epoch, losses, observed))
         self.done = self._stopped or self.epoch == self._recipe.max_iter
+        if self.done:
+            self._check_outputs(batch)
         self._save()
 
     def _checkpoint_within_epoch(self) -> None:
@@ -694,6 +754,7 @@ class NetworkTraining:
         if every is None or self.step % every or not self.step % self._steps_per_epoch:
             return
         self._check_objective()
+        self._check_weights()
         self._save()
 
     def _save(self) -> None:
@@ -854,6 +915,11 @@ def _unsharded(model: torch.nn.Module) -> Iterator[None]:
     finally:
         model.set_reshard_after_backward(True)
         model.set_is_last_backward(True)
+
+
+def _shard(value: Tensor) -> Tensor:
+    """Return what this process holds of a tensor."""
+    return value.to_local() if isinstance(value, DTensor) else value.detach()
 
 
 def _whole_copy(value: Any) -> Any:
