@@ -354,12 +354,11 @@ def _warn_of_a_constant_score(history, validation):
         )
         if is_never
     ]
-    warnings.warn(
+    warn_caller(
         f"selection={selection!r} has the same score, {scores[0]:g}, in each of "
         f"{len(scores)} epochs, so it chooses none of them: no epoch is ever right in "
         f"{'; '.join(named)}. The mean of the group accuracies and the validation loss "
-        "chose instead. Look at these rows of X_val, or select by 'group_balanced'.",
-        stacklevel=2,
+        "chose instead. Look at these rows of X_val, or select by 'group_balanced'."
     )
 
 
