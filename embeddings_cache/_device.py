@@ -43,7 +43,46 @@ def resolve_precision(precision: str, device: torch.device) -> torch.dtype:
         return dtype
     if device.type != "cuda":
         return torch.float32
-    return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+    return torch.bfloat16 if _has_bfloat16(device) else torch.float16
+
+
+def _has_bfloat16(device: torch.device) -> bool:
+    """Whether a CUDA device computes in bfloat16 rather than emulating it, slowly."""
+    if torch.version.hip is not None:
+        return torch.cuda.is_bf16_supported()
+    try:
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    except (RuntimeError, AssertionError) as error:
+        raise _unusable(device, error) from error
+
+
+def usable_device(device: torch.device) -> torch.device:
+    """Return a device as its tensors say it, with its number.
+
+    Parameters
+    ----------
+    device : torch.device
+        "cuda" without a number is the current CUDA device.
+
+    Raises
+    ------
+    ValueError
+        If the machine has no such device.
+    """
+    try:
+        found = torch.ones(1, device=device)
+        found.sum().item()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise _unusable(device, error) from error
+    return found.device
+
+
+def _unusable(device: torch.device, error: BaseException) -> ValueError:
+    reason = str(error).partition("\n")[0]
+    return ValueError(
+        f"device={str(device)!r} cannot be used on this machine ({reason}); use "
+        "'auto' or 'cpu'"
+    )
 
 
 def describe_compute(dtype: torch.dtype) -> dict[str, Any]:
@@ -67,11 +106,27 @@ def to_device(batch: Any, device: torch.device) -> Any:
     return batch.to(device, non_blocking=True)
 
 
+# What PyTorch's libraries say when memory runs out, in lower case: the allocators of
+# CUDA, HIP, MPS and pinned memory, that of the CPU, cuBLAS and its like, and cuDNN,
+# which finds no algorithm for what is left.
+_OUT_OF_MEMORY = (
+    "out of memory",
+    "can't allocate memory",
+    "not enough memory",
+    "_status_alloc_failed",
+    "_status_insufficient_resources",
+    "host_allocation_failed",
+    "cublas_status_not_initialized",
+    "unable to find an engine to execute",
+    "unable to find a valid cudnn algorithm",
+)
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error means that a smaller batch could have worked."""
-    if isinstance(error, torch.OutOfMemoryError):
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
     text = str(error).lower()
-    return isinstance(error, RuntimeError) and (
-        "out of memory" in text or "can't allocate memory" in text
+    return isinstance(error, RuntimeError) and any(
+        words in text for words in _OUT_OF_MEMORY
     )

@@ -92,11 +92,38 @@ class Embedder:
             yield done, fetch()
 
     def _stage(self, batch: Batch) -> tuple[Batch, Any]:
-        collated = self.backbone.collate(batch.prepared)
-        return batch, pinned(collated) if self._cuda else collated
+        """Put a batch together; None instead if the host has no memory for it."""
+        try:
+            collated = self.backbone.collate(batch.prepared)
+            if not self._cuda:
+                return batch, collated
+            # Pinned memory belongs to the context of a device.
+            with self._on_its_device():
+                return batch, pinned(collated)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            return batch, None
+
+    def _on_its_device(self) -> Any:
+        """Make the settings' device the current one of this thread."""
+        return torch.cuda.device(self.settings.device) if self._cuda else nullcontext()
 
     def _exact(self, batch: Batch) -> np.ndarray:
-        few = batch.prepared[:CANARY_ITEMS]
+        try:
+            return self._exactly(batch.prepared[:CANARY_ITEMS])
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+        self._free()
+        return self._exactly(batch.prepared[:1])
+
+    def _free(self) -> None:
+        # The tensors of what has failed are free by now.
+        if self._cuda:
+            torch.cuda.empty_cache()
+
+    def _exactly(self, few: list[Any]) -> np.ndarray:
         with exact_arithmetic(self.backbone.network, self.settings.device):
             collated = to_device(self.backbone.collate(few), self.settings.device)
             return self._checked_output(self.backbone.forward(collated), len(few))()
@@ -108,14 +135,10 @@ class Embedder:
         start = 0
         while start < whole:
             size = min(self.settings.batch_size, whole - start)
-            if size < whole:
-                part = batch.prepared[start : start + size]
-                collated = self.backbone.collate(part)
-            fetch = self._try(collated, size)
+            part = batch.prepared[start : start + size]
+            fetch = self._try(part, collated if size == whole else None)
             if fetch is None:
-                # The failed batch's tensors are free by now.
-                if self._cuda:
-                    torch.cuda.empty_cache()
+                self._free()
                 self.settings.batch_size = (size + 1) // 2
                 continue
             parts.append(fetch)
@@ -124,12 +147,15 @@ class Embedder:
             return parts[0]
         return lambda: np.concatenate([fetch() for fetch in parts])
 
-    def _try(self, collated: Any, size: int) -> _Fetch | None:
+    def _try(self, part: list[Any], collated: Any) -> _Fetch | None:
         """Start one forward pass; None if there is not enough memory for it."""
+        size = len(part)
         try:
+            if collated is None:
+                collated = self.backbone.collate(part)
             output = self._forward(size)(self._on_device(collated))
             return self._checked_output(output, size)
-        except RuntimeError as error:
+        except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error) or size == 1:
                 raise
             return None
@@ -173,7 +199,8 @@ class Embedder:
         host = torch.empty(rows.shape, dtype=rows.dtype, pin_memory=True)
         host.copy_(rows, non_blocking=True)
         done = torch.cuda.Event()
-        done.record()
+        # The stream that copies, which is not the current device's everywhere.
+        done.record(torch.cuda.current_stream(rows.device))
 
         def fetch() -> np.ndarray:
             done.synchronize()
@@ -200,7 +227,9 @@ def ready(backbone: Backbone, settings: Settings) -> Iterator[Embedder]:
             if lower
             else nullcontext(),
         ):
-            yield Embedder(backbone, settings)
+            embedder = Embedder(backbone, settings)
+            with embedder._on_its_device():
+                yield embedder
     finally:
         for module, training in modes:
             module.training = training

@@ -500,7 +500,10 @@ class EmbeddingExtractor(
         return self._backbone if self._built_from == wanted else None
 
     def _settings(self, backbone: "Backbone", num_workers: int) -> Settings:
+        from embeddings_cache._device import usable_device
+
         device, dtype = self._resolve()
+        device = usable_device(device)
         size = self.batch_size
         if size == "auto":
             size = _BATCH_SIZES.get(device.type, 32)

@@ -227,6 +227,26 @@ class Groups:
         return table
 
 
+def on_host(values: Any) -> Any:
+    """Return a torch tensor, on whatever device, as an array, and all else as it is.
+
+    Parameters
+    ----------
+    values : object
+        Labels, attributes or weights, as a user may pass them.
+
+    Returns
+    -------
+    object
+    """
+    if not hasattr(values, "detach"):
+        return values
+    values = values.detach().cpu()
+    # NumPy has no bfloat16.
+    exotic = str(values.dtype) == "torch.bfloat16"
+    return (values.float() if exotic else values).numpy()
+
+
 def as_attribute_array(attributes: Any, name: str) -> np.ndarray:
     """Convert anything array-like, keeping missing values recognisable.
 
@@ -245,11 +265,7 @@ def as_attribute_array(attributes: Any, name: str) -> np.ndarray:
     ValueError
         For ragged lists, sparse matrices, and masked entries.
     """
-    if hasattr(attributes, "detach"):  # a torch tensor, on any device
-        attributes = attributes.detach().cpu()
-        if str(attributes.dtype) == "torch.bfloat16":  # which numpy does not know
-            attributes = attributes.float()
-        attributes = attributes.numpy()
+    attributes = on_host(attributes)
     if isinstance(attributes, np.ma.MaskedArray):
         # np.asarray would show what lies under the mask.
         _refuse_rows(np.ma.getmaskarray(attributes), name)

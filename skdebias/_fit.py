@@ -22,28 +22,34 @@ def resolve_device(device):
     Parameters
     ----------
     device : str
-        "auto" is CUDA where there is one, else the CPU.
+        "auto" is CUDA where there is one, else the CPU; "cuda" is the current CUDA
+        device.
 
     Returns
     -------
     torch.device
+        As its tensors say it, with its number.
 
     Raises
     ------
     ValueError
-        If the device is unknown to torch or absent from this machine.
+        If the device is unknown to torch, absent from this machine, or cannot do
+        what the fits need.
     """
+    wanted = device
     if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        wanted = "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        resolved = torch.device(device)
-        torch.empty(0, device=resolved)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        # Sums are float64, which not every device has.
+        resolved = torch.ones(1, dtype=torch.float64, device=wanted)
+        resolved.sum().item()
+    except (RuntimeError, AssertionError, NotImplementedError, TypeError) as error:
+        reason = str(error).partition("\n")[0]
         raise ValueError(
-            f"device={device!r} cannot be used on this machine ({error}): choose "
+            f"device={device!r} cannot be used on this machine ({reason}): choose "
             "'auto' or 'cpu'."
         ) from error
-    return resolved
+    return resolved.device
 
 
 class StackFit:

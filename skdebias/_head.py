@@ -12,6 +12,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
+from skdebias._attributes import on_host
 from skdebias._blas import blas_on_one_thread
 from skdebias._named_groups import NamedGroups, warn_of_unusable
 from skdebias._sklearn import through_pipelines
@@ -67,6 +68,22 @@ class LogitClassifierMixin(ClassifierMixin):
         if scores.ndim == 1:
             return self.classes_[(scores > 0).astype(np.intp)]
         return self.classes_[scores.argmax(axis=1)]
+
+    def score(self, X, y, sample_weight=None):
+        """Accuracy of the predictions.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+        y : array-like of shape (n_samples,)
+            Labels.
+        sample_weight : array-like of shape (n_samples,), default=None
+
+        Returns
+        -------
+        float
+        """
+        return super().score(X, on_host(y), on_host(sample_weight))
 
     def predict_proba(self, X):
         """Probability of every class.
@@ -291,7 +308,7 @@ default=None
         return type(self).__name__ if self._needs_attributes() else None
 
     def _validate_fit_input(self, X, y):
-        X = as_array(X)
+        X, y = as_array(X), on_host(y)
         if is_device_tensor(X):
             y = validate_data(self, X="no_validation", y=y)
             self.n_features_in_ = X.shape[1]
@@ -344,8 +361,6 @@ default=None
         """
         check_is_fitted(self)
         X = self._validate_X(X)
-        if is_device_tensor(X):
-            X = X.cpu().numpy()
         scores = self._logits(X)
         return scores.ravel() if len(self.classes_) == 2 else scores
 
@@ -360,6 +375,8 @@ default=None
         return np.concatenate(blocks)
 
     def _block_logits(self, block):
+        if is_device_tensor(block):
+            block = as_array(block.cpu())
         out = block.astype(np.float32) if block.dtype == np.float16 else block
         for i, (coef, intercept) in enumerate(self._layers()):
             out = (out if i == 0 else np.maximum(out, 0)) @ coef + intercept

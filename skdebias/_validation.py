@@ -17,6 +17,7 @@ from skdebias._attributes import (
     check_attributes,
     encode_attributes,
     factorize,
+    on_host,
     refuse_missing,
 )
 from skdebias._named_groups import NamedGroups
@@ -307,10 +308,8 @@ def check_labels(y, name):
         If the labels are not 1-D, if one is missing or infinite, or if they are
         numbers that are no classes.
     """
-    if hasattr(y, "detach"):
-        y = y.detach().cpu().numpy()
     try:
-        y = column_or_1d(y, input_name=name, warn=True)
+        y = column_or_1d(on_host(y), input_name=name, warn=True)
     except (TypeError, ValueError) as error:
         raise ValueError(
             f"{name} must be 1-D, one class label per row: {error}"

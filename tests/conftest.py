@@ -1,9 +1,33 @@
-"""Real data and real networks, where they are at hand."""
+"""Real data, real networks and CUDA devices, where they are at hand."""
 
 import os
 from pathlib import Path
 
 import pytest
+
+
+@pytest.fixture(autouse=True)
+def _gpu(request):
+    """Run a test marked gpu on CUDA devices, or else on pretended ones.
+
+    This is the only place that decides. ``@pytest.mark.gpu(devices=2)`` needs two.
+    """
+    marker = request.node.get_closest_marker("gpu")
+    if marker is None:
+        yield
+        return
+    import torch
+    from pretend_cuda import pretend_cuda
+
+    wanted = marker.kwargs.get("devices", 1)
+    if torch.cuda.is_available():
+        if torch.cuda.device_count() < wanted:
+            pytest.skip(f"needs {wanted} CUDA devices")
+        yield
+        return
+    with pretend_cuda(n_devices=wanted) as log:
+        yield
+    assert log.problems == []
 
 
 @pytest.fixture(scope="session")

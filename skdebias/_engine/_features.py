@@ -19,6 +19,8 @@ _AHEAD_BYTES = 1 << 26
 _READERS = 8
 # Smaller memory maps stay in the page cache: their rows are gathered as in memory.
 _STREAMED_BYTES = 1 << 30
+# Steps whose row numbers are copied to an accelerator at once: it waits for every copy.
+_STEPS_AT_ONCE = 64
 # Share of the free device memory that resident embeddings may take.
 _RESIDENT_SHARE = 0.6
 _CHUNK_ROWS = 16384
@@ -35,19 +37,19 @@ class Features:
     Parameters
     ----------
     X : ndarray or torch.Tensor of shape (n_samples, n_features)
-        Embeddings, float16, float32 or float64; memory maps welcome.
+        Embeddings, float16, float32 or float64; memory maps welcome, and tensors on
+        any device.
     device : torch.device
         Where rows are wanted.
     """
 
     def __init__(self, X: NDArray | torch.Tensor, device: torch.device) -> None:
-        self.device = device
+        # A tensor on "cuda" says that it is on "cuda:0", which is not equal.
+        self.device = device = torch.empty(0, device=device).device
         self.n_rows, self.n_features = int(X.shape[0]), int(X.shape[1])
         tensor = X if isinstance(X, torch.Tensor) else _as_tensor(X)
-        if device.type == "cuda" and tensor.device.type != "cuda":
-            free, _ = torch.cuda.mem_get_info(device)
-            if tensor.numel() * tensor.element_size() < _RESIDENT_SHARE * free:
-                tensor = tensor.to(device)
+        if tensor.device != device and fits(tensor, device):
+            tensor = tensor.to(device)
         self._tensor = tensor
         large = tensor.numel() * tensor.element_size() > _STREAMED_BYTES
         self._streamed = tensor.device != device or (large and is_mapped(X))
@@ -63,7 +65,7 @@ class Features:
         Parameters
         ----------
         index : Tensor of shape (...,)
-            Row numbers on the CPU.
+            Row numbers, on any device.
         scratch : Scratch, default=None
             Holds the rows. None allocates them.
 
@@ -96,7 +98,7 @@ class Features:
         Yields
         ------
         index : Tensor of shape (...,)
-            The row numbers, on the CPU.
+            The row numbers, on the device.
         rows : Tensor of shape (..., n_features)
             Valid until the next step is asked for.
         """
@@ -108,13 +110,12 @@ class Features:
             block = next(blocks, None)
             waiting = block and ahead.submit(self._read, block, readers)
             while block and waiting:
-                held, where = waiting.result()
-                current, block = block, next(blocks, None)
+                held, numbers, where = waiting.result()
+                block = next(blocks, None)
                 waiting = block and ahead.submit(self._read, block, readers)
-                for step, position in zip(current, where):
-                    rows = held.index_select(0, position.to(held.device).flatten())
-                    rows = rows.to(device=self.device, dtype=torch.float32)
-                    yield torch.from_numpy(step), rows.view(*step.shape, -1)
+                for index, position in zip(numbers, where):
+                    rows = held.index_select(0, position.flatten()).float()
+                    yield index, rows.view(*index.shape, -1)
 
     def _blocks(
         self, steps: Iterable[NDArray[np.int64]]
@@ -128,10 +129,18 @@ class Features:
 
     def _read(
         self, steps: list[NDArray[np.int64]], readers: Executor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Distinct rows of some steps, and where in them those of each step are."""
-        numbers, position = np.unique(np.stack(steps), return_inverse=True)
-        index = torch.from_numpy(numbers)
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Read the distinct rows of some steps; return the numbers and places, too."""
+        stacked = np.stack(steps)
+        distinct, position = np.unique(stacked, return_inverse=True)
+        numbers = torch.from_numpy(stacked).to(self.device)
+        where = torch.from_numpy(position.reshape(stacked.shape)).to(self.device)
+        held = self._read_rows(torch.from_numpy(distinct), readers)
+        return held.to(self.device, non_blocking=held.is_pinned()), numbers, where
+
+    def _read_rows(self, index: torch.Tensor, readers: Executor) -> torch.Tensor:
+        if self._tensor.device.type != "cpu":  # another accelerator
+            return self._tensor.index_select(0, index.to(self._tensor.device))
         held = torch.empty(
             (len(index), self.n_features),
             dtype=self._tensor.dtype,
@@ -140,8 +149,7 @@ class Features:
         # Every reader waits for its own pages of the file.
         parts = zip(index.chunk(_READERS), held.chunk(_READERS))
         list(readers.map(self._read_part, *zip(*parts)))
-        held = held.to(self.device, non_blocking=True)
-        return held, torch.from_numpy(position.reshape(len(steps), *steps[0].shape))
+        return held
 
     def _read_part(self, index: torch.Tensor, out: torch.Tensor) -> None:
         torch.index_select(self._tensor, 0, index, out=out)
@@ -224,10 +232,31 @@ class JoinedFeatures:
 def _one_by_one(
     features: Features | JoinedFeatures, steps: Iterable[NDArray[np.int64]]
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    scratch = Scratch(features.device)
-    for step in steps:
-        index = torch.from_numpy(step)
-        yield index, features.rows(index, scratch)
+    scratch, steps = Scratch(features.device), iter(steps)
+    while block := list(islice(steps, _STEPS_AT_ONCE)):
+        for index in torch.from_numpy(np.stack(block)).to(features.device):
+            yield index, features.rows(index, scratch)
+
+
+def fits(tensor: torch.Tensor, device: torch.device) -> bool:
+    """Whether there is room for a tensor on a device, and for as much again.
+
+    Parameters
+    ----------
+    tensor : Tensor
+    device : torch.device
+
+    Returns
+    -------
+    bool
+        True for a device whose memory cannot be asked for.
+    """
+    if device.type != "cuda":
+        return True
+    free, _ = torch.cuda.mem_get_info(device)
+    # What PyTorch holds for itself, and would give out again.
+    free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return tensor.numel() * tensor.element_size() < _RESIDENT_SHARE * free
 
 
 def _as_tensor(X: NDArray) -> torch.Tensor:

@@ -27,6 +27,7 @@ from skdebias._engine._sgd import Fitted, Problem, Settings
 from skdebias._engine._threads import Workers, pieces, workers
 from skdebias._precision import exact_float32
 from skdebias.methods import Method, SamplingPlan, Setting
+from skdebias.methods._sums import add_by_number
 
 # Pairs of steps and gradient differences that are remembered.
 _MEMORY = 20
@@ -438,7 +439,7 @@ class _Objective:
         """Summed losses (n, n_strata)."""
         sums = coefs.new_zeros(len(heads), len(self._counts), dtype=torch.float64)
         for where, _, losses, _ in self._blocks(coefs, biases, heads, rows):
-            sums.index_add_(1, self._rows.strata[where], losses.double())
+            add_by_number(sums, 1, self._rows.strata[where], losses.double())
         return (sums,)
 
     @property

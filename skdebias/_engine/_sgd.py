@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from skdebias._attributes import Groups
-from skdebias._engine._features import Features, JoinedFeatures
+from skdebias._engine._features import Features, JoinedFeatures, fits
 from skdebias._engine._heads import HeadStack, initial_parameters, stack_parameters
 from skdebias._engine._loss import cross_entropy, n_logits
 from skdebias._engine._optimisers import make_optimiser
@@ -376,7 +376,8 @@ class _Loop:
         self._features = features
         device = features.device
         self._scratch = Scratch(device)
-        self._y = torch.from_numpy(y)
+        codes = torch.from_numpy(y)
+        self._y = codes.to(device)
         self.stack = _initial_stack(features, n_classes, problems, settings)
         self._optimiser = make_optimiser(
             settings.optimiser,
@@ -397,8 +398,11 @@ class _Loop:
         self._weights = torch.from_numpy(weights).to(device, torch.float32)
         strata = np.stack([s.strata for s in samplers])
         self._strata = torch.from_numpy(strata).to(device)
-        self._row_weights = _row_weights(problems, plans, len(y), self.n_heads)
-        setting = Setting(tuple(p.groups for p in problems), self._y, device)
+        table = _row_weights(problems, plans, len(y), self.n_heads)
+        self._row_weights = (
+            table if table is None or not fits(table, device) else table.to(device)
+        )
+        setting = Setting(tuple(p.groups for p in problems), codes, device)
         self.rule = type(methods[0]).rule(methods, setting)
         self._penalty = type(methods[0]).penalty(methods, setting)
         self._epochs = settings.epochs
@@ -448,12 +452,13 @@ class _Loop:
         """One optimiser step on the rows `index` (n_streams, n_slots), which are X."""
         scratch = self._scratch
         logits, activations = self.stack.forward(X, scratch, threads)
-        y = self._y.take(index).to(logits.device)
+        y = self._y.take(index)
         losses, residual = cross_entropy(logits, y, scratch)
         weights = self._weights
         if self._row_weights is not None:
-            streams = torch.arange(len(index))[:, None]
-            factors = self._row_weights[streams, index]
+            table = self._row_weights
+            streams = torch.arange(len(index), device=table.device)[:, None]
+            factors = table[streams, index.to(table.device)]
             weights = weights * factors.to(weights.device)
         step = Step(weights, losses, self._strata, index, y)
         if self.rule is not None:

@@ -184,6 +184,7 @@ class GradientClusterPseudoAttributes(BasePseudoAttributes):
             z = _ugc.logits(features, self._layer)
             _check_finite(z, self.warmup)
             clusters = self._cluster(features, codes, z, seed)
+        self._layer = _moved(self._layer, torch.device("cpu"))
         shape = len(self.classes_), self.n_clusters
         self.cluster_sizes_ = np.zeros(shape, dtype=np.int64)
         np.add.at(self.cluster_sizes_, (codes, clusters), 1)
@@ -198,13 +199,15 @@ class GradientClusterPseudoAttributes(BasePseudoAttributes):
         clusters = np.zeros(len(codes), dtype=np.int64)
         with torch.no_grad():
             features = self._last_layer_features(features)
-            residual = _ugc.residuals(_ugc.logits(features, self._layer), codes)
+            layer = _moved(self._layer, features.device)
+            residual = _ugc.residuals(_ugc.logits(features, layer), codes)
             for unit, model in enumerate(self._clusterings):
                 own = codes == unit if self.per_class else np.ones(len(codes), bool)
                 rows = np.flatnonzero(own)
                 if model is not None and len(rows):
                     clusters[rows] = model.assign(
-                        _gradients(features, rows, residual, self._layer.center)
+                        _gradients(features, rows, residual, layer.center),
+                        features.device,
                     )
         return np.minimum(clusters, 1) if self.pool else clusters
 
@@ -331,6 +334,16 @@ def _check_finite(z, warmup):
         )
 
 
+def _moved(fitted, device):
+    """Return a dataclass with its tensors on a device; fitted ones lie on the CPU."""
+    moved = {
+        name: value.to(device)
+        for name, value in vars(fitted).items()
+        if isinstance(value, torch.Tensor)
+    }
+    return replace(fitted, **moved)
+
+
 def _gradients(features, rows, residual, center):
     return _ugc.FactoredGradients(
         features, rows, residual[torch.from_numpy(rows)], center
@@ -343,14 +356,15 @@ class _Clustering:
     def __init__(self, components, centers):
         if components is not None:  # the scores are those of the training rows
             components = replace(components, scores=components.scores[:0])
+            components = _moved(components, torch.device("cpu"))
         self._components = components
         self._centers = centers
 
-    def assign(self, gradients):
+    def assign(self, gradients, device):
         if self._components is None:
             points = gradients.norms()[:, None]
         else:
-            points = gradients.scores(self._components)
+            points = gradients.scores(_moved(self._components, device))
         return pairwise_distances_argmin(points.cpu().numpy(), self._centers)
 
 

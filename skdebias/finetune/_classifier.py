@@ -14,7 +14,7 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from skdebias._attributes import encode_attributes
+from skdebias._attributes import encode_attributes, on_host
 from skdebias._base import BaseDebiasedClassifier
 from skdebias._engine._loss import n_logits
 from skdebias._engine._selection import Stopping
@@ -427,7 +427,7 @@ default=None
                 "fit requires y to be passed, but the target y is None: pass one label "
                 "per item."
             )
-        y = column_or_1d(y, warn=True)
+        y = column_or_1d(on_host(y), warn=True)
         check_classification_targets(y)
         source = Items(items, settings["modality"])
         if len(source) != len(y):
@@ -525,7 +525,9 @@ default=None
             # Their readers look at them; what can be read once only is kept.
             once = not hasattr(items, "__len__") and isinstance(items, Iterable)
             return list(items) if once and not isinstance(items, os.PathLike) else items
-        return validate_data(self, items, allow_nd=True, dtype=np.float32, reset=reset)
+        return validate_data(
+            self, on_host(items), allow_nd=True, dtype=np.float32, reset=reset
+        )
 
     def _encode_validation(self, X_val, y_val, attributes_val, classes, modality):
         if not has_validation_set(X_val, y_val, attributes_val):

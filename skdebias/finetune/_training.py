@@ -175,8 +175,12 @@ def make_accelerator(device: str, precision: str) -> Any:
     }
     try:
         made = Accelerator(**settings)
+        # It remembers the settings of the process's first fit, and wants no others or
+        # says nothing.
+        stale = made.device.type == "cpu" and device != "cpu" and has_accelerator()
     except ValueError:
-        # It remembers the settings of the process's first fit, and wants no others.
+        stale = True
+    if stale:
         AcceleratorState._reset_state(reset_partial_state=True)
         made = Accelerator(**settings)
     if device not in ("auto", made.device.type):
@@ -199,6 +203,11 @@ def make_accelerator(device: str, precision: str) -> Any:
         plugin.cpu_ram_efficient_loading = False
         disable_fsdp_ram_efficient_loading()
     return made
+
+
+def has_accelerator() -> bool:
+    """Whether the machine has a device beside its CPU."""
+    return torch.cuda.is_available() or torch.backends.mps.is_available()
 
 
 def agreed(value: Any) -> Any:

@@ -93,13 +93,16 @@ class RelativeDifficulty:
         )
         # Rows are kept sorted by class, so that a class maximum is one over a slice.
         order = torch.argsort(setting.y, stable=True)
-        self._place = torch.empty_like(order)
-        self._place[order] = torch.arange(len(order))
+        place = torch.empty_like(order)
+        place[order] = torch.arange(len(order))
+        self._place = place.to(device)
         self._sizes = torch.bincount(setting.y).tolist()
         n_rows, n_methods = len(order), self._q.shape[2]
         self._average = torch.zeros(n_streams, n_rows, n_methods, 2, device=device)
         self._seen = torch.zeros(n_streams, n_rows, dtype=torch.bool, device=device)
         self._stream = torch.arange(n_streams, device=device)[:, None]
+        # Slot of a step in which a row was drawn last.
+        self._last = torch.zeros(n_streams, n_rows, dtype=torch.int64, device=device)
 
     def __call__(self, step: Step) -> Tensor:
         """Update the averages, then weight the rows.
@@ -113,7 +116,7 @@ class RelativeDifficulty:
         Tensor of shape (S, R, M)
         """
         losses = step.losses.unflatten(2, (-1, 2))  # (S, R, n_methods, 2)
-        average = self._update(self._place[step.rows].to(losses.device), losses)
+        average = self._update(self._place[step.rows.to(losses.device)], losses)
         by_class = self._average.split(self._sizes, dim=1)
         largest = torch.stack([part.amax(1) for part in by_class], dim=1)
         tiny = torch.finfo(losses.dtype).tiny
@@ -133,6 +136,11 @@ class RelativeDifficulty:
         seen = self._seen[self._stream, place][..., None]
         alpha = torch.where(seen, self._alpha, 0.0)[..., None]
         average = alpha * self._average[self._stream, place] + (1.0 - alpha) * losses
-        self._average[self._stream, place] = average
+        # Of a row that was drawn twice the last loss counts. Its slots all write that:
+        # on a GPU nothing says which of them writes last.
+        slots = torch.arange(place.shape[1], device=place.device).expand(place.shape)
+        self._last.scatter_(1, place, 0).scatter_reduce_(1, place, slots, "amax")
+        last = self._last.gather(1, place)
+        self._average[self._stream, place] = average[self._stream, last]
         self._seen[self._stream, place] = True
         return average

@@ -50,7 +50,7 @@ class Step:
     strata : Tensor of shape (S, R)
         Stratum of the plan that the slot was drawn from.
     rows : Tensor of shape (S, R)
-        Row numbers in the whole data set; on the CPU, unlike all else.
+        Row numbers in the whole data set; on any device, unlike all else.
     y : Tensor of shape (S, R)
         Class codes.
     """

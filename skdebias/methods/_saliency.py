@@ -100,7 +100,10 @@ def coefficients(
     target = y if kind == "loss" else predicted
     hot = one_hot(target, n_logits).to(logits.dtype)
     if kind == "logit":
-        table = torch.eye(n_logits).to(logits) - 1.0 / n_logits
+        table = (
+            torch.eye(n_logits, dtype=logits.dtype, device=logits.device)
+            - 1.0 / n_logits
+        )
         return Coefficients(hot - 1.0 / n_logits, discrete=(predicted, table))
     if per_row:
         # softmax - onehot = (1 - p) * (softmax over the other classes - onehot).
@@ -116,7 +119,8 @@ def _single(kind: Saliency, z: Tensor, y: Tensor, per_row: bool) -> Coefficients
     target = y if kind == "loss" else predicted
     sign = 1.0 if kind == "loss" else -1.0
     if kind == "logit" or per_row:
-        table = -sign * torch.tensor([[-0.5], [0.5]]).to(z)
+        table = torch.arange(2, dtype=z.dtype, device=z.device)[:, None] - 0.5
+        table *= -sign
         return Coefficients(table[target], discrete=(target, table))
     p = torch.sigmoid(z)
     values = sign * (p - target[..., None].to(p.dtype))

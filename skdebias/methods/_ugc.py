@@ -22,6 +22,7 @@ from skdebias._attributes import Groups
 from skdebias.methods._group_dro import GroupDRO, GroupWeights
 from skdebias.methods._method import Method, Setting
 from skdebias.methods._plan import Batch, SamplingPlan
+from skdebias.methods._sums import add_by_number
 
 # Float32 entries of one block of a pass over the rows.
 _BLOCK_ENTRIES = 1 << 24
@@ -256,7 +257,7 @@ def mean_difference(features: Rows, y: NDArray[np.int64], n_classes: int) -> Las
     )
     for where in blocks(features, np.arange(len(y)), 0):
         X = features.rows(torch.arange(where.start, where.stop)).double()
-        sums.index_add_(0, codes[where], X)
+        add_by_number(sums, 0, codes[where], X)
     counts = torch.bincount(codes, minlength=n_classes)[:, None]
     means, center = sums / counts, sums.sum(0) / len(y)
     direction = (means - means.mean(0)).float()

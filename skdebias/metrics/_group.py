@@ -12,6 +12,7 @@ from skdebias._attributes import (
     Groups,
     check_attributes,
     encode_attributes,
+    on_host,
     refuse_missing,
 )
 from skdebias._named_groups import NamedGroups, warn_of_unusable
@@ -83,7 +84,7 @@ def check_labels(y_true: Any, y_pred: Any) -> tuple[np.ndarray, np.ndarray]:
 
 def _column(y: Any, name: str) -> np.ndarray:
     try:
-        return column_or_1d(y, input_name=name)
+        return column_or_1d(on_host(y), input_name=name)
     except ValueError as error:
         raise ValueError(
             f"{name} must be 1-D, one class label per sample: {error} Take the "

@@ -19,6 +19,7 @@ from sklearn.utils import indexable
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import _check_method_params
 
+from skdebias._attributes import on_host
 from skdebias._head import final_head
 from skdebias._named_groups import announced, warn_of_unusable
 from skdebias._validation import name_groups
@@ -108,11 +109,11 @@ default=None
         """
         check_stackable(self.estimator, type(self).__name__)
         if attributes is not None:
-            params = params | {"attributes": attributes}
+            params = params | {"attributes": on_host(attributes)}
         from skdebias._engine._threads import one_thread
 
         with one_thread(), config_context(enable_metadata_routing=True):
-            X, y = indexable(X, y)
+            X, y = indexable(X, on_host(y))
             self._check_attributes(y, params)
             with announced():
                 return self._search(X, y, params)

@@ -8,7 +8,12 @@ from sklearn.utils import check_consistent_length, column_or_1d
 from sklearn.utils.multiclass import type_of_target
 from sklearn.utils.validation import _num_samples
 
-from skdebias._attributes import Groups, check_attributes, encode_attributes
+from skdebias._attributes import (
+    Groups,
+    check_attributes,
+    encode_attributes,
+    on_host,
+)
 from skdebias._named_groups import NamedGroups
 
 MISSING_ATTRIBUTES = (
@@ -29,7 +34,7 @@ def make_strata(X: Any, y: Any, attributes: Any, *, name: str) -> NamedGroups:
     if y is None:
         raise ValueError(f"{name}.split needs the labels: pass y.")
     check_consistent_length(X, y)
-    y = column_or_1d(y, input_name="y")
+    y = column_or_1d(on_host(y), input_name="y")
     kind = type_of_target(y, input_name="y")
     if kind not in ("binary", "multiclass"):
         raise ValueError(

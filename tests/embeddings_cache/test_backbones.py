@@ -628,7 +628,6 @@ def test_reduced_precision_is_near_full_precision(make_extractor, images):
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_on_a_cuda_device(make_extractor, images):
     pytest.importorskip("timm")
     settings = {"pretrained": False, "storage_dtype": "float32"}

@@ -32,7 +32,6 @@ ESTIMATORS = [
     pytest.param(GERNEClassifier(hidden_layer_sizes=(6,), **COMMON), id="gerne-mlp"),
 ]
 every_estimator = pytest.mark.parametrize("estimator", ESTIMATORS)
-needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 
 
 @pytest.fixture(scope="module")
@@ -146,7 +145,6 @@ def test_polars_frame(estimator, data):
 
 
 @pytest.mark.gpu
-@needs_cuda
 @every_estimator
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
 def test_cuda_tensor(estimator, dtype, data):
@@ -164,7 +162,6 @@ def test_cuda_tensor(estimator, dtype, data):
 
 
 @pytest.mark.gpu
-@needs_cuda
 @every_estimator
 def test_fit_on_cuda_gives_the_head_of_the_cpu(estimator, data):
     X, y, a = data

@@ -419,7 +419,6 @@ def test_saliencies_at_a_layer_in_lower_precision():
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 @pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16"])
 @pytest.mark.parametrize("method", [GERNEClassifier(beta=0.2), ULEClassifier(lam=0.7)])
 def test_on_cuda(method, precision):
