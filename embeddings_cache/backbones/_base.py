@@ -1,7 +1,7 @@
 """What every backbone module shares: the request, the result, and small tools."""
 
 import difflib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from importlib import import_module
@@ -15,6 +15,14 @@ from embeddings_cache._fingerprint import jsonable, tensors_digest, versions
 
 SEED = 0
 POOLINGS = ("default", "cls", "mean")
+# What each override of the preprocessing states, of the settings of a pretrained tag.
+_STATED_BY = {
+    "mean": ("mean",),
+    "std": ("std",),
+    "size": ("input_size", "crop_size", "resize_size"),
+    "crop": ("crop_pct", "crop_mode", "resize_size"),
+    "interpolation": ("interpolation",),
+}
 _EXTRAS = {
     "timm": "timm",
     "torchvision": "torchvision",
@@ -229,6 +237,58 @@ def unknown_name(spec: BackboneSpec, names: Iterable[str]) -> UnknownBackboneErr
     return UnknownBackboneError(
         f"backbone='{spec.label}' is not a model of {spec.family}. "
         + (f"Near names: {hint}" if hint else "No name is near it")
+    )
+
+
+def refuse_kwargs(spec: BackboneSpec, remedies: Mapping[str, str]) -> None:
+    """Refuse arguments of a library's constructor that have no place here.
+
+    Parameters
+    ----------
+    spec : BackboneSpec
+        The request.
+    remedies : mapping of str to str
+        What to do instead, by the argument's name.
+    """
+    for name, remedy in remedies.items():
+        if name in spec.model_kwargs:
+            raise ValueError(
+                f"model_kwargs has {name!r}, which has no place here: {remedy}"
+            )
+
+
+def settings_note(
+    spec: BackboneSpec, own: Mapping[str, Any], tags: Mapping[str, Mapping[str, Any]]
+) -> str | None:
+    """Say whose settings a file of weights gets, if its tag is not named.
+
+    Parameters
+    ----------
+    spec : BackboneSpec
+        The request.
+    own : mapping of str to object
+        The settings it gets: those of the library's default tag.
+    tags : mapping of str to mapping
+        The settings of every pretrained tag, by the name that asks for it.
+
+    Returns
+    -------
+    str or None
+        None where all tags agree on what the request does not state itself.
+    """
+    stated = _STATED_BY.keys() & set(spec.preprocess or ())
+    stated_names = {name for given in stated for name in _STATED_BY[given]}
+    others = [
+        name
+        for name, settings in tags.items()
+        if any(settings[k] != own[k] for k in own if k not in stated_names)
+    ]
+    if spec.weights is None or not others:
+        return None
+    return (
+        f"{spec.label}: weights= does not say how images were prepared; they are as "
+        f"for the library's default weights. Others need '{spec.family}:{others[0]}'"
+        f"{' or the like' if others[1:] else ''}"
     )
 
 

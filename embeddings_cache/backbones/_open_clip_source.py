@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from embeddings_cache._errors import UnknownBackboneError
-from embeddings_cache.backbones._base import BackboneSpec, unknown_name
+from embeddings_cache.backbones._base import BackboneSpec, refuse_kwargs, unknown_name
 
 LOCAL, HUB = "local-dir:", "hf-hub:"
 # The constructor's argument -> the field of a tag and of the preprocessing -> where
@@ -71,7 +71,7 @@ def resolve(spec: BackboneSpec, open_clip: Any) -> Source:
         For architectures and tags that the library does not have, and for published
         or local weights that no tag, or none of several, describes.
     """
-    _check_kwargs(spec)
+    refuse_kwargs(spec, _NOT_HERE)
     if spec.name.startswith((LOCAL, HUB)):
         kind, _, place = spec.name.partition(":")
         place = str(Path(place).expanduser()) if kind == "local-dir" else place
@@ -95,14 +95,6 @@ def resolve(spec: BackboneSpec, open_clip: Any) -> Source:
     return Source(
         architecture, tag, {**kwargs, **spec.model_kwargs}, quick_gelu and not asked
     )
-
-
-def _check_kwargs(spec: BackboneSpec) -> None:
-    for name, remedy in _NOT_HERE.items():
-        if name in spec.model_kwargs:
-            raise ValueError(
-                f"model_kwargs has {name!r}, which has no place here: {remedy}"
-            )
 
 
 def _check_tag(spec: BackboneSpec, open_clip: Any, architecture: str, tag: str) -> None:

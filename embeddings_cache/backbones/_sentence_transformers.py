@@ -19,6 +19,7 @@ from embeddings_cache.backbones._base import (
     check_pooling,
     construct,
     library_versions,
+    refuse_kwargs,
     require,
     seeded,
 )
@@ -104,13 +105,10 @@ def _build_trained(spec: BackboneSpec) -> Backbone:
 
 def _constructor_kwargs(spec: BackboneSpec) -> dict[str, Any]:
     """Split `model_kwargs` into the library's own arguments and the transformer's."""
+    refuse_kwargs(spec, _NOT_HERE)
     own: dict[str, Any] = {}
     transformer: dict[str, Any] = {}
     for name, value in spec.model_kwargs.items():
-        if name in _NOT_HERE:
-            raise ValueError(
-                f"model_kwargs has {name!r}, which has no place here: {_NOT_HERE[name]}"
-            )
         (own if name in _OWN_KWARGS else transformer)[name] = value
     if not {"dtype", "torch_dtype"} & set(transformer):
         # The library computes in the type of the file; `precision` says what it is.

@@ -18,11 +18,22 @@ from embeddings_cache.backbones._base import (
     pool,
     prefers_channels_last,
     random_note,
+    refuse_kwargs,
     require,
+    settings_note,
     unknown_name,
 )
 from embeddings_cache.backbones._preprocess import overrides
 from embeddings_cache.backbones._weights import load_strictly, read_weights
+
+_NOT_HERE = {
+    "features_only": "it gives one map a stage and no vector; give layer=, the number "
+    "of a stage",
+    "out_indices": "give layer=, the number of a stage",
+    "pretrained": "give pretrained= to the extractor",
+}
+# What the pretrained tags of one architecture can disagree on.
+_SETTINGS = ("mean", "std", "input_size", "interpolation", "crop_pct", "crop_mode")
 
 
 def build(spec: BackboneSpec) -> Backbone:
@@ -62,12 +73,23 @@ def build(spec: BackboneSpec) -> Backbone:
                 "transform": repr(transform),
             },
         ),
-        note=random_note(spec),
+        note=_note(spec, timm, network),
         channels_last=prefers_channels_last(network),
     )
 
 
 def _check_name(spec: BackboneSpec, timm: Any) -> None:
+    refuse_kwargs(spec, _NOT_HERE)
+    if "num_classes" in spec.model_kwargs:
+        raise ValueError(
+            "model_kwargs has 'num_classes', which is always 0 here: the embedding is "
+            "what comes before the classifier. Leave it out"
+        )
+    if spec.model_kwargs.get("in_chans", 3) != 3:
+        raise ValueError(
+            f"model_kwargs has in_chans={spec.model_kwargs['in_chans']!r}: images are "
+            "RGB, three channels. Leave it out"
+        )
     if spec.name.startswith(("hf-hub:", "hf_hub:")):
         return
     architecture, _, tag = spec.name.partition(".")
@@ -76,11 +98,17 @@ def _check_name(spec: BackboneSpec, timm: Any) -> None:
     published = timm.list_pretrained(f"{architecture}.*")
     if tag and spec.name not in published:
         raise unknown_name(spec, published)
-    if "num_classes" in spec.model_kwargs:
-        raise ValueError(
-            "model_kwargs has 'num_classes', which is always 0 here: the embedding is "
-            "what comes before the classifier. Leave it out"
-        )
+
+
+def _note(spec: BackboneSpec, timm: Any, network: Any) -> str | None:
+    """Say that weights are random, or that a file gets the default tag's settings."""
+    architecture, _, tag = spec.name.partition(".")
+    if spec.weights is None or tag or ":" in spec.name:
+        return random_note(spec)
+    names = timm.list_pretrained(f"{architecture}.*")
+    configs = {name: timm.get_pretrained_cfg(name).to_dict() for name in names}
+    own = {name: network.pretrained_cfg.get(name) for name in _SETTINGS}
+    return settings_note(spec, own, configs)
 
 
 def _data_config(spec: BackboneSpec, network: nn.Module) -> dict[str, Any]:
@@ -88,8 +116,9 @@ def _data_config(spec: BackboneSpec, network: nn.Module) -> dict[str, Any]:
     from timm.data import resolve_data_config
 
     args: dict[str, Any] = {}
-    if isinstance(spec.model_kwargs.get("img_size"), int):
-        args["img_size"] = spec.model_kwargs["img_size"]
+    size = spec.model_kwargs.get("img_size")
+    if size is not None:
+        args["input_size"] = (3, size, size) if isinstance(size, int) else (3, *size)
     for name, value in overrides(spec).items():
         if name == "size":
             args["input_size"] = (3, *value)

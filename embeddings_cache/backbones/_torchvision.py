@@ -18,13 +18,24 @@ from embeddings_cache.backbones._base import (
     pool,
     prefers_channels_last,
     random_note,
+    refuse_kwargs,
     require,
+    settings_note,
     unknown_name,
 )
 from embeddings_cache.backbones._preprocess import crop_fraction, overrides, square
 from embeddings_cache.backbones._weights import load_strictly, read_weights
 
 _HEADS = ("fc", "head", "heads", "classifier")
+_NOT_HERE = {
+    "weights": "name the weights, as in 'torchvision:resnet50/IMAGENET1K_V1', or give "
+    "weights= to the extractor",
+    "pretrained": "give pretrained= to the extractor",
+}
+# These two scale their input by themselves with published weights only.
+_TRANSFORM_INPUT = ("googlenet", "inception_v3")
+# What the entries of one architecture can disagree on.
+_SETTINGS = ("crop_size", "resize_size", "mean", "std", "interpolation")
 
 
 def build(spec: BackboneSpec) -> Backbone:
@@ -35,13 +46,14 @@ def build(spec: BackboneSpec) -> Backbone:
     if name not in names:
         raise unknown_name(spec, names)
     published = _published(spec, models, name, tag)
+    refuse_kwargs(spec, _NOT_HERE)
     kwargs = dict(spec.model_kwargs)
+    settings: dict[str, Any] = {}
     if spec.pretrained and spec.weights is None:
         kwargs["weights"] = published
-    elif tag and name.startswith("vit_"):
-        # Published weights bring their image size; without them it must be said.
-        kwargs.setdefault("image_size", published.transforms().crop_size[0])
-    network = construct(spec, lambda: models.get_model(name, **kwargs))
+    elif tag or spec.weights is not None:
+        settings = _settings(name, tag, published)
+    network = construct(spec, lambda: models.get_model(name, **{**settings, **kwargs}))
     head = _drop_classifier(spec, network)
     if spec.weights is not None:
         state = read_weights(spec.weights)
@@ -56,9 +68,13 @@ def build(spec: BackboneSpec) -> Backbone:
         description=spec.describe(
             libraries=library_versions("torchvision", "torch"),
             weights=describe_weights(spec, network),
-            preprocess={"image": decoder_description(), "transform": repr(transform)},
+            preprocess={
+                "image": decoder_description(),
+                "transform": repr(transform),
+                **_described(network),
+            },
         ),
-        note=random_note(spec),
+        note=_note(spec, models, published),
         channels_last=prefers_channels_last(network),
     )
 
@@ -70,7 +86,47 @@ def _published(spec: BackboneSpec, models: Any, name: str, tag: str) -> Any:
         return entries.DEFAULT
     if tag not in entries.__members__:
         raise unknown_name(spec, [f"{name}/{entry}" for entry in entries.__members__])
+    if tag == "IMAGENET1K_FEATURES" and spec.layer is None:
+        raise ValueError(
+            f"backbone='{spec.label}': these weights have no classifier, whose last "
+            "layer but one is the embedding; give layer='features' or layer='avgpool'"
+        )
     return entries[tag]
+
+
+def _settings(name: str, tag: str, published: Any) -> dict[str, Any]:
+    """Return what the library sets of a network that has these published weights.
+
+    They are the same numbers in a file, so the file needs the same settings.
+    """
+    if name in _TRANSFORM_INPUT:
+        return {"transform_input": True}
+    if tag and name.startswith("vit_"):
+        return {"image_size": published.transforms().crop_size[0]}
+    return {}
+
+
+def _described(network: Any) -> dict[str, Any]:
+    """Describe preprocessing that the network does itself."""
+    return {"transform_input": True} if getattr(network, "transform_input", 0) else {}
+
+
+def _note(spec: BackboneSpec, models: Any, published: Any) -> str | None:
+    """Say that weights are random, or that a file gets the default entry's settings."""
+    name, _, tag = spec.name.partition("/")
+    if spec.weights is None or tag:
+        return random_note(spec)
+    entries = models.get_model_weights(name)
+    return settings_note(
+        spec,
+        _preset(published),
+        {f"{name}/{entry.name}": _preset(entry) for entry in entries},
+    )
+
+
+def _preset(entry: Any) -> dict[str, Any]:
+    transforms = entry.transforms()
+    return {name: getattr(transforms, name) for name in _SETTINGS}
 
 
 def _drop_classifier(spec: BackboneSpec, network: nn.Module) -> str:

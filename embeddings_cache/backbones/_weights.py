@@ -1,5 +1,6 @@
 """Loading local weights: safetensors only, and every tensor must fit."""
 
+from collections import OrderedDict
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -108,4 +109,7 @@ def load_strictly(
             f"{'; '.join(found)}. Give the weights of this architecture, or the "
             "model_kwargs they were trained with"
         )
-    network.load_state_dict(state, strict=True)
+    # A file has no versions of modules, without which some networks take none.
+    versioned = OrderedDict(state)
+    versioned._metadata = own._metadata  # type: ignore[attr-defined]
+    network.load_state_dict(versioned, strict=True)

@@ -80,3 +80,25 @@ def timm(name, file, images, **kwargs):
     config = library.data.resolve_model_data_config(network)
     transform = library.data.create_transform(**config, is_training=False)
     return embed_images(network, transform, images)
+
+
+def torchvision(name, entry, file, images, **kwargs):
+    """Load weights into a model as its entry would; what enters the last layer."""
+    from safetensors.torch import load_file
+    from torch import nn
+    from torchvision import models
+
+    network = models.get_model(name, weights=None, **kwargs)
+    versions = network.state_dict()
+    versions.update(load_file(file))
+    network.load_state_dict(versions)
+    caught = []
+    last = [
+        module
+        for module in network.modules()
+        if isinstance(module, nn.Linear) and module.out_features == 1000
+    ][-1]
+    last.register_forward_hook(lambda _, inputs, __: caught.append(inputs[0]))
+    transform = models.get_model_weights(name)[entry].transforms()
+    embed_images(network, transform, images)
+    return caught[-1].numpy()
