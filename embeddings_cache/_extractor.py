@@ -15,6 +15,7 @@ from sklearn.base import (
 
 from embeddings_cache._fingerprint import SCHEMA, digest
 from embeddings_cache._memo import FileMemo
+from embeddings_cache._model_kwargs import is_plain
 from embeddings_cache._parallel import auto_workers
 from embeddings_cache._parameters import check_parameters
 from embeddings_cache._progress import Progress
@@ -556,6 +557,11 @@ def _backbone_settings(parameters: dict[str, Any]) -> dict[str, Any]:
     return {name: parameters[name] for name in _BACKBONE_PARAMETERS}
 
 
-def _built_from(settings: dict[str, Any]) -> str:
-    """Tell networks apart within a process, also by the state of their files."""
+def _built_from(settings: dict[str, Any]) -> str | None:
+    """Tell networks apart within a process, also by the state of their files.
+
+    None if they cannot be: the text of a class or a function says nothing of its code.
+    """
+    if not is_plain(settings["model_kwargs"]):
+        return None
     return repr(settings) + files_state(settings)

@@ -26,6 +26,7 @@ from embeddings_cache._shard_reading import (
 from embeddings_cache._shards import (
     DamagedShardError,
     ShardRecord,
+    check_owner,
     read_record,
     write_shard,
     write_small,
@@ -69,11 +70,18 @@ class ShardFolder:
             _io.make_folder(self.path / name)
         text = canonical_json(description)
         path = self.path / "extractor.json"
+        found: bytes | None = b""
         try:
-            if _io.read_file(path, len(text)) == text:
-                return
+            found = _io.read_file(path, len(text))
+        except FileNotFoundError:
+            found = None
         except (OSError, ValueError):
-            pass  # absent, or longer than it may be: written below
+            pass  # longer than it may be, or damaged
+        if found == text:
+            return
+        if found is not None:
+            self._set_aside([path])
+            self._warn("extractor.json is damaged, or another extractor's")
         write_small(self.path / "tmp", path, text)
 
     def records(self) -> list[ShardRecord]:
@@ -115,7 +123,8 @@ class ShardFolder:
             return self._known[name]
         path = self.path / "commits" / name
         try:
-            self._known[name] = read_record(path)
+            record = read_record(path)
+            check_owner(self.path, record)
         except FileNotFoundError:
             return None
         except ValueError as error:
@@ -123,7 +132,15 @@ class ShardFolder:
             self._set_aside([path])
             self._warn(f"commit record {name}: {error}")
             return None
-        return self._known[name]
+        except DamagedShardError as error:
+            self._excluded.add(name)
+            shard = error.record
+            files = [shard_path(self.path, shard), keys_path(self.path, shard)]
+            self._set_aside([path, *files])
+            self._warn(str(error))
+            return None
+        self._known[name] = record
+        return record
 
     def _is_there(self, record: ShardRecord, *, header: bool = False) -> bool:
         try:

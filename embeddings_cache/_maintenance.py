@@ -12,7 +12,12 @@ from embeddings_cache._shard_reading import (
     shard_path,
     verify_shard,
 )
-from embeddings_cache._shards import DamagedShardError, ShardRecord, read_record
+from embeddings_cache._shards import (
+    DamagedShardError,
+    ShardRecord,
+    check_owner,
+    read_record,
+)
 
 
 @dataclass(frozen=True)
@@ -38,29 +43,40 @@ def verify(folder: ShardFolder, level: str, *, quarantine: bool) -> list[Damage]
     """Check every commit record of a folder, and its shard at a level."""
     if level not in LEVELS:
         raise ValueError(f"level={level!r} must be one of {', '.join(LEVELS)}")
-    damage = []
-    key = folder.path.name
-    for name in _io.list_folder(folder.path / "commits"):
-        try:
-            record = read_record(folder.path / "commits" / name)
-        except FileNotFoundError:
-            continue
-        except (OSError, ValueError) as error:
-            damage.append(Damage(key, "", f"commit record {name}: {error}"))
-            if quarantine:
-                folder.committed()
-            continue
-        try:
-            verify_shard(folder.path, record, level)
-        except FileNotFoundError as error:
-            damage.append(Damage(key, record.shard, f"missing file: {error.filename}"))
-        except DamagedShardError as error:
-            damage.append(Damage(key, record.shard, error.reason))
-            if quarantine:
-                folder.quarantine(error)
-        except OSError as error:
-            damage.append(Damage(key, record.shard, f"cannot be read: {error}"))
-    return damage
+    found = (
+        _verify_one(folder, name, level, quarantine=quarantine)
+        for name in _io.list_folder(folder.path / "commits")
+    )
+    return [damage for damage in found if damage is not None]
+
+
+def _verify_one(
+    folder: ShardFolder, name: str, level: str, *, quarantine: bool
+) -> Damage | None:
+    """Check one commit record and its shard."""
+    key, shard = folder.path.name, ""
+    try:
+        record = read_record(folder.path / "commits" / name)
+        shard = record.shard
+        check_owner(folder.path, record)
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, DamagedShardError) as error:
+        if quarantine:
+            folder.committed()  # sets aside what it does not accept
+        reason = getattr(error, "reason", f"commit record {name}: {error}")
+        return Damage(key, shard, reason)
+    try:
+        verify_shard(folder.path, record, level)
+    except FileNotFoundError as error:
+        return Damage(key, shard, f"missing file: {error.filename}")
+    except DamagedShardError as error:
+        if quarantine:
+            folder.quarantine(error)
+        return Damage(key, shard, error.reason)
+    except OSError as error:
+        return Damage(key, shard, f"cannot be read: {error}")
+    return None
 
 
 def prune(

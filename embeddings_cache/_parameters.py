@@ -4,6 +4,8 @@ import numbers
 import os
 from typing import Any
 
+from embeddings_cache._model_kwargs import check_model_kwargs
+
 _CHOICES = {
     "pooling": ("default", "cls", "mean"),
     "precision": ("auto", "float32", "bfloat16", "float16"),
@@ -31,7 +33,7 @@ def check_parameters(parameters: dict[str, Any]) -> dict[str, Any]:
     ValueError, TypeError
         For a value that cannot be used.
     """
-    from embeddings_cache.backbones import resolve_modality
+    from embeddings_cache.backbones import resolve_modality, split_name
 
     checked = dict(parameters)
     for name, allowed in _CHOICES.items():
@@ -67,7 +69,10 @@ def check_parameters(parameters: dict[str, Any]) -> dict[str, Any]:
         raise TypeError(
             f"model_kwargs={checked['model_kwargs']!r} must be a dict or None"
         )
-    checked["model_kwargs"] = dict(checked["model_kwargs"] or {})
+    model_kwargs: dict[str, Any] = dict(checked["model_kwargs"] or {})
+    if isinstance(checked["backbone"], str):
+        check_model_kwargs(split_name(checked["backbone"])[0], model_kwargs)
+    checked["model_kwargs"] = model_kwargs
     checked["modality"] = resolve_modality(checked["backbone"], checked["modality"])
     return checked
 

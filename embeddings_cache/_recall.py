@@ -20,6 +20,7 @@ from typing import Any
 from embeddings_cache import _io
 from embeddings_cache._fingerprint import digest, jsonable, versions
 from embeddings_cache._memo import FileMemo, file_state, memo_folder
+from embeddings_cache._model_kwargs import is_plain
 
 _LIMIT = 64 << 20
 _MAX_FILES = 1000
@@ -97,7 +98,7 @@ class Recall:
 def _request(settings: dict[str, Any], memo: FileMemo) -> str | None:
     """Digest everything a description follows from; None if something may hide."""
     files = _weights_files(settings)
-    if files is None:
+    if files is None or not is_plain(settings["model_kwargs"]):
         return None
     try:
         return digest(

@@ -1,7 +1,9 @@
 """One shard: a safetensors file of rows, its keys, and the record that commits it.
 
-A shard is immutable and named by the SHA-256 of its bytes. Its header carries the
-digest of its keys, so two shards with equal rows and different items differ in name.
+A shard is immutable and named by the SHA-256 of its bytes. Its header carries its
+extractor's key and the digest of its items' keys, so two shards with equal rows of
+different extractors or items differ in name, and a shard in the folder of another
+extractor is known for a stranger.
 A commit record, written last, makes a shard exist for readers; it repeats sizes and
 holds a checksum of every block of rows, and one of itself. The header has none: it
 follows from the record, byte for byte.
@@ -28,6 +30,7 @@ _BLOCK_BYTES = 1 << 20
 _MAX_BLOCKS = 4096
 _MAX_BLOCK_BYTES = 1 << 30  # which is read at once: 4 TiB in a shard
 _RECORD_LIMIT = 1 << 20
+_NAME_LIMIT = 255  # characters, as of a folder
 _DTYPES = {"float16": "F16", "float32": "F32"}
 
 KEY_DTYPE = np.dtype(f"V{KEY_BYTES}")
@@ -64,6 +67,9 @@ class ShardRecord:
         CRC-32 of each block.
     made : dict
         Where the rows came from (device, batch size, ...); not part of any key.
+    extractor : str
+        Key of the extractor that made the rows, which is the name of its folder; empty
+        in records of before this was noted.
     """
 
     shard: str
@@ -75,6 +81,7 @@ class ShardRecord:
     block_rows: int
     blocks: tuple[str, ...]
     made: dict[str, Any] = field(default_factory=dict, hash=False, compare=False)
+    extractor: str = ""
 
     @property
     def row_bytes(self) -> int:
@@ -84,11 +91,15 @@ class ShardRecord:
     @property
     def header(self) -> bytes:
         """The file's first page: what safetensors wants to know, and the keys."""
-        return _header(self.rows, self.columns, self.dtype, self.keys_sha256)
+        return _header(
+            self.rows, self.columns, self.dtype, self.keys_sha256, self.extractor
+        )
 
     def to_json(self) -> bytes:
         """Return the record's file content, with its own checksum."""
         content = {"schema": SCHEMA, **asdict(self), "blocks": list(self.blocks)}
+        if not self.extractor:
+            del content["extractor"]
         content["checksum"] = hashlib.sha256(canonical_json(content)).hexdigest()
         return canonical_json(content) + b"\n"
 
@@ -120,6 +131,22 @@ def parse_record(data: bytes) -> ShardRecord:
     return record
 
 
+def check_owner(folder: Path, record: ShardRecord) -> None:
+    """Compare the extractor that a record names with the folder it was found in.
+
+    Raises
+    ------
+    DamagedShardError
+        If it is another one, or none: a record that names nobody may be anybody's.
+    """
+    if record.extractor == folder.name:
+        return
+    reason = f"it belongs to the extractor {record.extractor[:12]}"
+    if not record.extractor:
+        reason = "it names no extractor, as earlier versions did, and may be another's"
+    raise DamagedShardError(record, reason)
+
+
 def _check_record(record: ShardRecord) -> None:
     """Refuse records whose numbers contradict each other or name a path."""
     for name in (record.shard, record.keys_sha256):
@@ -132,10 +159,14 @@ def _check_record(record: ShardRecord) -> None:
         raise ValueError(f"dtype {record.dtype!r} is not one of {sorted(_DTYPES)}")
     if record.n_bytes != HEADER_BYTES + record.rows * record.row_bytes:
         raise ValueError("n_bytes does not equal header and rows")
+    if record.block_rows > max(record.rows, _BLOCK_BYTES):
+        raise ValueError("block_rows are more than a block can have")
     if min(record.block_rows, record.rows) * record.row_bytes > _MAX_BLOCK_BYTES:
         raise ValueError(f"a block has more than {_MAX_BLOCK_BYTES} bytes")
     if not isinstance(record.made, dict):
         raise ValueError("made is not an object")
+    if type(record.extractor) is not str or len(record.extractor) > _NAME_LIMIT:
+        raise ValueError("extractor is not a key")
     if any(type(block) is not str or len(block) != 8 for block in record.blocks):
         raise ValueError("blocks must be checksums of 8 digits")
     if len(record.blocks) != -(-record.rows // record.block_rows):
@@ -158,19 +189,19 @@ def read_record(path: Path) -> ShardRecord:
     return parse_record(data)
 
 
-def _header(rows: int, columns: int, dtype: str, keys_sha256: str) -> bytes:
+def _header(
+    rows: int, columns: int, dtype: str, keys_sha256: str, extractor: str
+) -> bytes:
     size = rows * columns * np.dtype(dtype).itemsize
     entry = {
         "dtype": _DTYPES[dtype],
         "shape": [rows, columns],
         "data_offsets": [0, size],
     }
-    text = canonical_json(
-        {
-            "__metadata__": {"keys_sha256": keys_sha256, "schema": str(SCHEMA)},
-            "x": entry,
-        }
-    )
+    about = {"keys_sha256": keys_sha256, "schema": str(SCHEMA)}
+    if extractor:
+        about["extractor"] = extractor
+    text = canonical_json({"__metadata__": about, "x": entry})
     length = HEADER_BYTES - 8
     return struct.pack("<Q", length) + text.ljust(length)
 
@@ -216,7 +247,8 @@ def write_shard(
     Parameters
     ----------
     folder : Path
-        The extractor's folder, with `tmp`, `shards` and `commits` in it.
+        The extractor's folder, named by its key, with `tmp`, `shards` and `commits` in
+        it.
     keys : ndarray of shape (rows,), 32-byte void
         Item keys in row order.
     parts : iterable of ndarray of shape (m, columns)
@@ -235,7 +267,7 @@ def write_shard(
     """
     key_bytes = np.ascontiguousarray(keys).tobytes()
     keys_sha256 = hashlib.sha256(key_bytes).hexdigest()
-    header = _header(len(keys), columns, dtype, keys_sha256)
+    header = _header(len(keys), columns, dtype, keys_sha256, folder.name)
     row_bytes = columns * np.dtype(dtype).itemsize
     block_rows = _rows_per_block(len(keys), row_bytes)
     summer = _BlockSummer(block_rows * row_bytes)
@@ -269,6 +301,7 @@ def write_shard(
             block_rows=block_rows,
             blocks=summer.finish(),
             made=made,
+            extractor=folder.name,
         )
         _check_record(record)
         _publish(folder, temporary, record, payload, key_bytes)

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from importlib import import_module
+from math import isfinite
 from typing import Any
 
 import torch
@@ -12,6 +13,8 @@ from torch import nn
 
 from embeddings_cache._errors import MissingExtraError, UnknownBackboneError
 from embeddings_cache._fingerprint import jsonable, tensors_digest, versions
+from embeddings_cache._model_kwargs import is_plain
+from embeddings_cache.backbones._describe import Describer
 
 SEED = 0
 POOLINGS = ("default", "cls", "mean")
@@ -89,12 +92,32 @@ class BackboneSpec:
                 "family": self.family,
                 "model": self.name,
                 "modality": self.modality,
-                "model_kwargs": self.model_kwargs,
+                "model_kwargs": _described(self.model_kwargs, "model_kwargs"),
                 "output": {"layer": self.layer, "pooling": self.pooling},
                 **more,
             }
         )
         return described
+
+
+def _described(value: Any, where: str) -> Any:
+    """Describe a value of `model_kwargs`; plain ones are what they are."""
+    if isinstance(value, dict):
+        return {str(k): _described(v, f"{where}[{k!r}]") for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_described(part, f"{where}[{i}]") for i, part in enumerate(value)]
+    if is_plain(value) and not (isinstance(value, float) and not isfinite(value)):
+        return value
+    if isinstance(value, torch.dtype | torch.device):
+        return str(value)
+    describe = Describer(
+        "model_kwargs",
+        "Give plain values, or build the network yourself and give it as backbone",
+    )
+    described = describe.short(describe.whole(value, where))
+    if isinstance(value, type) and isinstance(described, str):
+        return str(value)  # a class of a library, whose version is in the key
+    return {"described": described, "libraries": describe.libraries}
 
 
 class _Description:

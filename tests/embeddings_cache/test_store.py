@@ -3,8 +3,10 @@
 import errno
 import json
 import os
+import shutil
 import stat
 import time
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -594,3 +596,90 @@ def test_nothing_is_pickled_anywhere(folder):
     put(folder, 1)
     for path in folder.path.rglob("*.json"):
         json.loads(path.read_bytes())
+
+
+def other_folder(store):
+    """Return the folder of another extractor, with item 1 and rows of its own."""
+    other = store.open(DESCRIPTION | {"model": "other"})
+    rows = make_rows(7)
+    other.write(make_keys(1), [rows], columns=5, dtype="float16", made={})
+    return other
+
+
+def merge(source, target):
+    """Copy what one extractor stored into the folder of another, as a slip would."""
+    for name in ("shards", "commits"):
+        for path in (source.path / name).iterdir():
+            shutil.copy2(path, target.path / name)
+
+
+@pytest.mark.parametrize("level", ["size", "block", "full"])
+def test_shards_of_another_extractor_are_found(store, folder, level):
+    put(folder, 2)
+    merge(other := other_folder(store), folder)
+    (damage,) = store.verify(level)
+    assert damage.extractor == folder.path.name
+    assert damage.reason == f"it belongs to the extractor {other.path.name[:12]}"
+    with pytest.warns(DamagedShardWarning, match="it belongs to the extractor"):
+        assert store.verify(level, quarantine=True) == [damage]
+    assert store.verify(level) == []
+    assert len(list((folder.path / "quarantine").iterdir())) == 3
+    assert get(folder, 2)[2]
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_rows_of_another_extractor_are_never_given(store, folder, whole):
+    other = other_folder(store)
+    merge(other, folder)
+    fresh = EmbeddingStore(store.root).open(DESCRIPTION)
+    with pytest.warns(DamagedShardWarning, match="it belongs to the extractor"):
+        found, _, _ = get(fresh, 1) if whole else get(fresh, 1, 2)
+    assert not found.any()
+    assert fresh.n_damaged == 1
+    assert get(other, 1)[1][0, 0] == 7  # its own folder is as it was
+
+
+def test_a_shard_whose_record_was_given_this_name_is_found(store, folder):
+    other = other_folder(store)
+    merge(other, folder)
+    (path,) = (folder.path / "commits").iterdir()
+    record = parse_record(path.read_bytes())
+    path.write_bytes(replace(record, extractor=folder.path.name).to_json())
+    (damage,) = store.verify("block")
+    assert "the header and the commit record differ" in damage.reason
+    with pytest.warns(DamagedShardWarning, match="the header and the commit record"):
+        found, _, _ = get(folder, 1)
+    assert not found.any()
+
+
+def test_a_copied_folder_is_not_taken_over_in_silence(store, folder):
+    other = other_folder(store)
+    shutil.rmtree(folder.path)
+    shutil.copytree(other.path, folder.path)
+    reasons = {damage.reason for damage in store.verify("size")}
+    assert any("extractor.json" in reason for reason in reasons)
+    with pytest.warns(DamagedShardWarning, match=r"extractor\.json is damaged, or ano"):
+        fresh = store.open(DESCRIPTION)
+    with pytest.warns(DamagedShardWarning, match="it belongs to the extractor"):
+        assert not get(fresh, 1)[0].any()
+    kept = [path.name for path in (fresh.path / "quarantine").iterdir()]
+    assert any(name.startswith("extractor.") for name in kept)
+    assert store.verify() == []
+
+
+def test_shards_that_name_no_extractor_are_computed_again(store, folder):
+    """Records of before shards named their extractor may be anybody's."""
+    parsed = parse_record(replace(put(folder, 1), extractor="").to_json())
+    (path,) = (folder.path / "commits").iterdir()
+    path.write_bytes(parsed.to_json())
+    (damage,) = store.verify("size")
+    assert "it names no extractor" in damage.reason
+    fresh = store.open(DESCRIPTION)
+    with pytest.warns(DamagedShardWarning, match="it names no extractor"):
+        assert not get(fresh, 1)[0].any()
+
+
+def test_blocks_have_no_more_rows_than_a_shard(folder):
+    record = put(folder, 1)
+    with pytest.raises(ValueError, match="block_rows are more than"):
+        parse_record(replace(record, block_rows=10**30).to_json())
