@@ -24,6 +24,7 @@ from skdebias._head import final_head
 from skdebias._named_groups import announced, warn_of_unusable
 from skdebias._validation import name_groups
 from skdebias.model_selection._kfold import AttributeStratifiedKFold
+from skdebias.model_selection._scoring import name_failed_scores, report_failures
 from skdebias.model_selection._stacks import SplitFits, check_stackable
 
 
@@ -166,6 +167,7 @@ default=None
             self.best_index_ = self._select_best_index(self.refit, metric, results)
             if not callable(self.refit):
                 self.best_score_ = results[f"mean_test_{metric}"][self.best_index_]
+                _refuse_no_score(self.best_score_, metric)
             self.best_params_ = tried[self.best_index_]
         if self.refit:
             self._refit(X, y, routed.estimator.fit, callback)
@@ -226,10 +228,13 @@ default=None
         _warn_or_raise_about_fit_failures(out, self.error_score)
         if callable(self.scoring):
             _insert_error_scores(out, self.error_score)
+            name_failed_scores(out, self.error_score)
         scores = out[0]["test_scores"]
         self.multimetric_ = isinstance(scores, dict)
         if callable(self.scoring) and self.multimetric_:
             self._check_refit_for_multimetric(scores)
+        decides = self.multimetric_ and isinstance(self.refit, str)
+        report_failures(out, self.error_score, self.refit if decides else None)
         return out
 
     def _metric(self):
@@ -474,6 +479,16 @@ class BatchedRandomizedSearchCV(BaseBatchedSearchCV):
     def _candidates(self):
         return ParameterSampler(
             self.param_distributions, self.n_iter, random_state=self.random_state
+        )
+
+
+def _refuse_no_score(best_score, metric):
+    """Refuse a best candidate that is so only because no other has a score either."""
+    if np.isnan(best_score):
+        raise ValueError(
+            f"No candidate has a {metric} on every split, so that there is no best "
+            "one: see the warnings of this search for what failed, or set "
+            "error_score='raise'."
         )
 
 

@@ -15,7 +15,6 @@ from sklearn.metrics._scorer import (
     _MultimetricScorer,
     _PassthroughScorer,
 )
-from sklearn.model_selection._validation import _score
 from sklearn.pipeline import Pipeline
 from sklearn.utils import _safe_indexing, check_random_state
 from sklearn.utils.metadata_routing import get_routing_for_object, process_routing
@@ -27,6 +26,7 @@ from skdebias._head import HeadClassifier, final_head
 from skdebias._mapped import take_rows
 from skdebias._validation import TrainingData
 from skdebias.model_selection._counting import Counts
+from skdebias.model_selection._scoring import score
 
 # Hyper-parameters of the optimisers that every stack holds as one number per head.
 _RATES = ("learning_rate", "weight_decay", "momentum")
@@ -432,7 +432,7 @@ class _Split:
         if steps is not None and not self._asks_for_answers:
             # A function may look at the estimator; scorers only want its answers.
             estimator, answers = Pipeline([*steps.steps, ("head", model)]), None
-        scores = {}
+        scores, error = {}, None
         for name, rows in self._parts.items():
             if answers is not None:
                 # Scorers that only want answers get row numbers: X is not copied.
@@ -445,7 +445,7 @@ class _Split:
             try:
                 # The scorers' own parameters are the same for every candidate.
                 with config_context(skip_parameter_validation=self._checked):
-                    scores[name] = _score(
+                    scores[name], failed = score(
                         estimator,
                         X,
                         self._y[name],
@@ -453,20 +453,23 @@ class _Split:
                         self._params[name],
                         self._error_score,
                     )
+                    error = error or failed
             finally:
                 vars(model).pop("decision_function", None)
         self._checked = True
         if self._counts is None and answers is not None and self._asks_for_answers:
             self._learn_to_count(answers, model.classes_, scores)
-        self._record(number, scores, fit_time, time.perf_counter() - start, None)
+        seconds = time.perf_counter() - start
+        self._record(number, scores, fit_time, seconds, None, error)
 
-    def _record(self, number, scores, fit_time, score_time, error):
+    def _record(self, number, scores, fit_time, score_time, error, score_error=None):
         result = {
             "test_scores": scores["test"],
             "n_test_samples": len(self._parts["test"]),
             "fit_time": fit_time,
             "score_time": score_time,
             "fit_error": error,
+            "score_error": score_error,
         }
         if "train" in scores:
             result["train_scores"] = scores["train"]
@@ -658,7 +661,7 @@ class _Stack:
         self._members, self._n_heads = members, methods[0].n_heads
         self._features = features
         self._start = partial(self._started, methods, groups, data, encoded)
-        self._fit = None
+        self._fit = self._error = None
 
     def train(self, until=None):
         """Train the heads and let them answer; safe in any thread.
@@ -672,6 +675,14 @@ class _Stack:
         -------
         _Stack
         """
+        try:
+            self._train(until)
+        except Exception as error:
+            # Told by `score`, in the calling thread.
+            self._fit, self._error = None, error
+        return self
+
+    def _train(self, until):
         start = time.perf_counter()
         if self._fit is None:
             self._fit, self._start = self._start(), None
@@ -684,7 +695,6 @@ class _Stack:
         self._diverged = fitted.diverged.reshape(len(self._members), -1).max(1)
         self._source = fitted.source
         self._seconds = (time.perf_counter() - start) / len(self._members)
-        return self
 
     def _started(self, methods, groups, data, encoded):
         """Bring the heads to the first step."""
@@ -714,6 +724,9 @@ class _Stack:
         """Score the trained heads."""
         from skdebias._engine._sgd import divergence
 
+        if self._error is not None:
+            self._fail()
+            return
         answers, self._answers = self._answers, None
         counted = None
         for m, member in enumerate(self._members):
@@ -738,6 +751,15 @@ class _Stack:
                 )
             self._fits.scored()
 
+    def _fail(self):
+        """Record what ended the training of all heads."""
+        for member in self._members:
+            try:
+                raise self._error
+            except Exception:
+                self._split.fail(member.number)
+            self._fits.scored()
+
     def keep(self, numbers):
         """Drop the heads of other candidates and those that diverged.
 
@@ -750,6 +772,8 @@ class _Stack:
         bool
             Whether any are left.
         """
+        if self._error is not None:
+            return False
         left = [
             m
             for m, member in enumerate(self._members)
