@@ -1,14 +1,21 @@
 """FineTuneClassifier: a whole network, trained by any method of the package."""
 
 import contextlib
+import copy
 import os
+import warnings
 from collections.abc import Iterable
 from numbers import Integral, Real
 from pathlib import Path
 
 import numpy as np
 import torch
-from sklearn.base import BaseEstimator, MetaEstimatorMixin, _fit_context, clone
+from sklearn.base import (
+    BaseEstimator,
+    MetaEstimatorMixin,
+    _fit_context,
+    clone,
+)
 from sklearn.utils import check_random_state, column_or_1d
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.multiclass import check_classification_targets
@@ -555,7 +562,33 @@ default=None
             backbone = clone(backbone, safe=False)  # a copy
             # One that was made at random may be another in each process.
             agree_on_weights(backbone)
-        return Network(backbone, settings)
+        origin = getattr(self, "_origin", None)
+        try:
+            return Network(backbone, settings)
+        except (OSError, ValueError) as error:
+            if origin is None or not origin.is_of(self.backbone, settings):
+                raise
+            return self._from_origin(origin, error)
+
+    def _from_origin(self, origin, error):
+        """Return a network that starts from the weights of the file it came from."""
+        warnings.warn(
+            f"backbone={self.backbone!r}, weights={self.weights!r}: what training "
+            f"started from when this classifier was saved is not there ({error}). "
+            "Training starts from the backbone in the file, which is trained already.",
+            UserWarning,
+            stacklevel=4,
+        )
+        network = copy.deepcopy(origin)
+        network.head = torch.nn.Sequential()
+        return network
+
+    def __sklearn_clone__(self):
+        # Of one that was loaded, what it starts from may be nowhere else.
+        cloned = super().__sklearn_clone__()
+        if hasattr(self, "_origin"):
+            cloned._origin = self._origin
+        return cloned
 
     def _finish_networks(self, members, method, inner, source, seed):
         """Give the networks their heads; return the shapes of what they take."""
@@ -812,7 +845,8 @@ default=None
         Raises
         ------
         ValueError
-            If `path` is missing, or if items are plain numbers.
+            If `path` is missing, if items are plain numbers, or if a text network
+            was trained from scratch.
         """
         check_is_fitted(self)
         names = ("layer", "pooling", "model_kwargs", "preprocess", "modality")
@@ -832,9 +866,15 @@ default=None
             )
         path = Path(path)
         backbone = self.network_.backbone
-        if self.backbone.startswith("sentence-transformers:"):
+        if self.network_.has_folder:
             with quiet_files():
                 backbone.save(str(path))
+        elif self.backbone.startswith("sentence-transformers:"):
+            raise ValueError(
+                f"backbone={self.backbone!r}, pretrained=False: a text network that was "
+                "trained from scratch has no folder that an extractor could read. Use "
+                "embed(items)."
+            )
         else:
             write_file(
                 path, to_host(backbone.state_dict()), {"backbone": self.backbone}
@@ -900,7 +940,8 @@ default=None
         ----------
         path : path-like
         backbone : torch.nn.Module, default=None
-            The architecture, if it was no name. Its weights are those of the file.
+            The architecture, if it was no name. It is copied, and the copy gets the
+            weights of the file; another fit starts from those of `backbone` itself.
         preprocess, augment : callable, default=None
             If they were functions: a file holds no code.
 

@@ -1,8 +1,16 @@
 """Fitted networks as files without code in them."""
 
+import contextlib
+import json
+import warnings
+from itertools import pairwise
+
+import torch
+from sklearn.base import clone
 from torch import nn
 
-from skdebias._fitted import describe_estimator, rebuild_estimator
+from skdebias._engine._loss import n_logits
+from skdebias._fitted import check_fitted, describe_estimator, rebuild_estimator
 from skdebias._serialize import (
     NETWORK_FORMAT,
     decode,
@@ -12,7 +20,13 @@ from skdebias._serialize import (
     write_file,
 )
 from skdebias.finetune._checkpoint import to_host
-from skdebias.finetune._network import Network, backbone_settings
+from skdebias.finetune._encoder_files import pack_encoder, unpacked_encoder
+from skdebias.finetune._network import (
+    Network,
+    backbone_settings,
+    has_folder,
+    rebuild_tools,
+)
 
 # What a file cannot hold, and load is given instead.
 _CODE = ("backbone", "preprocess", "augment")
@@ -54,12 +68,13 @@ def save_network(classifier, path):
         "fitted": encode(fitted, "fitted", arrays),
         "sizes": [layer.in_features for layer in layers] + [layers[-1].out_features],
     }
-    import torch
-
+    network = classifier.network_
+    state = {f"network.{k}": v for k, v in network.state_dict().items()}
     tensors = {f"array.{k}": torch.from_numpy(v) for k, v in arrays.items()}
-    own = classifier.network_.state_dict()
-    tensors |= {f"network.{k}": v for k, v in own.items()}
-    write_file(path, to_host(tensors), header)
+    if network.has_folder:
+        header["files"] = pack_encoder(network.backbone, state, tensors)
+    header["prepared"] = _preparation(network.tools)
+    write_file(path, to_host(tensors | state), header)
 
 
 def load_network(kind, path, given):
@@ -83,13 +98,19 @@ def load_network(kind, path, given):
     with reading(path):
         _check_given(header["code"], given)
         classifier = _rebuild(kind, header, tensors, given)
-    # The weights come from the file: nothing is to be downloaded or read elsewhere.
-    untrained = {**classifier.get_params(deep=False), "pretrained": False}
-    if not str(classifier.backbone).startswith("sentence-transformers:"):
-        untrained["weights"] = None
-    network = Network(classifier.backbone, backbone_settings(untrained))
-    *sizes, n_out = header["sizes"]
-    network.add_head(sizes[0], sizes[1:], n_out, classifier.dropout, seed=0)
+        sizes = _check_head(header, tensors, classifier)
+        settings = backbone_settings(classifier.get_params(deep=False))
+    try:
+        network = _build(classifier.backbone, settings, header, tensors)
+    except (ImportError, MemoryError):
+        raise
+    except Exception as error:
+        # Of what a library makes of a name and of files that may be forged.
+        raise ValueError(
+            f"path={str(path)!r}: backbone={classifier.backbone!r} of this file cannot "
+            f"be built here, before its weights are set: {error!r}"
+        ) from error
+    network.add_head(sizes[0], sizes[1:-1], sizes[-1], classifier.dropout, seed=0)
     try:
         network.load_state_dict(_under("network.", tensors))
     except RuntimeError as error:
@@ -97,8 +118,62 @@ def load_network(kind, path, given):
             f"path={str(path)!r} holds the weights of another architecture than "
             f"backbone={classifier.backbone!r}: {error}"
         ) from error
-    classifier.network_ = network.eval()
+    _compare_preparation(path, header["prepared"], network.tools)
+    classifier.network_ = classifier._origin = network.eval()
     return classifier
+
+
+def _build(backbone, settings, header, tensors):
+    """Return the network of a file before its weights; the file is all it needs."""
+    if not isinstance(backbone, str):
+        backbone = clone(backbone, safe=False)  # the user's own stays as it is
+    with contextlib.ExitStack() as files:
+        folder = None
+        if has_folder(backbone, settings):
+            packed = unpacked_encoder(header["files"], tensors)
+            folder = files.enter_context(packed)
+        tools = rebuild_tools(backbone, settings, folder)
+    return Network(backbone, settings, tools)
+
+
+def _check_head(header, tensors, classifier):
+    """Return the sizes of the layers of the head, if they are those of the file."""
+    sizes = header["sizes"]
+    layers = [
+        list(value.shape[::-1])
+        for name, value in tensors.items()
+        if name.startswith("network.head.") and value.ndim == 2
+    ]
+    wanted = [list(pair) for pair in pairwise(sizes)]
+    if not wanted or sorted(layers) != sorted(wanted):
+        raise ValueError("its header has other sizes than its head")
+    if sizes[-1] != n_logits(len(classifier.classes_)):
+        raise ValueError("its head has not as many outputs as there are classes")
+    if any(value.isnan().any() for value in tensors.values()):
+        raise ValueError("it has weights that are NaN")
+    return sizes
+
+
+def _preparation(tools):
+    """What is said of how items become tensors, but for the versions of libraries."""
+    said = dict(tools.description.get("preprocess") or {})
+    said.pop("image", None)
+    return json.loads(json.dumps(said, default=str))
+
+
+def _compare_preparation(path, before, tools):
+    now = _preparation(tools)
+    changed = [n for n in {*before, *now} if before.get(n) != now.get(n)]
+    if changed:
+        name = sorted(changed)[0]
+        warnings.warn(
+            f"path={str(path)!r}: items are prepared in another way than those the "
+            f"network was trained on, as by another version of a library: {name} was "
+            f"{before.get(name)!r} and is {now.get(name)!r}. Give preprocess= as it "
+            "was, or train again.",
+            UserWarning,
+            stacklevel=4,
+        )
 
 
 def _check_given(code, given):
@@ -119,12 +194,24 @@ def _rebuild(kind, header, tensors, given):
     parameters |= {name: value for name, value in given.items() if value is not None}
     estimator = rebuild_estimator(header["estimator"], arrays)
     classifier = kind(estimator=estimator, **parameters)
-    for name, value in decode(header["fitted"], arrays).items():
-        if name not in _FITTED:
-            raise ValueError(f"{name} is no fitted attribute")
+    fitted = decode(header["fitted"], arrays)
+    unknown = [name for name in fitted if name not in _FITTED]
+    if unknown:
+        raise ValueError(f"{unknown[0]} is no fitted attribute")
+    _check_shapes(fitted["_input_shapes"])
+    check_fitted({k: v for k, v in fitted.items() if not k.startswith("_")})
+    for name, value in fitted.items():
         setattr(classifier, name, value)
     classifier.estimator_ = rebuild_estimator(header["fitted_estimator"], arrays)
     return classifier
+
+
+def _check_shapes(shapes):
+    """Raise unless these are sizes and types of the parts of an item."""
+    for name, (*sizes, dtype) in shapes.items():
+        whole = all(type(size) is int and size >= 0 for size in sizes)
+        if not (whole and isinstance(getattr(torch, dtype), torch.dtype)):
+            raise ValueError(f"items have no part {name!r} of {sizes} and {dtype!r}")
 
 
 def _is_code(value):

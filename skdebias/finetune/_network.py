@@ -2,9 +2,10 @@
 
 import difflib
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatch
+from pathlib import Path
 from typing import Any, Self
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from skdebias._engine._heads import initial_parameters
+from skdebias.finetune._encoder_files import encoder_folder
 from skdebias.finetune._extraction import (
     Backbone,
     EmbeddingExtractor,
@@ -20,8 +22,6 @@ from skdebias.finetune._extraction import (
     check_parameters,
     describe_network,
 )
-
-_RANDOM = {"pretrained": False, "weights": None}
 
 
 def build_tools(backbone: Any, settings: Mapping[str, Any]) -> Backbone:
@@ -49,6 +49,50 @@ def build_tools(backbone: Any, settings: Mapping[str, Any]) -> Backbone:
         forward=backbone,
         description={"family": "torch", "modality": "tensor"},
     )
+
+
+def has_folder(backbone: Any, settings: Mapping[str, Any]) -> bool:
+    """Return whether a network is described by files beside its weights.
+
+    Parameters
+    ----------
+    backbone : str or torch.nn.Module
+    settings : mapping
+        As for :func:`build_tools`.
+
+    Returns
+    -------
+    bool
+    """
+    trained = settings["pretrained"] or settings["weights"] is not None
+    name = backbone if isinstance(backbone, str) else ""
+    return name.startswith("sentence-transformers:") and trained
+
+
+def rebuild_tools(
+    backbone: Any, settings: Mapping[str, Any], folder: Path | None = None
+) -> Backbone:
+    """Build a network whose weights are at hand: none are read or downloaded.
+
+    Parameters
+    ----------
+    backbone : str or torch.nn.Module
+    settings : mapping
+        With which it was built at first.
+    folder : Path, default=None
+        Of its files, where :func:`has_folder` says that it has some.
+
+    Returns
+    -------
+    Backbone
+        Of no weights in particular.
+    """
+    own = dict(settings)
+    if folder is None:
+        own |= {"pretrained": False, "weights": None}
+    else:
+        own["weights"] = str(folder)
+    return build_tools(backbone, own)
 
 
 def describe_backbone(tools: Backbone) -> dict[str, Any]:
@@ -89,6 +133,8 @@ class Network(nn.Module):
     backbone : str or torch.nn.Module
     settings : mapping
         As for :func:`build_tools`.
+    tools : Backbone, default=None
+        Built of both already.
 
     Attributes
     ----------
@@ -99,11 +145,16 @@ class Network(nn.Module):
         Preprocessing, and the function from a batch to embeddings.
     """
 
-    def __init__(self, backbone: Any, settings: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        backbone: Any,
+        settings: Mapping[str, Any],
+        tools: Backbone | None = None,
+    ) -> None:
         super().__init__()
         self._request = backbone if isinstance(backbone, str) else None
         self._settings = dict(settings)
-        self._set_tools(build_tools(backbone, settings))
+        self._set_tools(build_tools(backbone, settings) if tools is None else tools)
         self.head = nn.Sequential()
 
     def _set_tools(self, tools: Backbone) -> None:
@@ -153,6 +204,16 @@ class Network(nn.Module):
             layers += [nn.Dropout(dropout), linear, nn.ReLU()]
         self.head = nn.Sequential(*layers[:-1])
         return self
+
+    @property
+    def has_folder(self) -> bool:
+        """Whether files beside its weights describe the backbone."""
+        return self._request is not None and has_folder(self._request, self._settings)
+
+    def is_of(self, backbone: Any, settings: Mapping[str, Any]) -> bool:
+        """Return whether the backbone was built by these arguments, or is a module."""
+        request = backbone if isinstance(backbone, str) else None
+        return self._request == request and repr(self._settings) == repr(settings)
 
     @property
     def linear_layers(self) -> list[nn.Linear]:
@@ -206,13 +267,15 @@ class Network(nn.Module):
         super().__setstate__(state)
         trained = self.backbone
         if self._request is None:
-            self.tools = build_tools(trained, {**self._settings, "weights": None})
+            self.tools = rebuild_tools(trained, self._settings)
             return
-        sentences = self._request.startswith("sentence-transformers:")
-        settings = self._settings if sentences else {**self._settings, **_RANDOM}
-        self._set_tools(build_tools(self._request, settings))
+        with ExitStack() as files:
+            folder = None
+            if self.has_folder:
+                folder = files.enter_context(encoder_folder(trained))
+            self._set_tools(rebuild_tools(self._request, self._settings, folder))
         self.backbone.load_state_dict(trained.state_dict())
-        self.backbone.to(next(self.head.parameters()).device)
+        self.backbone.to(next(trained.parameters()).device).train(trained.training)
 
 
 class ClassLogits(nn.Module):
