@@ -871,8 +871,8 @@ default=None
                 backbone.save(str(path))
         elif self.backbone.startswith("sentence-transformers:"):
             raise ValueError(
-                f"backbone={self.backbone!r}, pretrained=False: a text network that was "
-                "trained from scratch has no folder that an extractor could read. Use "
+                f"backbone={self.backbone!r}, pretrained=False: a text network trained "
+                "from scratch has no folder that an extractor could read. Use "
                 "embed(items)."
             )
         else:
