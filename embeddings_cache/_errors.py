@@ -1,5 +1,6 @@
 """Errors and warnings that callers may want to catch by class."""
 
+import pickle
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -76,6 +77,29 @@ class UnreadableItemError(ValueError):
 
 class ItemError(ValueError):
     """One item cannot be read; the runner gathers these into one error."""
+
+
+class PreprocessError(ItemError):
+    """The preprocessing failed for one item.
+
+    Parameters
+    ----------
+    message : str
+    error : Exception
+        What it raised.
+    """
+
+    def __init__(self, message: str, error: Exception) -> None:
+        super().__init__(message)
+        self.error = error
+
+    def __reduce__(self) -> tuple[type, tuple[object, ...]]:
+        # What goes from one process to another must survive it.
+        try:
+            pickle.dumps(self.error)
+        except Exception:
+            return type(self), (str(self), RuntimeError(repr(self.error)))
+        return type(self), (str(self), self.error)
 
 
 class UnknownBackboneError(ValueError):

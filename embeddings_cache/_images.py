@@ -12,6 +12,8 @@ from embeddings_cache._fingerprint import versions
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 _NAMES = "jpg jpeg jpe png webp bmp gif tif tiff ppm pgm pbm pnm"
+#: The longer side of an image over its shorter one, at most.
+MAX_ASPECT_RATIO = 100
 SUFFIXES = frozenset(f".{name}" for name in _NAMES.split())
 _SIXTEEN_BIT = frozenset({"I;16", "I;16L", "I;16B", "I;16N", "I"})
 _TRANSPARENT = frozenset({"RGBA", "LA", "PA", "RGBa", "La"})
@@ -58,6 +60,7 @@ def decode(data: bytes) -> Image.Image:
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             _check_pixels(image)
+            _check_shape(image.width, image.height)
             image.load()
             return to_rgb(image)
     except UnidentifiedImageError:
@@ -85,8 +88,21 @@ def _check_pixels(image: Image.Image) -> None:
         )
 
 
+def _check_shape(width: int, height: int) -> None:
+    # Most preprocessing makes the shorter side some hundred pixels and the longer one
+    # in proportion: a file of 99 bytes could ask for gigabytes.
+    longer, shorter = max(width, height), min(width, height)
+    if longer > MAX_ASPECT_RATIO * shorter:
+        raise ItemError(
+            f"{width} x {height} pixels: the longer side is more than "
+            f"{MAX_ASPECT_RATIO} times the shorter, and resizing would make it huge; "
+            "cut it into pieces"
+        )
+
+
 def to_rgb(image: Image.Image) -> Image.Image:
     """Return an image upright, in RGB; transparency is laid over white."""
+    _check_shape(image.width, image.height)
     image = ImageOps.exif_transpose(image) or image
     if image.mode in _SIXTEEN_BIT:
         return _from_sixteen_bit(image)
@@ -122,6 +138,7 @@ def from_array(array: np.ndarray) -> Image.Image:
             f"an array of type {array.dtype} and shape {array.shape}; images must be "
             "uint8 of shape (height, width) or (height, width, 3)"
         )
+    _check_shape(array.shape[1], array.shape[0])
     return Image.fromarray(np.ascontiguousarray(array)).convert("RGB")
 
 

@@ -8,6 +8,7 @@ once to decode; the second reading must give the same key.
 import csv
 import hashlib
 import os
+import stat
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import count
 from pathlib import Path
@@ -17,7 +18,7 @@ import numpy as np
 from PIL import Image
 
 from embeddings_cache import _images
-from embeddings_cache._errors import ItemError
+from embeddings_cache._errors import ItemError, PreprocessError
 
 _FILE_LIMIT = 1 << 30
 
@@ -99,11 +100,64 @@ class Preparation:
     def __call__(self, task: tuple[Item, bytes]) -> Any:
         """Return what was prepared of an item of a key, or the error of reading it."""
         item, key = task
+        return attempt(lambda: item.load(key), self.prepare)
+
+
+def attempt(load: Callable[[], Any], prepare: Callable[[Any], Any]) -> Any:
+    """Return what was prepared of one item, or what is wrong with that item.
+
+    Parameters
+    ----------
+    load : callable
+        Returns the value to embed.
+    prepare : callable
+        From that value to what the network takes.
+
+    Returns
+    -------
+    object or ItemError
+    """
+    try:
+        value = load()
         try:
-            value = item.load(key)
-        except ItemError as error:
-            return error
-        return self.prepare(value)
+            return prepare(value)
+        except (ItemError, MemoryError, RecursionError):
+            raise
+        # Of libraries and of users: it may fail in any way, for one item or for all.
+        except Exception as error:
+            return PreprocessError(f"preprocess raised {error!r}", error)
+    except ItemError as error:
+        return error
+    except (MemoryError, RecursionError) as error:
+        said = f" ({error})" if str(error) else ""
+        return ItemError(f"needs more memory than there is{said}")
+
+
+def special_kind(mode: int) -> str | None:
+    """Return what a path is that is neither a regular file nor a folder, or None.
+
+    Parameters
+    ----------
+    mode : int
+        ``st_mode`` of its status.
+
+    Returns
+    -------
+    str or None
+        Such as "a named pipe". Reading one could wait, or go on, without an end.
+    """
+    kinds = {
+        stat.S_IFIFO: "a named pipe",
+        stat.S_IFSOCK: "a socket",
+        stat.S_IFCHR: "a device",
+        stat.S_IFBLK: "a device",
+    }
+    return kinds.get(stat.S_IFMT(mode))
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    """Open a file; that of a named pipe does not wait for a writer."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
 class _FileItem(Item):
@@ -120,13 +174,18 @@ class _FileItem(Item):
         return True
 
     def identity(self) -> bytes:
-        path = Path(self.name)
         try:
-            if path.stat().st_size > _FILE_LIMIT:
-                raise ItemError(f"larger than {_FILE_LIMIT} bytes")
-            return path.read_bytes()
+            with open(self.name, "rb", opener=_open_at_once) as file:
+                kind = special_kind(os.fstat(file.fileno()).st_mode)
+                if kind is not None:
+                    raise ItemError(f"{kind}, not a regular file")
+                # What has no size of its own, such as files of /proc, is bounded too.
+                data = file.read(_FILE_LIMIT + 1)
         except OSError as error:
             raise ItemError(error.strerror or str(error)) from error
+        if len(data) > _FILE_LIMIT:
+            raise ItemError(f"larger than {_FILE_LIMIT} bytes")
+        return data
 
     def content(self) -> tuple[Any, bytes]:
         data = self.identity()

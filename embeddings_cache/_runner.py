@@ -14,7 +14,12 @@ from threadpoolctl import threadpool_limits
 
 from embeddings_cache import _images
 from embeddings_cache._embedder import Batch, ready
-from embeddings_cache._errors import BadItem, EmbeddingValueError, ItemError
+from embeddings_cache._errors import (
+    BadItem,
+    EmbeddingValueError,
+    ItemError,
+    PreprocessError,
+)
 from embeddings_cache._folder import ShardFolder
 from embeddings_cache._parallel import ordered_map
 from embeddings_cache._processes import WorkerProcesses, WorkerStartError
@@ -164,7 +169,11 @@ class Runner:
     ) -> Iterator[Batch]:
         """Yield the readable items, a batch at a time; note the others."""
         pairs = zip(order, prepared)
+        first = True
         while part := list(islice(pairs, self.settings.batch_size)):
+            if first:
+                _raise_if_all_fail([value for _, value in part])
+            first = False
             bad += [
                 BadItem(index, items[index].name, str(value))
                 for index, value in part
@@ -207,6 +216,13 @@ class Runner:
             )
             self.n_written += sum(map(len, rows))
         self._flushed = time.monotonic()
+
+
+def _raise_if_all_fail(values: list[Any]) -> None:
+    """Raise an error of the preprocessing as it is, if no item escapes it."""
+    failed = [value for value in values if isinstance(value, PreprocessError)]
+    if failed and all(isinstance(value, ItemError) for value in values):
+        raise failed[0].error
 
 
 def _lost(task: tuple[Item, bytes], reason: str) -> ItemError:

@@ -11,14 +11,14 @@ from embeddings_cache import (
     UnreadableItemError,
 )
 from embeddings_cache._device import is_out_of_memory, resolve_precision, to_device
-from embeddings_cache._errors import ItemError
+from embeddings_cache._errors import ItemError, PreprocessError
 from embeddings_cache._io import make_folder
 from embeddings_cache._keys import item_keys
 from embeddings_cache._memo import FileMemo
 from embeddings_cache._parallel import auto_workers, ordered_map
 from embeddings_cache._parameters import check_parameters
 from embeddings_cache._progress import Progress
-from embeddings_cache._readers import Item, read_items
+from embeddings_cache._readers import Item, attempt, read_items
 from embeddings_cache.backbones import build_backbone
 from embeddings_cache.backbones._base import Backbone
 from embeddings_cache.backbones._describe import describe_network
@@ -31,9 +31,11 @@ __all__ = [
     "FileMemo",
     "Item",
     "ItemError",
+    "PreprocessError",
     "Progress",
     "UndescribableError",
     "UnreadableItemError",
+    "attempt",
     "auto_workers",
     "build_backbone",
     "check_parameters",

@@ -18,8 +18,10 @@ from skdebias.finetune._extraction import (
     FileMemo,
     Item,
     ItemError,
+    PreprocessError,
     Progress,
     UnreadableItemError,
+    attempt,
     auto_workers,
     item_keys,
     ordered_map,
@@ -66,26 +68,17 @@ class Items:
         if missing:
             raise UnreadableItemError(missing, len(self), cached=False)
 
-    def prepared(self, index: int, tools: Backbone) -> Any:
-        """Return one item as `tools.collate` takes it.
-
-        Raises
-        ------
-        ItemError
-            If it cannot be read.
-        """
+    def read(self, index: int, tools: Backbone) -> Any:
+        """Return one item as `tools.collate` takes it, or what is wrong with it."""
         if self._tensor is not None:
             return self._tensor[index]
-        value, _ = self._items[index].content()
-        return tools.prepare(value)
-
-    def read(self, index: int, tools: Backbone) -> Any:
-        """Return one item as :meth:`prepared` does, or what is wrong with it."""
-        try:
-            return self.prepared(index, tools)
-        except ItemError as error:
+        value = attempt(lambda: self._items[index].content()[0], tools.prepare)
+        if isinstance(value, PreprocessError):
+            raise value.error
+        if isinstance(value, ItemError):
             # Returned, for an exception that crosses processes loses what it says.
-            return _BadItemError(index, self._items[index].name, str(error))
+            return _BadItemError(index, self._items[index].name, str(value))
+        return value
 
     def load(self, tools: Backbone, budget: int, workers: int) -> None:
         """Prepare all items now and keep them, if they are images and fit.

@@ -1,11 +1,15 @@
 """What counts as items, how each image becomes RGB, and which images are refused."""
 
 import io
+import os
+import socket
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from PIL import Image
+from torch import nn
 
 from embeddings_cache import UnreadableItemError
 from embeddings_cache._errors import ItemError
@@ -267,3 +271,64 @@ def test_symbolic_links_are_followed(make_extractor, photo_folder, tmp_path):
     extractor = make_extractor()
     extractor.transform([photo_folder / "0.png", link])
     assert extractor.last_run_.n_computed == 1
+
+
+@pytest.mark.parametrize("size", [(1, 10_000), (10_000, 1), (3, 301)])
+def test_an_image_that_resizing_would_blow_up_is_one_bad_item(
+    make_extractor, images, tmp_path, size
+):
+    """Resized to 224 pixels, 99 bytes of file took two gigabytes."""
+    Image.new("RGB", size).save(tmp_path / "long.png")
+    for item in (
+        tmp_path / "long.png",
+        Image.new("RGB", size),
+        np.zeros(size, np.uint8),
+        encoded(Image.new("L", size)),
+    ):
+        with pytest.raises(UnreadableItemError, match="100 times") as caught:
+            make_extractor().transform([Image.fromarray(images[0]), item])
+        assert [bad.index for bad in caught.value.bad] == [1]
+    loaded([Image.new("RGB", (3, 300))])
+
+
+@pytest.mark.parametrize("error", [MemoryError, RecursionError, ValueError, OSError])
+def test_an_error_of_one_item_is_that_items_alone(make_extractor, images, error):
+    class Fails:
+        cache_description = "fails for white images"
+
+        def __call__(self, image):
+            values = np.asarray(image, dtype=np.float32)
+            if values.min() == 255:
+                raise error("too much")
+            return torch.from_numpy(values).permute(2, 0, 1)[:, :4, :4]
+
+    white = Image.new("RGB", (8, 8), "white")
+    items = [Image.fromarray(images[0]), white, Image.fromarray(images[1])]
+    network = nn.Sequential(nn.Flatten(), nn.Linear(48, 2))
+    extractor = make_extractor(network, preprocess=Fails())
+    with pytest.raises(UnreadableItemError, match="too much") as caught:
+        extractor.transform(items)
+    assert [bad.index for bad in caught.value.bad] == [1]
+    assert extractor.transform([items[0], items[2]]).shape == (2, 2)
+    assert extractor.last_run_.n_computed == 0
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_what_is_no_regular_file_is_refused_and_never_waited_for(
+    make_extractor, images, tmp_path
+):
+    os.mkfifo(tmp_path / "pipe.png")
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(tmp_path / "socket.png"))
+        (tmp_path / "link.png").symlink_to(tmp_path / "pipe.png")
+        (tmp_path / "zero.png").symlink_to("/dev/zero")
+        (tmp_path / "folder.png").mkdir()
+        names = ["pipe.png", "socket.png", "link.png", "zero.png", "folder.png"]
+        items = [Image.fromarray(images[0]), *(tmp_path / name for name in names)]
+        with pytest.raises(UnreadableItemError) as caught:
+            make_extractor().transform(items)
+    reasons = [bad.reason for bad in caught.value.bad]
+    assert len(reasons) == 5
+    assert "a named pipe" in reasons[0]
+    assert "a named pipe" in reasons[2]
+    assert "a device" in reasons[3]
