@@ -11,9 +11,9 @@ import torch
 from embeddings_cache._canary import CANARY_ITEMS, check_agreement, exact_arithmetic
 from embeddings_cache._device import is_out_of_memory, pinned, to_device
 from embeddings_cache._parallel import ordered_map
-from embeddings_cache._precision import exact_float32
 from embeddings_cache._settings import Settings
 from embeddings_cache.backbones._base import Backbone
+from embeddings_cache.numerics import standard_context
 
 _IN_FLIGHT = 2  # batches a GPU works on while the next ones are read
 
@@ -124,9 +124,17 @@ class Embedder:
             torch.cuda.empty_cache()
 
     def _exactly(self, few: list[Any]) -> np.ndarray:
-        with exact_arithmetic(self.backbone.network, self.settings.device):
-            collated = to_device(self.backbone.collate(few), self.settings.device)
-            return self._checked_output(self.backbone.forward(collated), len(few))()
+        backbone = self.backbone
+        collated = backbone.collate(few)
+        with (
+            standard_context(),
+            torch.inference_mode(),
+            # The network is another one meanwhile.
+            backbone.turns.alone(),
+            exact_arithmetic(backbone.network, self.settings.device),
+        ):
+            collated = to_device(collated, self.settings.device)
+            return self._checked_output(backbone.forward(collated), len(few))()
 
     def _launch(self, batch: Batch, collated: Any) -> _Fetch:
         """Start one batch; what does not fit is halved, for good."""
@@ -149,12 +157,24 @@ class Embedder:
 
     def _try(self, part: list[Any], collated: Any) -> _Fetch | None:
         """Start one forward pass; None if there is not enough memory for it."""
-        size = len(part)
+        settings, size = self.settings, len(part)
+        lower = settings.dtype != torch.float32
         try:
             if collated is None:
                 collated = self.backbone.collate(part)
-            output = self._forward(size)(self._on_device(collated))
-            return self._checked_output(output, size)
+            with (
+                standard_context(),
+                torch.inference_mode(),
+                # Casts that are remembered could be another thread's.
+                torch.autocast(
+                    settings.device.type, dtype=settings.dtype, cache_enabled=False
+                )
+                if lower
+                else nullcontext(),
+                self.backbone.turn(),
+            ):
+                output = self._forward(size)(self._on_device(collated))
+                return self._checked_output(output, size)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error) or size == 1:
                 raise
@@ -212,24 +232,20 @@ class Embedder:
 
 @contextmanager
 def ready(backbone: Backbone, settings: Settings) -> Iterator[Embedder]:
-    """Put the network on its device, in evaluation mode and without gradients."""
-    network = backbone.network.to(settings.device)
-    if backbone.channels_last:
-        network.to(memory_format=torch.channels_last)
-    modes = [(module, module.training) for module in network.modules()]
-    network.eval()
-    lower = settings.dtype != torch.float32
+    """Put the network on its device and in its layout; yield what embeds with it.
+
+    The context of torch is that of each pass: what a caller does between two of them
+    is not computed in it.
+    """
+    with standard_context(), backbone.turns.alone():
+        network = backbone.network.to(settings.device)
+        if backbone.channels_last:
+            network.to(memory_format=torch.channels_last)
+    backbone.one_at_a_time |= settings.compile
     try:
-        with (
-            torch.inference_mode(),
-            exact_float32(),
-            torch.autocast(settings.device.type, dtype=settings.dtype)
-            if lower
-            else nullcontext(),
-        ):
-            embedder = Embedder(backbone, settings)
-            with embedder._on_its_device():
-                yield embedder
+        embedder = Embedder(backbone, settings)
+        with embedder._on_its_device():
+            yield embedder
     finally:
-        for module, training in modes:
-            module.training = training
+        if backbone.finish is not None:
+            backbone.finish()

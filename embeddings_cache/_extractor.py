@@ -14,6 +14,7 @@ from sklearn.base import (
 )
 
 from embeddings_cache._fingerprint import SCHEMA, digest
+from embeddings_cache._images import fills_truncated
 from embeddings_cache._memo import FileMemo
 from embeddings_cache._model_kwargs import is_plain
 from embeddings_cache._parallel import auto_workers
@@ -28,6 +29,8 @@ from embeddings_cache._recall import (
 )
 from embeddings_cache._settings import RunReport, Settings
 from embeddings_cache._store import EmbeddingStore
+from embeddings_cache._turns import Turns, turns_of
+from embeddings_cache.numerics import standard_context
 
 if TYPE_CHECKING:
     import torch
@@ -41,7 +44,8 @@ _BACKBONE_PARAMETERS = (
     "backbone", "pretrained", "weights", "layer", "pooling", "model_kwargs",
     "preprocess", "modality",
 )  # fmt: skip
-_RUNTIME = ("_backbone", "_built_from")
+_RUNTIME = ("_backbone",)
+_BUILDING = Turns()
 _BATCH_SIZES = {"cpu": 32, "mps": 64, "cuda": 256}
 # Larger activations than these make a CPU's memory allocator slower than its cores.
 _CPU_IMAGES = 8
@@ -331,6 +335,7 @@ class EmbeddingExtractor(
         self._run(X, lambda job: job.save(path))
         return self.last_run_
 
+    @standard_context()
     def _run(
         self, X: Any, act: Callable[["Job"], Any], part: "Part | None" = None
     ) -> Any:
@@ -429,6 +434,7 @@ class EmbeddingExtractor(
             progress.line(note)
         return self._whole(described, compute)
 
+    @standard_context()
     def describe(self) -> dict[str, Any]:
         """Return everything that changes a number, as it goes into the key.
 
@@ -483,22 +489,30 @@ class EmbeddingExtractor(
         from embeddings_cache.backbones import build_backbone
 
         settings = _backbone_settings(parameters)
-        built_from = _built_from(settings)
-        backbone = build_backbone(**settings)
+        # Libraries switch bars and initialisation for the process while they build.
+        with _BUILDING.alone():
+            at_hand = self._at_hand(parameters)
+            if at_hand is not None:
+                return at_hand
+            built_from = _built_from(settings, self.device)
+            if not isinstance(self.backbone, str):
+                return _build_private(settings)
+            backbone = build_backbone(**settings)
+            # For good: a thread that ends must not switch it back under others.
+            backbone.network.eval()
+            backbone.built_from = built_from
+            self._backbone: Backbone = backbone
         if backbone.note:
             progress.line(backbone.note)
-        # A network of the user's own can change between calls; it is described anew.
-        if isinstance(self.backbone, str):
-            self._backbone: Backbone = backbone
-            self._built_from = built_from
         return backbone
 
     def _at_hand(self, parameters: dict[str, Any]) -> "Backbone | None":
         """Return the network of an earlier call, if it would be built alike."""
-        if getattr(self, "_built_from", None) is None:
+        backbone: Backbone | None = getattr(self, "_backbone", None)
+        if backbone is None or backbone.turns.interrupted:
             return None
-        wanted = _built_from(_backbone_settings(parameters))
-        return self._backbone if self._built_from == wanted else None
+        wanted = _built_from(_backbone_settings(parameters), self.device)
+        return backbone if wanted and backbone.built_from == wanted else None
 
     def _settings(self, backbone: "Backbone", num_workers: int) -> Settings:
         from embeddings_cache._device import usable_device
@@ -557,11 +571,29 @@ def _backbone_settings(parameters: dict[str, Any]) -> dict[str, Any]:
     return {name: parameters[name] for name in _BACKBONE_PARAMETERS}
 
 
-def _built_from(settings: dict[str, Any]) -> str | None:
+def _build_private(settings: dict[str, Any]) -> "Backbone":
+    """Make a backbone of a copy of the user's network.
+
+    It can change between calls, so each has a copy, and describes that.
+    """
+    from embeddings_cache.backbones import build_backbone
+    from embeddings_cache.backbones._copies import PrivateCopy
+
+    network = settings["backbone"]
+    copy = PrivateCopy(network)
+    backbone = build_backbone(**{**settings, "backbone": copy.network})
+    # What its code keeps outside of it would still be shared by calls.
+    backbone.turns, backbone.one_at_a_time = turns_of(network), True
+    backbone.finish = copy.report
+    return backbone
+
+
+def _built_from(settings: dict[str, Any], device: Any) -> str | None:
     """Tell networks apart within a process, also by the state of their files.
 
-    None if they cannot be: the text of a class or a function says nothing of its code.
+    By the device too: another thread may be using the network where it is. None if they
+    cannot be: the text of a class or a function says nothing of its code.
     """
     if not is_plain(settings["model_kwargs"]):
         return None
-    return repr(settings) + files_state(settings)
+    return repr((settings, device, fills_truncated())) + files_state(settings)

@@ -9,6 +9,7 @@ from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
 from embeddings_cache._errors import ItemError
 from embeddings_cache._fingerprint import versions
+from embeddings_cache._turns import Turns
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 _NAMES = "jpg jpeg jpe png webp bmp gif tif tiff ppm pgm pbm pnm"
@@ -21,7 +22,7 @@ _TRANSPARENT = frozenset({"RGBA", "LA", "PA", "RGBa", "La"})
 
 def decoder_description() -> dict[str, Any]:
     """Describe everything here that changes a pixel, for the extractor key."""
-    return {
+    described = {
         "decoder": versions("pillow"),
         "formats": list(FORMATS),
         "frame": "first",
@@ -29,6 +30,15 @@ def decoder_description() -> dict[str, Any]:
         "colour": "RGB; alpha over white; 16-bit to its high byte",
         "rules": 1,
     }
+    if fills_truncated():
+        # A setting of Pillow's for the process; most leave it off.
+        described["truncated"] = "filled"
+    return described
+
+
+def fills_truncated() -> bool:
+    """Return whether Pillow now fills what is missing of a file that is cut short."""
+    return bool(ImageFile.LOAD_TRUNCATED_IMAGES)
 
 
 def limits() -> tuple[int | None, bool]:
@@ -40,11 +50,7 @@ def set_limits(pixels: int | None, truncated: bool) -> None:
     """Take over the `limits` of another process."""
     Image.MAX_IMAGE_PIXELS = pixels
     ImageFile.LOAD_TRUNCATED_IMAGES = truncated
-    ignore_bomb_warnings()
-
-
-def ignore_bomb_warnings() -> None:
-    """Silence Pillow's warning; the limit itself is applied by `decode`."""
+    # The limit itself is applied by `decode`.
     warnings.simplefilter("ignore", Image.DecompressionBombWarning)
 
 
@@ -58,6 +64,20 @@ def decode(data: bytes) -> Image.Image:
         more pixels than ``PIL.Image.MAX_IMAGE_PIXELS``.
     """
     try:
+        return _decode(data)
+    except Warning:
+        # Of Pillow, where the caller made errors of warnings: the picture is the same.
+        # Filters are the process's, so this is done for one picture at a time.
+        with _filters.alone(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return _decode(data)
+
+
+_filters = Turns()
+
+
+def _decode(data: bytes) -> Image.Image:
+    try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             _check_pixels(image)
             _check_shape(image.width, image.height)
@@ -69,7 +89,7 @@ def decode(data: bytes) -> Image.Image:
         ) from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ItemError(f"too many pixels ({error})") from error
-    except ItemError:
+    except (ItemError, Warning):
         raise
     # Broken files reach decoders in many ways; none may stop the other items.
     except Exception as error:

@@ -19,6 +19,7 @@ from typing import Any
 
 from embeddings_cache import _io
 from embeddings_cache._fingerprint import digest, jsonable, versions
+from embeddings_cache._images import fills_truncated
 from embeddings_cache._memo import FileMemo, file_state, memo_folder
 from embeddings_cache._model_kwargs import is_plain
 
@@ -107,6 +108,7 @@ def _request(settings: dict[str, Any], memo: FileMemo) -> str | None:
                 "files": {name: memo.digest(path) for name, path in files.items()},
                 "libraries": versions(*_LIBRARIES),
                 "sources": _sources_digest(),
+                "truncated": fills_truncated(),
             }
         )
     except (TypeError, ValueError, OSError):

@@ -1,7 +1,6 @@
 """Reader, network, writer: compute what the cache does not have, keep what is done."""
 
 import time
-import warnings
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing
 from functools import partial
@@ -100,11 +99,9 @@ class Runner:
             with (
                 self.progress.bar(len(order), "embedding") as bar,
                 ready(self.backbone, self.settings) as embedder,
-                warnings.catch_warnings(),
                 # Not left to the garbage collector: readers end with the run.
                 closing(self._prepared(items, keys, order)) as prepared,
             ):
-                _images.ignore_bomb_warnings()
                 batches = self._batches(items, order, prepared, bad)
                 for batch, values in embedder.embed(batches):
                     self._keep(keys, batch, values)

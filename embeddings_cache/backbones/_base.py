@@ -1,8 +1,9 @@
 """What every backbone module shares: the request, the result, and small tools."""
 
 import difflib
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+import threading
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from importlib import import_module
 from math import isfinite
@@ -14,6 +15,8 @@ from torch import nn
 from embeddings_cache._errors import MissingExtraError, UnknownBackboneError
 from embeddings_cache._fingerprint import jsonable, tensors_digest, versions
 from embeddings_cache._model_kwargs import is_plain
+from embeddings_cache._randomness import OwnGenerator
+from embeddings_cache._turns import Turns
 from embeddings_cache.backbones._describe import Describer
 
 SEED = 0
@@ -185,6 +188,14 @@ class Backbone:
         The compiled `forward`, once there is one.
     cuts : Cuts or None
         Of a text network, where `collate` notes the texts that it cuts.
+    turns : Turns
+        Which threads use the network now.
+    one_at_a_time : bool
+        Whether passes of several threads would disturb each other.
+    built_from : str or None
+        What tells it from networks that other parameters would give.
+    finish : callable or None
+        Called when the passes of a call are over.
     """
 
     network: nn.Module
@@ -198,6 +209,29 @@ class Backbone:
     own_prepare: bool = False
     compiled: Callable[[Any], torch.Tensor] | None = None
     cuts: Cuts | None = None
+    turns: Turns = field(default_factory=Turns, compare=False)
+    one_at_a_time: bool = False
+    built_from: str | None = None
+    finish: Callable[[], None] | None = None
+
+    def __post_init__(self) -> None:
+        if self.modality == "text":
+            # A tokenizer is told how to cut and pad anew by every call.
+            self.collate = _in_turns(self.collate)
+
+    def turn(self) -> AbstractContextManager[None]:
+        """Return the context in which a thread may run `forward`."""
+        return self.turns.alone() if self.one_at_a_time else self.turns.together()
+
+
+def _in_turns(collate: Callable[[list[Any]], Any]) -> Callable[[list[Any]], Any]:
+    turns = Turns()
+
+    def collate_alone(prepared: list[Any]) -> Any:
+        with turns.alone():
+            return collate(prepared)
+
+    return collate_alone
 
 
 def prefers_channels_last(network: nn.Module) -> bool:
@@ -218,14 +252,6 @@ def require(module: str, family: str) -> Any:
             f"backbone='{family}:...' needs the package {module}, which cannot be "
             f'imported ({error}). Run: pip install "skdebias[{extra}]"'
         ) from error
-
-
-@contextmanager
-def seeded() -> Iterator[None]:
-    """Seed torch's CPU generator inside, and give its state back after."""
-    with torch.random.fork_rng(devices=[]):
-        torch.random.default_generator.manual_seed(SEED)
-        yield
 
 
 def random_weights() -> dict[str, Any]:
@@ -319,8 +345,8 @@ def construct(spec: BackboneSpec, build: Callable[[], Any]) -> Any:
     """Call a library's constructor; its refusals become errors that say what to do."""
     try:
         if spec.random or spec.weights is not None:
-            with seeded():
-                return build()
+            with OwnGenerator(SEED):
+                return _on_the_cpu(spec, build())
         return build()
     except TypeError as error:
         raise ValueError(
@@ -334,6 +360,19 @@ def construct(spec: BackboneSpec, build: Callable[[], Any]) -> Any:
             "Without a network give weights=<safetensors file or folder>, or "
             "pretrained=False for seeded random weights"
         ) from error
+
+
+def _on_the_cpu(spec: BackboneSpec, built: Any) -> Any:
+    """Refuse a network without numbers, and one that was made elsewhere."""
+    tensors = built.state_dict().values() if isinstance(built, nn.Module) else ()
+    places = {tensor.device.type for tensor in tensors} - {"cpu"}
+    if places:
+        raise RuntimeError(
+            f"{spec.label} was built on {', '.join(sorted(places))} instead of the "
+            "CPU: another thread changes how torch builds networks (as "
+            "accelerate.init_empty_weights does). Build the extractor's network before"
+        )
+    return built
 
 
 def check_pooling(spec: BackboneSpec, allowed: Iterable[str]) -> None:
@@ -391,7 +430,14 @@ def layer_output(
 
     def forward(batch: torch.Tensor) -> torch.Tensor:
         caught: list[torch.Tensor] = []
-        handle = module.register_forward_hook(lambda _m, _i, out: caught.append(out))
+        own = threading.get_ident()
+
+        def catch(_module: nn.Module, _input: Any, output: torch.Tensor) -> None:
+            # Other threads may be passing through the same network.
+            if threading.get_ident() == own:
+                caught.append(output)
+
+        handle = module.register_forward_hook(catch)
         try:
             network(batch)
         finally:
