@@ -9,11 +9,11 @@ import numpy as np
 import torch
 
 from embeddings_cache._canary import CANARY_ITEMS, check_agreement, exact_arithmetic
+from embeddings_cache._context import standard_context
 from embeddings_cache._device import is_out_of_memory, pinned, to_device
 from embeddings_cache._parallel import ordered_map
 from embeddings_cache._settings import Settings
 from embeddings_cache.backbones._base import Backbone
-from embeddings_cache.numerics import standard_context
 
 _IN_FLIGHT = 2  # batches a GPU works on while the next ones are read
 

@@ -13,6 +13,7 @@ from sklearn.base import (
     TransformerMixin,
 )
 
+from embeddings_cache._context import standard_context
 from embeddings_cache._fingerprint import SCHEMA, digest
 from embeddings_cache._images import fills_truncated
 from embeddings_cache._memo import FileMemo
@@ -30,7 +31,6 @@ from embeddings_cache._recall import (
 from embeddings_cache._settings import RunReport, Settings
 from embeddings_cache._store import EmbeddingStore
 from embeddings_cache._turns import Turns, turns_of
-from embeddings_cache.numerics import standard_context
 
 if TYPE_CHECKING:
     import torch

@@ -57,9 +57,7 @@ class PrivateCopy:
         # Those in lists, which eval() would not reach, too.
         for module in [*copies, *self.network.modules()]:
             module.training = False
-        self._pairs = list(
-            zip(original.modules(), self.network.modules(), strict=True)
-        )
+        self._pairs = list(zip(original.modules(), self.network.modules(), strict=True))
         self._before = [_plain(own) for _, own in self._pairs]
 
     def report(self) -> None:

@@ -134,7 +134,9 @@ CONTEXTS = {
         True,
     ),
     **{
-        f"default {dtype}": _set(torch.get_default_dtype, torch.set_default_dtype, dtype)
+        f"default {dtype}": _set(
+            torch.get_default_dtype, torch.set_default_dtype, dtype
+        )
         for dtype in (torch.float64, torch.float16, torch.bfloat16)
     },
     "device meta": lambda: torch.device("meta"),
@@ -184,7 +186,7 @@ def state_of_process():
     """Return what a call must leave as it was, as comparable values."""
     return {
         "torch generator": torch.get_rng_state().tolist(),
-        "numpy generator": repr(np.random.get_state()),
+        "numpy generator": repr(np.random.get_state()),  # noqa: NPY002
         "random generator": hash(random.getstate()),
         "dtype": torch.get_default_dtype(),
         "precision": torch.get_float32_matmul_precision(),

@@ -12,7 +12,7 @@ from PIL import Image
 from torch import nn
 
 from embeddings_cache import EmbeddingExtractor, EmbeddingStore
-from embeddings_cache.numerics import SharedSwitch, standard_context
+from embeddings_cache._context import SharedSwitch, standard_context
 
 pytest.importorskip("timm")
 

@@ -5,9 +5,11 @@ the calling thread: autocast, gradients, default devices, modes that intercept
 operations, rounding of the smallest numbers. Others belong to the process: the default
 type, the precision of products, the kernels that may be used. `standard_context` sets
 all of them to what they are in a fresh process, and gives back the caller's.
+
+Both packages have this file, and share the switches of the process: two owners that did
+not know of each other would give them back under one another's computations.
 """
 
-import functools
 import os
 import sys
 import threading
@@ -16,8 +18,6 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import numpy as np
-
-__all__ = ["SharedSwitch", "standard_context"]
 
 _NUMPY = {"divide": "warn", "over": "warn", "under": "ignore", "invalid": "warn"}
 _LEAST = sys.float_info.min
@@ -39,7 +39,7 @@ class SharedSwitch:
 
     Examples
     --------
-    >>> from embeddings_cache.numerics import SharedSwitch
+    >>> from skdebias._context import SharedSwitch
     >>> state = {"precise": False}
     >>> switch = SharedSwitch(
     ...     lambda: state["precise"], lambda value: state.update(precise=value)
@@ -119,7 +119,7 @@ def standard_context() -> Iterator[None]:
     Examples
     --------
     >>> import torch
-    >>> from embeddings_cache.numerics import standard_context
+    >>> from skdebias._context import standard_context
     >>> with torch.inference_mode(), torch.device("meta"), standard_context():
     ...     print(torch.ones(2).device, torch.is_grad_enabled())
     cpu True
@@ -127,11 +127,11 @@ def standard_context() -> Iterator[None]:
     with ExitStack() as stack:
         stack.enter_context(np.errstate(**_NUMPY))  # type: ignore[arg-type]
         if "torch" in sys.modules:
-            from embeddings_cache._precision import exact_float32
+            from skdebias._precision import exact_float32
 
             stack.enter_context(_own_thread())
             stack.enter_context(exact_float32())
-            for switch, value in _switches():
+            for switch, value in switches().values():
                 stack.enter_context(switch.held(value))
         yield
 
@@ -234,55 +234,46 @@ def _gradual_underflow() -> Iterator[None]:
             torch.set_flush_denormal(True)
 
 
-_making = threading.RLock()
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=lambda: globals().update(_making=threading.RLock()))
+_KERNELS = ("flash", "mem_efficient", "math", "cudnn")
 
 
-def _once(function: Callable[[], Any]) -> Callable[[], Any]:
-    """Call a function once, however many threads call it first."""
-    kept = functools.cache(function)
+def switches() -> dict[str, tuple[SharedSwitch, Any]]:
+    """Return the switches of the process, each with what a fresh process has.
 
-    @functools.wraps(function)
-    def call() -> Any:
-        with _making:
-            return kept()
+    Returns
+    -------
+    dict of str to (SharedSwitch, object)
+        The values of "attention" are tuples of bool, which say of the flash, the
+        memory-efficient, the plain and the cuDNN kernel whether it may be used.
+    """
+    import torch
 
-    return call
+    found: dict[str, tuple[SharedSwitch, Any]] | None
+    found = vars(torch).get("_standard_switches")
+    # A dictionary sets a default once, whatever threads do.
+    return found or vars(torch).setdefault("_standard_switches", _made_switches())
 
 
-@_once
-def _switches() -> list[tuple[SharedSwitch, Any]]:
-    """Return the switches of the process, each with what a fresh process has."""
+def _made_switches() -> dict[str, tuple[SharedSwitch, Any]]:
     import torch
 
     mkldnn, cudnn = torch.backends.mkldnn, torch.backends.cudnn
-    return [
-        (SharedSwitch(torch.get_default_dtype, torch.set_default_dtype), torch.float32),
-        (_flag(mkldnn, "enabled"), True),
-        (_flag(mkldnn, "deterministic"), False),
-        (_flag(cudnn, "enabled"), True),
-        (_flag(cudnn, "benchmark"), False),
-        (attention_kernels(), (True,) * len(_KERNELS)),
-    ]
+    dtype = SharedSwitch(torch.get_default_dtype, torch.set_default_dtype)
+    return {
+        "dtype": (dtype, torch.float32),
+        "mkldnn": (_flag(mkldnn, "enabled"), True),
+        "mkldnn deterministic": (_flag(mkldnn, "deterministic"), False),
+        "cudnn": (_flag(cudnn, "enabled"), True),
+        "cudnn benchmark": (_flag(cudnn, "benchmark"), False),
+        "attention": (_attention_kernels(), (True,) * len(_KERNELS)),
+    }
 
 
 def _flag(owner: Any, name: str) -> SharedSwitch:
     return SharedSwitch(lambda: getattr(owner, name), lambda v: setattr(owner, name, v))
 
 
-_KERNELS = ("flash", "mem_efficient", "math", "cudnn")
-
-
-@_once
-def attention_kernels() -> SharedSwitch:
-    """Return the switch of the kernels that may compute attention.
-
-    Returns
-    -------
-    SharedSwitch
-        Its values are tuples of bool: flash, memory-efficient, plain, cuDNN.
-    """
+def _attention_kernels() -> SharedSwitch:
     from torch.backends import cuda
 
     def read() -> tuple[bool, ...]:
