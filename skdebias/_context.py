@@ -20,6 +20,9 @@ from typing import Any
 import numpy as np
 
 _NUMPY = {"divide": "warn", "over": "warn", "under": "ignore", "invalid": "warn"}
+# For what is numpy's alone.
+plain_numpy = np.errstate(**_NUMPY)  # type: ignore[arg-type]
+
 _LEAST = sys.float_info.min
 
 

@@ -14,6 +14,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from skdebias._attributes import on_host
 from skdebias._blas import blas_on_one_thread
+from skdebias._context import plain_numpy, standard_context
 from skdebias._named_groups import NamedGroups, warn_of_unusable
 from skdebias._sklearn import through_pipelines
 from skdebias._training_checks import warn_if_collapsed, warn_of_validation_shift
@@ -85,6 +86,7 @@ class LogitClassifierMixin(ClassifierMixin):
         """
         return super().score(X, on_host(y), on_host(sample_weight))
 
+    @plain_numpy
     def predict_proba(self, X):
         """Probability of every class.
 
@@ -224,7 +226,7 @@ default=None
 
         before = dict(vars(self))
         try:
-            with one_thread():
+            with standard_context(), one_thread():
                 return self._fit(X, y, attributes, X_val, y_val, attributes_val, before)
         except BaseException:
             # Classes of the new labels beside an old head would predict nonsense.
@@ -347,6 +349,15 @@ default=None
             return [(own[f"{prefix}coef_"].T, own[f"{prefix}intercept_"])]
         return list(zip(own[f"{prefix}coefs_"], own[f"{prefix}intercepts_"]))
 
+    def _as_rows(self, X):
+        """Return checked rows as an array."""
+        if not is_device_tensor(X):
+            return self._validate_X(X)
+        with standard_context():
+            X = self._validate_X(X)
+            return X.cpu().numpy() if is_device_tensor(X) else X
+
+    @plain_numpy
     def decision_function(self, X):
         """Logits of the classes.
 
@@ -360,8 +371,7 @@ default=None
             With two classes, the logit of `classes_[1]`.
         """
         check_is_fitted(self)
-        X = self._validate_X(X)
-        scores = self._logits(X)
+        scores = self._logits(self._as_rows(X))
         return scores.ravel() if len(self.classes_) == 2 else scores
 
     def _logits(self, X):

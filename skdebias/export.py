@@ -13,6 +13,7 @@ from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.validation import check_is_fitted
 
+from skdebias._context import standard_context
 from skdebias._files import written_whole
 from skdebias._fitted import (
     check_head,
@@ -137,6 +138,7 @@ def _rebuild(header, arrays):
     return model
 
 
+@standard_context()
 def to_torch(estimator):
     """Return a fitted head or network as a torch module.
 
@@ -179,7 +181,8 @@ def to_torch(estimator):
         layers[-1] = np.hstack([0 * coef, coef]), np.concatenate([0 * bias, bias])
     modules = []
     for coef, bias in layers:
-        linear = torch.nn.Linear(*coef.shape)
+        # Without random numbers, which would come from the caller's generator.
+        linear = torch.nn.utils.skip_init(torch.nn.Linear, *coef.shape)
         with torch.no_grad():
             linear.weight.copy_(torch.from_numpy(coef.T))
             linear.bias.copy_(torch.from_numpy(bias))
@@ -187,6 +190,7 @@ def to_torch(estimator):
     return torch.nn.Sequential(*modules[:-1]).eval()
 
 
+@standard_context()
 def to_onnx(estimator, path):
     """Write a fitted head or network to an ONNX file.
 

@@ -7,6 +7,7 @@ import numpy as np
 from sklearn.base import BaseEstimator, _fit_context, clone
 from sklearn.utils.validation import _num_samples, check_is_fitted
 
+from skdebias._context import standard_context
 from skdebias._engine._threads import one_thread
 from skdebias._validation import (
     check_labels,
@@ -86,7 +87,7 @@ class BasePseudoAttributes(BaseEstimator, metaclass=ABCMeta):
         if has_validation_set(X_val, y_val, None):
             y_val = self._checked_labels(X_val, y_val, "_val")
         validation = {"X_val": X_val, "y_val": y_val}
-        with one_thread():
+        with standard_context(), one_thread():
             self.pseudo_attributes_ = self._infer(X, y, validation)
         return self
 
@@ -149,7 +150,7 @@ class BasePseudoAttributes(BaseEstimator, metaclass=ABCMeta):
                 f"y holds {y[unseen][0]!r}, which did not occur in training: the "
                 f"classes are {self.classes_.tolist()}."
             )
-        with one_thread():
+        with standard_context(), one_thread():
             return self._assign(X, codes)
 
     def _fit_reference(self, default, X, y, validation):

@@ -23,6 +23,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from skdebias._attributes import encode_attributes, on_host
 from skdebias._base import BaseDebiasedClassifier
+from skdebias._context import standard_context
 from skdebias._engine._loss import n_logits
 from skdebias._engine._selection import Stopping
 from skdebias._engine._threads import one_thread
@@ -426,6 +427,10 @@ default=None
         ValueError
             For malformed input.
         """
+        with standard_context():
+            return self._fit(items, y, attributes, X_val, y_val, attributes_val)
+
+    def _fit(self, items, y, attributes, X_val, y_val, attributes_val):
         inner = self._inner()
         settings = backbone_settings(self.get_params(deep=False))
         items = self._validate(items, settings["modality"])
@@ -758,8 +763,9 @@ default=None
         """Apply a function of network and batch to all items, in blocks."""
         check_is_fitted(self)
         modality = self.network_.tools.modality
-        items = self._validate(items, modality, reset=False)
-        return self._blocks(self.network_, Items(items, modality), function)
+        with standard_context():
+            items = self._validate(items, modality, reset=False)
+            return self._blocks(self.network_, Items(items, modality), function)
 
     def _blocks(self, network, source, function):
         accelerator = self._accelerator()
@@ -827,6 +833,7 @@ default=None
         source = Items(items, settings["modality"])
         return self._blocks(network, source, lambda net, batch: net.embed(batch))
 
+    @standard_context()
     def to_extractor(self, path=None, **parameters):
         """Return the fine-tuned backbone as an extractor with a cache.
 

@@ -20,6 +20,7 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import _check_method_params
 
 from skdebias._attributes import on_host
+from skdebias._context import standard_context
 from skdebias._head import final_head
 from skdebias._named_groups import announced, warn_of_unusable
 from skdebias._validation import name_groups
@@ -113,7 +114,8 @@ default=None
             params = params | {"attributes": on_host(attributes)}
         from skdebias._engine._threads import one_thread
 
-        with one_thread(), config_context(enable_metadata_routing=True):
+        routed = config_context(enable_metadata_routing=True)
+        with standard_context(), one_thread(), routed:
             X, y = indexable(X, on_host(y))
             self._check_attributes(y, params)
             with announced():

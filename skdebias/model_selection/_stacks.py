@@ -507,10 +507,13 @@ class _Fold:
         self._fits, self._split, self._rows = fits, split, rows
         self._params = dict(params)
         self._X_student = self._params.pop("X_student", None)
-        # Heads without a seed share one, or each would be a stack of its own.
-        self._seed = check_random_state(None).randint(np.iinfo(np.int32).max)
         self._encoded = {}
         self._stages = {}
+
+    @cached_property
+    def _seed(self):
+        """Seed of the heads without one: with several, each would be a stack."""
+        return check_random_state(None).randint(np.iinfo(np.int32).max)
 
     def stacks(self, members):
         """Yield the stacks of the candidates; fit those that are none here."""
