@@ -37,17 +37,15 @@ class PrivateCopy:
     """
 
     def __init__(self, original: nn.Module) -> None:
-        memo: dict[int, Any] = {
-            # Copying refuses tensors within a graph, such as activations it kept.
-            id(tensor): tensor.detach().clone()
-            for tensor in _tensors(original, set())
-            if not tensor.is_leaf
-        }
         try:
-            self.network = copy.deepcopy(original, memo)
-        # Whatever a part of it raises when it is asked for its state.
-        except Exception as error:
-            raise _refusal(original, str(error)) from error
+            self.network, memo = _copied(original, plainly=False)
+        except Exception:
+            # Some say how they are pickled, or that they are not: not how they are
+            # copied.
+            try:
+                self.network, memo = _copied(original, plainly=True)
+            except Exception as error:
+                raise _refusal(original, str(error)) from error
         copies = [value for value in memo.values() if isinstance(value, nn.Module)]
         known = {id(module) for module in [self.network, *copies]}
         if any(id(module) in known for module in original.modules()):
@@ -71,6 +69,30 @@ class PrivateCopy:
                 if name not in before or before[name] != value:
                     vars(theirs)[name] = value
         self._before = [_plain(own) for _, own in self._pairs]
+
+
+def _copied(original: nn.Module, *, plainly: bool) -> tuple[nn.Module, dict[int, Any]]:
+    """Return a copy and what became what, by the identities of the originals.
+
+    Parameters
+    ----------
+    original : torch.nn.Module
+    plainly : bool
+        Whether modules are copied attribute by attribute, whatever their classes say.
+    """
+    memo: dict[int, Any] = {
+        # Copying refuses tensors within a graph, such as activations it kept.
+        id(tensor): tensor.detach().clone()
+        for tensor in _tensors(original, set())
+        if not tensor.is_leaf
+    }
+    if plainly:
+        modules = list(original.modules())
+        memo |= {id(module): object.__new__(type(module)) for module in modules}
+        for module in modules:
+            own = {k: copy.deepcopy(v, memo) for k, v in vars(module).items()}
+            vars(memo[id(module)]).update(own)
+    return copy.deepcopy(original, memo), memo
 
 
 def _plain(module: nn.Module) -> dict[str, Any]:

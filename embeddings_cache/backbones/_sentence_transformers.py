@@ -11,8 +11,10 @@ from torch import nn
 
 from embeddings_cache._errors import WeightsError
 from embeddings_cache._fingerprint import jsonable, tensors_digest
+from embeddings_cache._randomness import OwnGenerator
 from embeddings_cache.backbones._base import (
     POOLINGS,
+    SEED,
     Backbone,
     BackboneSpec,
     Cuts,
@@ -21,7 +23,6 @@ from embeddings_cache.backbones._base import (
     library_versions,
     refuse_kwargs,
     require,
-    seeded,
 )
 from embeddings_cache.backbones._tokenizers import describe_tokenizer
 
@@ -78,7 +79,7 @@ def _build_trained(spec: BackboneSpec) -> Backbone:
             "modules, tokenizer and model.safetensors; there is no such folder"
         )
     # What a folder has no tensor for, such as a pooler that nothing reads, is drawn.
-    with quiet_files(quiet=local), seeded():
+    with quiet_files(quiet=local), OwnGenerator(SEED):
         network = construct(
             spec,
             lambda: library.SentenceTransformer(
