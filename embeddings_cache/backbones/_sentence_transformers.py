@@ -42,6 +42,8 @@ _NOT_HERE = {
     "backend": "networks run in torch",
     "use_safetensors": "pickled checkpoints are not loaded",
 }
+# transformers sets this on parameters that it has read from a file.
+_LOADED = "_is_hf_initialized"
 # What a configuration says of where it comes from.
 _ORIGIN = frozenset({"_name_or_path", "name_or_path", "transformers_version"})
 
@@ -91,6 +93,7 @@ def _build_trained(spec: BackboneSpec) -> Backbone:
             ),
         )
     _check_modality(spec, network)
+    _check_complete(spec, network)
     description = _describe(spec, network)
     cuts = Cuts()
     return Backbone(
@@ -124,6 +127,34 @@ def _check_modality(spec: BackboneSpec, network: Any) -> None:
             "and no texts. Images go to 'timm:...', 'torchvision:...' or "
             "'open_clip:...'"
         )
+
+
+def _check_complete(spec: BackboneSpec, network: nn.Module) -> None:
+    """Refuse a transformer with tensors that its file did not have.
+
+    The library draws them at random, and says so in its log alone. A pooler is often
+    left out, since few models read it.
+    """
+    for transformer in filter(_is_transformer, network.modules()):
+        parameters = dict(transformer.named_parameters())
+        loaded = {name for name, p in parameters.items() if hasattr(p, _LOADED)}
+        missing = [name for name in parameters if name not in loaded]
+        pooled = _reads_pooler(network)
+        unread = [name for name in missing if pooled or "pooler" not in name]
+        if loaded and unread:
+            raise WeightsError(
+                f"the weights of {spec.label} lack {len(unread)} tensors of a "
+                f"{type(transformer).__name__} ({', '.join(unread[:3])}"
+                f"{', ...' if unread[3:] else ''}), which would be random. Save the "
+                "whole model again"
+            )
+
+
+def _reads_pooler(network: nn.Module) -> bool:
+    """Whether texts are embedded by a transformer's pooler."""
+    configs = [getattr(module, "modality_config", {}) for module in network.modules()]
+    texts = [config.get("text", {}) for config in configs if isinstance(config, dict)]
+    return any("pooler_output" in str(text.get("method_output_name")) for text in texts)
 
 
 def _prompt(network: Any) -> str | None:

@@ -321,6 +321,21 @@ def test_local_folders_with_their_configuration(
     np.testing.assert_allclose(texts.transform(TEXTS), right, rtol=1e-5, atol=1e-5)
 
 
+def test_repositories_with_their_configuration(make_extractor, monkeypatch, tmp_path):
+    folder = local_folder(tmp_path, "tiny", {"resize_mode": "squash", "mean": HALF})
+
+    def download(_, filename="open_clip_model.safetensors", **__):
+        return str(folder / filename)
+
+    monkeypatch.setattr(factory, "download_pretrained_from_hf", download)
+    images = library_paths.photographs()
+    model, _, transform = library.create_model_and_transforms("hf-hub:some/one")
+    right = library_paths.embed_images(model, transform, images, "encode_image")
+    extractor = extractor_of(make_extractor, "hf-hub:some/one")
+    rows = extractor.transform(images)
+    np.testing.assert_allclose(rows, right, rtol=1e-5, atol=1e-5)
+
+
 def test_a_local_folder_is_read_anew_when_it_changes(make_extractor, tmp_path):
     folder = local_folder(tmp_path, "tiny", {"fill_color": 1, "resize_mode": "longest"})
     extractor = extractor_of(make_extractor, f"local-dir:{folder}")

