@@ -71,7 +71,9 @@ def build_random(spec: BackboneSpec) -> Backbone:
         modality="text",
         prepare=str,
         collate=_collate(tokenizer, config, cuts, with_types=family == "Bert"),
-        forward=lambda tokens: pooled_tokens(spec, network, tokens),
+        forward=lambda tokens: pooled_tokens(
+            spec, network, tokens, tokens["attention_mask"]
+        ),
         description=spec.describe(
             libraries=library_versions("transformers", "tokenizers", "torch"),
             weights=random_weights(),

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -300,23 +301,29 @@ def _plain(value: Any) -> Any:
 
 
 def _forward(spec: BackboneSpec, network: Any) -> Callable[[Any], torch.Tensor]:
-    if spec.layer is None and spec.pooling == "default":
-        if _padding_shows(spec, network):
-            return lambda features: _by_length(spec, network, features)
-        return lambda features: _sentence_embedding(spec, network, features)
-    transformer = getattr(network[0], "auto_model", None)
-    if transformer is None:
-        raise ValueError(
-            f"layer={spec.layer!r}, pooling={spec.pooling!r}: {spec.label} has no "
-            "transformer to take them from; leave layer=None and pooling='default'"
-        )
+    embed = partial(_sentence_embedding, spec, network)
+    if spec.layer is not None or spec.pooling != "default":
+        embed = partial(_own_pooling, spec, network)
+        if getattr(network[0], "auto_model", None) is None:
+            raise ValueError(
+                f"layer={spec.layer!r}, pooling={spec.pooling!r}: {spec.label} has no "
+                "transformer to take them from; leave layer=None and pooling='default'"
+            )
+    return partial(_by_length, embed) if _padding_shows(embed, network) else embed
 
-    def inner(features: dict[str, Any]) -> torch.Tensor:
-        names = ("input_ids", "attention_mask", "token_type_ids")
-        tokens = {name: features[name] for name in names if name in features}
-        return pooled_tokens(spec, transformer, tokens)
 
-    return inner
+def _own_pooling(
+    spec: BackboneSpec, network: Any, features: dict[str, Any]
+) -> torch.Tensor:
+    """Return the vector that `layer` and `pooling` of the request ask for."""
+    names = ("input_ids", "attention_mask", "token_type_ids")
+    tokens = {name: features[name] for name in names if name in features}
+    pooled = tokens["attention_mask"]
+    if not all(getattr(module, "include_prompt", True) for module in network):
+        # The first of the real tokens are the prompt's, which have no part in it.
+        place = pooled.cumsum(dim=1)
+        pooled = pooled * (place > features.get("prompt_length", 0))
+    return pooled_tokens(spec, network[0].auto_model, tokens, pooled)
 
 
 def _sentence_embedding(
@@ -334,7 +341,9 @@ def _sentence_embedding(
 
 
 @torch.inference_mode()
-def _padding_shows(spec: BackboneSpec, network: Any) -> bool:
+def _padding_shows(
+    embed: Callable[[dict[str, Any]], torch.Tensor], network: Any
+) -> bool:
     """Whether a text has another embedding beside a longer one.
 
     So it is where positions are counted from the padding on, on the left, or where a
@@ -349,7 +358,7 @@ def _padding_shows(spec: BackboneSpec, network: Any) -> bool:
     network.eval()
     prompt = _prompt(network)
     alone, beside = (
-        _sentence_embedding(spec, network, network.preprocess(texts, prompt=prompt))[0]
+        embed(network.preprocess(texts, prompt=prompt))[0]
         for texts in (["a"], ["a", "a long text " * 4])
     )
     scale = alone.abs().max().clamp(min=1e-6)
@@ -357,18 +366,17 @@ def _padding_shows(spec: BackboneSpec, network: Any) -> bool:
 
 
 def _by_length(
-    spec: BackboneSpec, network: Any, features: dict[str, Any]
+    embed: Callable[[dict[str, Any]], torch.Tensor], features: dict[str, Any]
 ) -> torch.Tensor:
     """Return the embeddings of a batch from texts of equal length, without padding."""
     mask = features["attention_mask"].bool()
     lengths = mask.sum(1)
-    parts = []
-    order = []
+    parts, order = [], []
     for length in lengths.unique().tolist():
         rows = torch.nonzero(lengths == length).flatten()
         columns = mask[rows[0]]
         part = {name: _select(value, rows, columns) for name, value in features.items()}
-        parts.append(_sentence_embedding(spec, network, part))
+        parts.append(embed(part))
         order.append(rows)
     return torch.cat(parts)[torch.cat(order).argsort()]
 
@@ -383,9 +391,12 @@ def _select(value: Any, rows: torch.Tensor, columns: torch.Tensor) -> Any:
 
 
 def pooled_tokens(
-    spec: BackboneSpec, transformer: nn.Module, tokens: dict[str, torch.Tensor]
+    spec: BackboneSpec,
+    transformer: nn.Module,
+    tokens: dict[str, torch.Tensor],
+    pooled: torch.Tensor,
 ) -> torch.Tensor:
-    """Return CLS or the mean over real tokens of a transformer's output."""
+    """Return CLS, or the mean, over the pooled tokens of a transformer's output."""
     output = transformer(**tokens, output_hidden_states=spec.layer is not None)
     hidden = output.last_hidden_state
     if spec.layer is not None:
@@ -398,12 +409,11 @@ def pooled_tokens(
                 f"{len(states) - 1}, or -{len(states) - 1} to -1"
             )
         hidden = states[number]
-    real = tokens["attention_mask"]
     if spec.pooling == "cls":
         # Padding may be on the left.
         rows = torch.arange(len(hidden), device=hidden.device)
-        first: torch.Tensor = hidden[rows, real.to(torch.int32).argmax(dim=1)]
+        first: torch.Tensor = hidden[rows, pooled.to(torch.int32).argmax(dim=1)]
         return first
-    mask = real.unsqueeze(-1).to(torch.float32)
+    mask = pooled.unsqueeze(-1).to(torch.float32)
     mean: torch.Tensor = (hidden.float() * mask).sum(1) / mask.sum(1).clamp(min=1)
     return mean

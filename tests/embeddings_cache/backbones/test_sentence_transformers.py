@@ -314,6 +314,28 @@ def test_plain_folders(make_extractor, tmp_path, architecture, side):
         )
 
 
+@pytest.mark.parametrize("pooling", ["cls", "mean"])
+@pytest.mark.parametrize("side", ["right", "left"])
+@pytest.mark.parametrize("include", [True, False])
+def test_pooling_that_is_asked_for_is_the_library_s(
+    make_extractor, tmp_path, bert, pooling, side, include
+):
+    """The same tokens as the library's pooling of that name, prompt and padding too."""
+    transformer = bert()
+    transformer.tokenizer.padding_side = side
+    for mode, name in ((pooling, "right"), ("max", "ours")):
+        last = modules.Pooling(16, mode, include_prompt=include)
+        model = st.SentenceTransformer(
+            modules=[transformer, last], device="cpu", **PROMPTS
+        )
+        model.save(str(tmp_path / name))
+    right = library_paths.sentence_transformers(tmp_path / "right", TEXTS)
+    extractor = extractor_of(make_extractor, tmp_path / "ours", pooling=pooling)
+    rows = extractor.transform(TEXTS)
+    texts = [number for number, text in enumerate(TEXTS) if text]
+    np.testing.assert_allclose(rows[texts], right[texts], rtol=1e-5, atol=1e-5)
+
+
 def test_half_precision_files_compute_in_float32(make_extractor, tmp_path):
     folder = save_plain(tmp_path / "plain", "BertModel", torch.bfloat16)
     right = library_paths.sentence_transformers(folder, TEXTS)
@@ -477,3 +499,16 @@ def test_the_published_minilm_with_a_prompt(make_extractor, tmp_path):
     extractor = extractor_of(make_extractor, tmp_path / "m")
     np.testing.assert_allclose(extractor.transform(texts), right, atol=1e-5)
     assert extractor.last_run_.n_truncated == 1
+
+
+def test_the_command_says_how_many_texts_were_cut(tmp_path, bert, capsys):
+    from embeddings_cache.cli import main
+
+    folder = save(tmp_path / "model", bert, "max_seq_length")
+    (tmp_path / "texts.txt").write_text(f"grass\n{LONG}\n")
+    command = ["extract", str(tmp_path / "texts.txt"), "--quiet", "--device", "cpu"]
+    command += ["--backbone", f"sentence-transformers:{folder}"]
+    assert main([*command, "--cache-dir", str(tmp_path / "cache")]) == 0
+    assert "1 texts cut at the network's maximum length" in capsys.readouterr().out
+    assert main([*command, "--cache-dir", str(tmp_path / "b"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["n_truncated"] == 1
