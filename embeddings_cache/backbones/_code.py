@@ -8,6 +8,7 @@ refers to: its defaults, the variables it encloses, and the globals of its modul
 Compiled code belongs to a version of Python, which stands beside it too.
 """
 
+import contextlib
 import dis
 import functools
 import importlib.util
@@ -92,6 +93,17 @@ _ENUM = frozenset(
         "_singles_mask_", "_all_bits_", "_flag_mask_", "_boundary_", "_inverted_",
     }
 )  # fmt: skip
+
+
+def state_of(value: Any) -> dict[str, Any]:
+    """Return the attributes of an object, those in slots too."""
+    state = dict(getattr(value, "__dict__", {}))
+    for kind in type(value).__mro__:
+        for name, member in vars(kind).items():
+            if isinstance(member, types.MemberDescriptorType):
+                with contextlib.suppress(AttributeError):
+                    state[name] = member.__get__(value)
+    return state
 
 
 def describe_function(describe: "Describer", function: Any, where: str) -> Any:
@@ -304,10 +316,18 @@ def describe_c_function(describe: "Describer", function: Any, where: str) -> Any
         return {"method": name, "of": describe(owner, f"{where}.__self__")}
     module = getattr(function, "__module__", None) or getattr(kind, "__module__", None)
     if isinstance(function, np.ufunc):
-        module = getattr(function, "__module__", None) or "numpy"
+        module = _home_of_ufunc(function)
     if not describe.library(module):
         raise describe.refusal(where, f"the compiled function {name}")
     return {"function": f"{module}.{name}"}
+
+
+def _home_of_ufunc(function: np.ufunc) -> str | None:
+    """Return the module that a ufunc is from; ufuncs of the user's are in none."""
+    for name in ("numpy", "scipy.special"):
+        if getattr(sys.modules.get(name), function.__name__, None) is function:
+            return name
+    return None
 
 
 def describe_operator(describe: "Describer", operator: Any, where: str) -> Any:

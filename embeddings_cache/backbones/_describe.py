@@ -191,25 +191,20 @@ class Describer:
             raise self.refusal(where, f"of the type {label}")
         return self.seen(value) or {
             "object": _code.describe_class(self, kind, where),
-            "state": self.attributes(state_of(value), where),
+            "state": self.attributes(_code.state_of(value), where),
         }
 
 
-def state_of(value: Any) -> dict[str, Any]:
-    """Return the attributes of an object, those in slots too."""
-    state = dict(getattr(value, "__dict__", {}))
-    for kind in type(value).__mro__:
-        for name, member in vars(kind).items():
-            if isinstance(member, types.MemberDescriptorType):
-                with contextlib.suppress(AttributeError):
-                    state[name] = member.__get__(value)
-    return state
+# Classes of C whose instances hold no more than their attributes.
+_EMPTY = (object, types.SimpleNamespace)
 
 
 def _is_pure(kind: type) -> bool:
     """Whether instances of a class are made of attributes, with nothing hidden in C."""
-    bases = [base for base in kind.__mro__ if base is not object]
-    if not bases or any(not base.__flags__ & _code.HEAP_TYPE for base in bases):
+    bases = [base for base in kind.__mro__ if base not in _EMPTY]
+    if not bases:
+        return kind is types.SimpleNamespace
+    if any(not base.__flags__ & _code.HEAP_TYPE for base in bases):
         return False
     word = tuple.__itemsize__
     slots = sum(
@@ -218,7 +213,8 @@ def _is_pure(kind: type) -> bool:
         for member in vars(base).values()
     )
     # An instance may have a dictionary and a list of weak references.
-    most = object.__basicsize__ + word * (slots + 2)
+    base = max(empty.__basicsize__ for empty in _EMPTY if issubclass(kind, empty))
+    most = base + word * (slots + 2)
     return kind.__itemsize__ == 0 and kind.__basicsize__ <= most
 
 
@@ -277,7 +273,7 @@ def alone(describe: Describer) -> Describer:
 
 def _subclass(describe: Describer, value: Any, where: str, items: Any) -> Any:
     """Describe an instance of a class that extends a built-in one."""
-    state = state_of(value)
+    state = _code.state_of(value)
     if isinstance(value, dict) and hasattr(value, "default_factory"):
         state["default_factory"] = value.default_factory
     return {

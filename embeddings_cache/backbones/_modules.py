@@ -10,6 +10,7 @@ from torch.nn.modules import module as torch_module
 
 from embeddings_cache._declared import declared
 from embeddings_cache.backbones import _code
+from embeddings_cache.backbones._code import state_of
 
 if TYPE_CHECKING:
     from embeddings_cache.backbones._describe import Describer
@@ -69,7 +70,7 @@ def describe_module(describe: "Describer", module: nn.Module, where: str) -> Any
         return reference
     if _is_optimized(module) or module._compiled_call_impl is not None:
         return _compiled(describe, module, where)
-    state = {k: v for k, v in vars(module).items() if k not in _BOOKKEEPING}
+    state = {k: v for k, v in state_of(module).items() if k not in _BOOKKEEPING}
     described = {"class": _code.describe_class(describe, type(module), where)}
     if isinstance(module, fx.GraphModule):
         described["graph"] = describe_graph(describe, module.graph, where)

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from fractions import Fraction
 from pathlib import PurePath
+from types import SimpleNamespace
 
 import numpy as np
 import torch
@@ -105,6 +106,14 @@ class Net(Mixin, nn.Module):
         return self.shift(self.mix(self.linear(x.flatten(1)[:, :4]))) * self.doubled
 
 
+class Slots(nn.Module):
+    __slots__ = ("by",)
+
+    def __init__(self, by):
+        super().__init__()
+        self.by = by
+
+
 class Double(nn.Module):
     def forward(self, x):
         return 2 * x
@@ -154,6 +163,7 @@ ATTRIBUTES = [
     Mode.SUM, Mode.MEAN, Pair(1, 2), Pair(2, 1), (1, 2),
     Settings(), Settings(2.0), Settings(names={"alpha"}), Scale(1), Scale(2),
     with_attributes(b=1), with_attributes(b=2), {"a": 1},
+    SimpleNamespace(a=1), SimpleNamespace(a=2),
     slice(1), slice(2), range(2), range(3), ..., Fraction(1, 2), PurePath("a"),
     torch.relu, torch.tanh, torch.nn.functional.relu, torch.nn.functional.gelu,
     np.tanh, np.exp, math.sin, math.cos, len, nn.ReLU, nn.GELU, nn.ReLU(), nn.GELU(),
@@ -246,6 +256,8 @@ NETWORKS = {
     "getattr": lambda: subclass(__getattr__=other_getattr),
     "sequential": lambda: nn.Sequential(nn.ReLU(), nn.Tanh()),
     "sequential reversed": lambda: nn.Sequential(nn.Tanh(), nn.ReLU()),
+    "slot": lambda: Slots(1),
+    "another slot": lambda: Slots(2),
     "data parallel": lambda: nn.DataParallel(nn.ReLU()),
     "recurrent": lambda: nn.LSTM(2, 2, bias=False),
     "traced": lambda: trace(nn.Sequential(nn.ReLU(), nn.Tanh())),
