@@ -1,9 +1,17 @@
-"""Real data, real networks and CUDA devices, where they are at hand."""
+"""Real data, networks and CUDA devices, where they are at hand; no clock."""
 
 import os
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# A busy machine is no fault, and a fault is found in every run or in none.
+# HYPOTHESIS_PROFILE=search looks for examples that no run has had yet.
+_TIMELESS = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
+settings.register_profile("tests", derandomize=True, print_blob=True, **_TIMELESS)
+settings.register_profile("search", print_blob=True, **_TIMELESS)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "tests"))
 
 
 @pytest.fixture(autouse=True)

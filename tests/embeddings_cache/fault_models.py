@@ -1,13 +1,18 @@
-"""Two ways for a disk to misbehave, put under every call of the store.
+"""Two ways for a disk to misbehave, put under every call of the store; and kills.
 
 `FailingCall` lets one call fail, be cut short or end the process. `PowerLoss` keeps a
 model of what a disk has for certain and makes the folders that a power cut could
 leave: whatever was not synced may be there, torn, or gone, in any combination.
+`Instants` numbers the instants of a run, at any of which it may be killed.
 """
 
+import mmap
 import os
 import random
+import sys
+import threading
 from collections.abc import Callable
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +92,47 @@ def _halved(name: str, real: Callable[..., Any], args: tuple[Any, ...]) -> Any:
     if name in ("write", "read_some") and len(last) > 1:
         return real(*head, memoryview(last)[: len(last) // 2])
     return real(*args)
+
+
+class Instants:
+    """Numbers the instants of a run, and does something at one of them.
+
+    An instant is a call of a function, of Python or of C, or its end, in any thread.
+    Unlike times, as many pass on a slow machine as on a fast one.
+
+    Parameters
+    ----------
+    number : int
+        Which instant, from 0.
+    then : callable
+        Called at this instant.
+    """
+
+    def __init__(self, number: int, then: Callable[[], object]) -> None:
+        self._number = number
+        self._then = then
+        self._numbers = count()
+        # In memory that processes forked from this one share.
+        self._seen = mmap.mmap(-1, 8)
+
+    @property
+    def n_seen(self) -> int:
+        """How many instants there were, once the run is over."""
+        return int.from_bytes(self._seen[:], "little")
+
+    def __enter__(self) -> "Instants":
+        threading.setprofile(self._event)
+        sys.setprofile(self._event)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        sys.setprofile(None)
+        threading.setprofile(None)
+        self._seen[:] = next(self._numbers).to_bytes(8, "little")
+
+    def _event(self, *what: object) -> None:
+        if next(self._numbers) == self._number:
+            self._then()
 
 
 class PowerCut(BaseException):

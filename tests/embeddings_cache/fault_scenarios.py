@@ -20,7 +20,7 @@ from contextlib import suppress
 from itertools import count
 from pathlib import Path
 
-from fault_models import FailingCall, PowerCut, PowerLoss
+from fault_models import FailingCall, Instants, PowerCut, PowerLoss
 from fault_runs import SHARD_ROWS, Run, ignore_damage, require
 
 from embeddings_cache import EmbeddingStore, StoreError
@@ -50,17 +50,19 @@ def wait(pid: int) -> int:
 
 
 def kills(work: Run, folder: Path, n: int, rng: random.Random) -> Counter[str]:
-    """Kill -9 at random instants; half of the resumed runs are killed again."""
+    """Kill -9 at random instants; half of the resumed runs are killed again.
+
+    A run kills itself, or asks to be killed and goes on meanwhile, so that a kill may
+    hit it in the middle of a call.
+    """
     counts: Counter[str] = Counter()
-    duration = min(_timed(work, folder / f"timed{i}") for i in range(3))
+    n_instants = _n_instants(work, folder / "undisturbed")
     while counts["kills"] < n:
         root = folder / "root"
         before, n_kills, again = work.computed, 0, True
         while again:
-            pid = fork(lambda root=root: work.run(root))
-            time.sleep(rng.uniform(0, duration))
-            os.kill(pid, signal.SIGKILL)
-            code = wait(pid)
+            instant, itself = rng.randrange(n_instants), rng.random() < 0.5
+            code = _run_and_kill(work, root, instant, itself)
             require(code in (0, -signal.SIGKILL), f"a run ended with code {code}")
             n_kills += code != 0
             again = code != 0 and rng.random() < 0.5
@@ -72,11 +74,39 @@ def kills(work: Run, folder: Path, n: int, rng: random.Random) -> Counter[str]:
     return counts
 
 
-def _timed(work: Run, root: Path) -> float:
-    pid = fork(lambda: work.run(root))
-    started = time.perf_counter()  # to fork takes time too, in this process
-    require(wait(pid) == 0, "an undisturbed run failed")
-    return time.perf_counter() - started
+def _n_instants(work: Run, root: Path) -> int:
+    instants = Instants(-1, lambda: None)
+
+    def run() -> None:
+        with instants:
+            work.run(root)
+
+    require(wait(fork(run)) == 0, "an undisturbed run failed")
+    shutil.rmtree(root)
+    return instants.n_seen
+
+
+def _run_and_kill(work: Run, root: Path, instant: int, itself: bool) -> int:
+    """Run in a process that is killed at or after an instant; return its exit code."""
+    reading, writing = os.pipe()
+
+    def kill() -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def ask() -> None:
+        os.write(writing, b"!")
+
+    def run() -> None:
+        os.close(reading)
+        with Instants(instant, kill if itself else ask):
+            work.run(root)
+
+    pid = fork(run)
+    os.close(writing)
+    if os.read(reading, 1):  # nothing, if the run ends before
+        os.kill(pid, signal.SIGKILL)
+    os.close(reading)
+    return wait(pid)
 
 
 def exits(work: Run, folder: Path) -> Counter[str]:
@@ -293,9 +323,13 @@ def pruned_readers(work: Run, folder: Path, n: int, rng: random.Random) -> Count
     seen: Counter[str] = Counter()
 
     def prune() -> None:
+        # In step with the readers: on no machine does it leave them nothing.
+        at = 0
         while True:
+            while work.computed < at:
+                time.sleep(0.001)
             EmbeddingStore(root).prune(max_bytes=0, grace=0)
-            time.sleep(rng.uniform(0, 0.05))
+            at = work.computed + rng.randint(1, SHARD_ROWS)
 
     def read(seed: int) -> None:
         own = random.Random(seed)

@@ -1,7 +1,7 @@
 """The command with a slow stub backbone and small shards, for tests that kill it.
 
-Run as a script, also under torchrun. ``STUB_SECONDS`` is the time an item takes, and
-every process writes its number to ``<STUB_PIDS>/<rank>``.
+Run as a script, also under torchrun. After ``STUB_MOST`` texts a process waits for
+ever; every process writes its number to ``<STUB_PIDS>/<rank>``.
 """
 
 import os
@@ -25,8 +25,12 @@ N_FEATURES = 4
 class Stub(nn.Module):
     """Whole numbers that depend on nothing but the text."""
 
+    n_texts = 0
+
     def forward(self, texts):
-        time.sleep(float(os.environ.get("STUB_SECONDS", "0")) * len(texts))
+        self.n_texts += len(texts)
+        while self.n_texts > int(os.environ.get("STUB_MOST", 10**9)):
+            time.sleep(0.05)
         rows = [[number_of(text, j) for j in range(N_FEATURES)] for text in texts]
         return torch.tensor(rows, dtype=torch.float32)
 

@@ -101,8 +101,8 @@ def test_an_image_that_ends_its_process_is_named(embed, with_white, net, how):
 
 
 def test_an_image_of_a_hanging_decoder_is_named(embed, with_white, monkeypatch):
-    monkeypatch.setattr("embeddings_cache._processes._VALUE_SECONDS", 3.0)
-    with pytest.raises(UnreadableItemError, match=r"11\.png: takes more than 3 sec"):
+    monkeypatch.setattr("embeddings_cache._processes._VALUE_SECONDS", 9.0)
+    with pytest.raises(UnreadableItemError, match=r"11\.png: takes more than 9 sec"):
         embed(with_white, preprocess=models.Fatal("hang"))
 
 
@@ -191,13 +191,8 @@ def test_no_process_survives_its_parent(tmp_path, name):
         children = [int(number) for number in process.stdout.readline().split()]
         assert len(children) == 2
         process.send_signal(getattr(signal, name))
-        try:
-            process.wait(timeout=20)
-        finally:
-            process.kill()
-    deadline = time.monotonic() + 20
-    while alive := [number for number in children if _is_alive(number)]:
-        assert time.monotonic() < deadline, alive
+        process.wait()
+    while any(_is_alive(number) for number in children):
         time.sleep(0.1)
 
 

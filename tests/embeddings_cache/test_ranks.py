@@ -129,8 +129,11 @@ def test_output_has_the_rows_in_order(make_extractor, images, tmp_path, name):
     assert (tmp_path / "x.items.txt").read_text().split("\n")[1] == "array 1"
 
 
-def start(tmp_path, ranks, cache, *arguments, seconds=0.0):
-    """Start the stub command; under torchrun unless `ranks` is None."""
+def start(tmp_path, ranks, cache, *arguments, most=10**9):
+    """Start the stub command; under torchrun unless `ranks` is None.
+
+    Every process computes `most` texts and then waits for ever.
+    """
     pids = tmp_path / "pids"
     pids.mkdir(exist_ok=True)
     launcher = ["-m", "torch.distributed.run", "--standalone"]
@@ -142,7 +145,7 @@ def start(tmp_path, ranks, cache, *arguments, seconds=0.0):
             str(tmp_path / cache), "--batch-size", "1", "--num-workers", "0",
             "--device", "cpu", "--json", *arguments,
         ],
-        env=os.environ | {"STUB_SECONDS": str(seconds), "STUB_PIDS": str(pids)},
+        env=os.environ | {"STUB_MOST": str(most), "STUB_PIDS": str(pids)},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -168,22 +171,20 @@ def test_a_killed_rank_and_a_relaunch_in_another_number(tmp_path):
     (tmp_path / "texts.txt").write_text(lines)
 
     alone = start(tmp_path, None, "alone")
-    first = start(tmp_path, 2, "shared", seconds=0.08)
+    first = start(tmp_path, 2, "shared", most=16)
     written = tmp_path / "shared" / "v1"
-    deadline = time.monotonic() + 120
     while len(list(written.glob("*/commits/*.json"))) < 4:
         assert first.poll() is None, first.stderr.read()
-        assert time.monotonic() < deadline
         time.sleep(0.02)
     os.kill(int((tmp_path / "pids" / "1").read_text()), signal.SIGKILL)
-    out, _ = first.communicate(timeout=120)
+    out, _ = first.communicate()
     assert first.returncode != 0
     assert out == ""
     before = commits(tmp_path / "shared")
     assert 8 <= len(before) < N_TEXTS
 
     second = start(tmp_path, 3, "shared")
-    out, err = second.communicate(timeout=120)
+    out, err = second.communicate()
     assert second.returncode == 0, err
     report = json.loads(out)
     assert report["shard"] == [0, 3]
@@ -194,7 +195,7 @@ def test_a_killed_rank_and_a_relaunch_in_another_number(tmp_path):
     assert len(after) == N_TEXTS
     assert set(after.values()) == {1}
 
-    out, err = alone.communicate(timeout=120)
+    out, err = alone.communicate()
     assert json.loads(out)["n_computed"] == N_TEXTS, err
     undisturbed = export(tmp_path / "alone", tmp_path / "alone.npy")
     assert export(tmp_path / "shared", tmp_path / "shared.npy") == undisturbed
@@ -202,15 +203,13 @@ def test_a_killed_rank_and_a_relaunch_in_another_number(tmp_path):
 
 def test_termination_keeps_what_was_computed(tmp_path):
     (tmp_path / "texts.txt").write_text("".join(f"line {i}\n" for i in range(99)))
-    process = start(tmp_path, None, "cache", seconds=0.05)
+    process = start(tmp_path, None, "cache", most=16)
     written = tmp_path / "cache" / "v1"
-    deadline = time.monotonic() + 120
     while len(list(written.glob("*/commits/*.json"))) < 2:
         assert process.poll() is None
-        assert time.monotonic() < deadline
         time.sleep(0.02)
     process.send_signal(signal.SIGTERM)
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate()
     assert process.returncode == 130
     assert out == ""
     assert "stopped; what was finished is in the cache" in err
@@ -231,7 +230,6 @@ def test_torchrun_with_the_package_itself(tmp_path, photo_folder):
         ],
         capture_output=True,
         text=True,
-        timeout=120,
     )  # fmt: skip
     # One unreadable file does not end the other rank.
     assert done.returncode == 0, done.stderr

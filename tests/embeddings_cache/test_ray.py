@@ -68,7 +68,6 @@ def test_an_unreadable_item_fails_its_batch_and_the_rest_is_kept(parameters, enc
     assert embed.extractor.last_run_.n_computed == 2
 
 
-@pytest.mark.timeout(120)
 @pytest.mark.filterwarnings("ignore")  # Ray's own, of every release another one
 def test_in_ray(parameters, encoded):
     ray = pytest.importorskip("ray", reason="Ray Data: pip install 'skdebias[ray]'")

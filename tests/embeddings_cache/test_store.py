@@ -298,7 +298,7 @@ def test_wrong_description_is_replaced_and_reported(store, folder):
     assert path.read_bytes() == text
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(data=st.binary(max_size=300))
 def test_any_bytes_are_a_record_or_a_value_error(data):
     with pytest.raises(ValueError, match="not a commit record"):
@@ -315,7 +315,7 @@ json_values = st.recursive(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     name=st.sampled_from(
         ["shard", "rows", "columns", "dtype", "n_bytes", "blocks", "made"]

@@ -79,7 +79,7 @@ def test_encode_many_wide_columns_does_not_overflow():
     assert values.shape == (1000, 20)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(
     st.lists(
         st.tuples(st.integers(-3, 3), st.integers(0, 4), st.integers(0, 1)),
@@ -158,7 +158,7 @@ def test_groups_are_lexicographic_and_skip_empty_cells():
         assert array.dtype == np.int64
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(
     st.lists(st.tuples(st.integers(0, 3), st.integers(0, 4)), min_size=1, max_size=40),
     st.randoms(use_true_random=False),

@@ -33,7 +33,6 @@ def test_help_and_version_load_nothing_heavy(arguments):
         [sys.executable, "-c", _PROGRAM.format(heavy=_HEAVY), *arguments],
         capture_output=True,
         text=True,
-        timeout=60,
         check=False,
     )
     assert done.returncode == 0, done.stderr
@@ -47,7 +46,6 @@ def test_the_check_for_heavy_modules_sees_one():
         [sys.executable, "-c", program, "--version"],
         capture_output=True,
         text=True,
-        timeout=60,
         check=False,
     )
     assert "'sklearn'" in done.stdout.splitlines()[-1]

@@ -305,7 +305,7 @@ values = st.recursive(
 )
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(values)
 def test_values_come_back_as_they_were(value):
     arrays = {}

@@ -63,7 +63,7 @@ def _assert_same(found, expected):
         assert abs(spread[0]) < 1e-4
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     seed=st.integers(0, 1000),
     n_classes=st.integers(2, 4),

@@ -42,7 +42,7 @@ class _Fixed(ClassifierMixin, BaseEstimator):
 
 
 @given(st.integers(0, 10**6), st.sampled_from([2, 3, 5]), st.integers(1, 3))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_counts_are_the_scores(seed, n_classes, n_attributes):
     rng = np.random.default_rng(seed)
     n_rows, n_heads = int(rng.integers(1, 40)), 4

@@ -460,8 +460,10 @@ def test_verbose_shows_progress(data, capsys):
 
 @settings(
     max_examples=10,
-    deadline=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
+    suppress_health_check=[
+        HealthCheck.function_scoped_fixture,
+        HealthCheck.too_slow,
+    ],
 )
 @given(
     rates=st.lists(st.floats(1e-4, 1e-1), min_size=1, max_size=4, unique=True),

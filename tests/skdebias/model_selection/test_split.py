@@ -50,7 +50,7 @@ def test_kfold_hand_computed():
     assert tests == [[0, 1], [2, 5], [3, 4]]
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(PAIRS, st.integers(2, 5), st.booleans())
 def test_kfold_covers_every_row_once_and_balances_groups(pairs, n_splits, shuffle):
     y, a = np.transpose(pairs)
@@ -70,7 +70,7 @@ def test_kfold_covers_every_row_once_and_balances_groups(pairs, n_splits, shuffl
         assert np.ptp(counts, axis=0).max() <= 1
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(PAIRS, st.permutations(range(4)), st.permutations(range(3)))
 def test_names_of_attributes_and_labels_do_not_matter(pairs, names, labels):
     y, a = np.transpose(pairs)
