@@ -45,6 +45,7 @@ def test_tensors_say_where_they_are(way, log):
     assert made.device == torch.device("cuda:0") != torch.device("cuda")
     assert made.is_cuda
     assert not made.is_cpu
+    assert type(made) in (torch.Tensor, nn.Parameter)
     assert made.cpu().device == torch.device("cpu")
     assert made.cpu().tolist() == made.tolist() == [1.0, 1.0]
 
@@ -99,6 +100,7 @@ def test_generators_and_pinning(log):
         gpu(2).pin_memory()
     assert torch.empty(2, pin_memory=True).is_pinned()
     assert not torch.empty(2).is_pinned()
+    assert not gpu(2).is_pinned()
 
 
 def test_the_current_device(log):

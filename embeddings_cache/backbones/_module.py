@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from embeddings_cache._declared import IDENTITY
+from embeddings_cache._device import is_out_of_memory
 from embeddings_cache._images import decoder_description
 from embeddings_cache.backbones._base import (
     Backbone,
@@ -67,6 +68,8 @@ def _collate(prepared: list[Any]) -> torch.Tensor:
     try:
         return torch.stack([torch.as_tensor(value) for value in prepared])
     except (RuntimeError, TypeError, ValueError) as error:
+        if is_out_of_memory(error):
+            raise
         raise ValueError(
             f"preprocess must return one tensor of one size for every item: {error}"
         ) from error

@@ -399,9 +399,10 @@ class _Loop:
         strata = np.stack([s.strata for s in samplers])
         self._strata = torch.from_numpy(strata).to(device)
         table = _row_weights(problems, plans, len(y), self.n_heads)
-        self._row_weights = (
-            table if table is None or not fits(table, device) else table.to(device)
-        )
+        if table is not None:
+            table = table.to(device) if fits(table, device) else table
+            self._streams = torch.arange(len(problems), device=table.device)[:, None]
+        self._row_weights = table
         setting = Setting(tuple(p.groups for p in problems), codes, device)
         self.rule = type(methods[0]).rule(methods, setting)
         self._penalty = type(methods[0]).penalty(methods, setting)
@@ -457,8 +458,7 @@ class _Loop:
         weights = self._weights
         if self._row_weights is not None:
             table = self._row_weights
-            streams = torch.arange(len(index), device=table.device)[:, None]
-            factors = table[streams, index.to(table.device)]
+            factors = table[self._streams, index.to(table.device)]
             weights = weights * factors.to(weights.device)
         step = Step(weights, losses, self._strata, index, y)
         if self.rule is not None:

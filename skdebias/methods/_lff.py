@@ -98,8 +98,9 @@ class RelativeDifficulty:
         self._place = place.to(device)
         self._sizes = torch.bincount(setting.y).tolist()
         n_rows, n_methods = len(order), self._q.shape[2]
-        self._average = torch.zeros(n_streams, n_rows, n_methods, 2, device=device)
-        self._seen = torch.zeros(n_streams, n_rows, dtype=torch.bool, device=device)
+        # Losses are not negative: -1 stands for none yet.
+        shape = n_streams, n_rows, n_methods, 2
+        self._average = torch.full(shape, -1.0, device=device)
         self._stream = torch.arange(n_streams, device=device)[:, None]
         # Slot of a step in which a row was drawn last.
         self._last = torch.zeros(n_streams, n_rows, dtype=torch.int64, device=device)
@@ -133,14 +134,13 @@ class RelativeDifficulty:
 
     def _update(self, place: Tensor, losses: Tensor) -> Tensor:
         """Advance the averages of the rows in `place`; return them."""
-        seen = self._seen[self._stream, place][..., None]
-        alpha = torch.where(seen, self._alpha, 0.0)[..., None]
-        average = alpha * self._average[self._stream, place] + (1.0 - alpha) * losses
+        before = self._average[self._stream, place]
+        alpha = torch.where(before < 0, 0.0, self._alpha[..., None])
+        average = alpha * before + (1.0 - alpha) * losses
         # Of a row that was drawn twice the last loss counts. Its slots all write that:
         # on a GPU nothing says which of them writes last.
         slots = torch.arange(place.shape[1], device=place.device).expand(place.shape)
         self._last.scatter_(1, place, 0).scatter_reduce_(1, place, slots, "amax")
         last = self._last.gather(1, place)
         self._average[self._stream, place] = average[self._stream, last]
-        self._seen[self._stream, place] = True
         return average

@@ -102,6 +102,8 @@ class _Pretence:
         return tensor
 
     def is_pinned(self, tensor):
+        if tensor.device.type != "cpu":
+            return False
         return tensor.untyped_storage().data_ptr() in self._pinned
 
 

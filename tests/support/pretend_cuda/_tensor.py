@@ -16,7 +16,17 @@ from pretend_cuda._state import current_pretence
 CPU = torch.device("cpu")
 
 
-class PretendedTensor(torch.Tensor):
+class _LikeTensor(type(torch.Tensor)):
+    """Type that equals torch.Tensor: a tensor on CUDA has no type of its own."""
+
+    def __eq__(cls, other):
+        return other is torch.Tensor or other is cls
+
+    def __hash__(cls):
+        return hash(torch.Tensor)
+
+
+class PretendedTensor(torch.Tensor, metaclass=_LikeTensor):
     """A CPU tensor that says it is elsewhere.
 
     Parameters
