@@ -154,6 +154,23 @@ class HeadStack:
         intercept_grads.append(total.view_as(self.intercepts[0]))
         return coef_grads[::-1], intercept_grads[::-1]
 
+    def added(self, grads: Sequence[Tensor], extra: Sequence[Tensor]) -> list[Tensor]:
+        """Sum of gradients in the weights; those of what a head does not read are 0.
+
+        Parameters
+        ----------
+        grads, extra : sequence of Tensor
+            Of the shapes of `coefs`.
+
+        Returns
+        -------
+        list of Tensor
+        """
+        total = [grad + more for grad, more in zip(grads, extra, strict=True)]
+        if self._reads is not None:
+            total[0] = total[0] * self._reads
+        return total
+
     def numpy(self, head: int) -> tuple[list[NDArray], list[NDArray]]:
         """Weights and biases of one head as float32 arrays.
 

@@ -197,6 +197,11 @@ def check_solvable(method: Method, plan: SamplingPlan, setting: Setting) -> None
             f"solver='lbfgs' needs an objective that does not change during training, "
             f"which {kind.__name__} has not: choose solver='sgd' or 'adamw'."
         )
+    if kind.n_heads > 1:
+        raise ValueError(
+            f"solver='lbfgs' solves for one head, and {kind.__name__} trains "
+            f"{kind.n_heads}: choose solver='sgd' or 'adamw'."
+        )
     lowest = float((expected_shares(plan) / np.bincount(plan.strata)).min())
     if plan.row_weights is not None:
         lowest = min(lowest, float(plan.row_weights.min()))

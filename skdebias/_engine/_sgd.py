@@ -14,6 +14,7 @@ from skdebias._engine._features import Features, JoinedFeatures, fits
 from skdebias._engine._heads import HeadStack, initial_parameters, stack_parameters
 from skdebias._engine._loss import cross_entropy, n_logits
 from skdebias._engine._optimisers import make_optimiser
+from skdebias._engine._penalty import check_derivatives, check_term
 from skdebias._engine._sampler import IndexSampler
 from skdebias._engine._scratch import Scratch
 from skdebias._engine._selection import Stopping, Tracker, Validation
@@ -406,6 +407,7 @@ class _Loop:
         setting = Setting(tuple(p.groups for p in problems), codes, device)
         self.rule = type(methods[0]).rule(methods, setting)
         self._penalty = type(methods[0]).penalty(methods, setting)
+        self._checked = self._penalty is None
         self._epochs = settings.epochs
         n_rows = len(problems[0].groups.ids)
         self._steps_per_epoch = -(-n_rows // settings.batch_size)
@@ -473,11 +475,15 @@ class _Loop:
             return objective
         objective, delta = (losses * weights).sum(1), residual * weights[..., None]
         seen = ForwardPass(logits, residual, activations, self.stack.coefs)
+        if not self._checked:
+            check_derivatives(self._penalty, step, seen)
+            self._checked = True
         term = self._penalty(step, seen)
+        check_term(term, step, seen)
         delta = delta + term.logits
         grads, biases = self.stack.backward(activations, delta, scratch, threads)
-        if term.coefs is not None:
-            grads = [grad + extra for grad, extra in zip(grads, term.coefs)]
+        if term.coefs:
+            grads = self.stack.added(grads, term.coefs)
         self._optimiser.step(grads, biases)
         return objective + term.values
 
@@ -508,7 +514,11 @@ def _initial_stack(
             for head, own in enumerate(columns):
                 sizes = (own.stop - own.start, *further)
                 start = 0 if method.same_start else head
-                parameters.append(initial_parameters(sizes, problem.seed, start))
+                parameters.append(
+                    initial_parameters(
+                        sizes, problem.seed, start, from_zero=method.starts_at_zero()
+                    )
+                )
     if not isinstance(features, JoinedFeatures):
         return stack_parameters(parameters, len(problems), features.device)
     inputs = columns * (len(parameters) // len(columns))

@@ -615,13 +615,21 @@ default=None
                 self.dropout,
                 seed,
                 0 if method.same_start else number,
-                from_zero={"auto": alone, "zero": True, "random": False}[
-                    self.head_init
-                ],
+                from_zero=self._head_starts_at_zero(method, alone),
             )
             if has_point:
                 check_point(member, self.saliency_layer, batch)
         return _shapes(batch, first.tools.modality)
+
+    def _head_starts_at_zero(self, method, alone):
+        """Whether a linear head does, `alone` being that nothing else is trained."""
+        if self.head_init == "zero" and not method.starts_at_zero():
+            raise ValueError(
+                f"head_init='zero' would keep the {method.n_heads} heads of "
+                f"{type(method).__name__} equal: choose 'auto' or 'random'."
+            )
+        auto = alone and method.starts_at_zero()
+        return {"auto": auto, "zero": True, "random": False}[self.head_init]
 
     def _pass_rows(self, accelerator):
         """Rows of one forward pass of one process."""

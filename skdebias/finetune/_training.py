@@ -26,6 +26,7 @@ from tqdm.auto import tqdm
 
 from skdebias._attributes import Groups
 from skdebias._engine._loss import cross_entropy
+from skdebias._engine._penalty import check_term
 from skdebias._engine._sampler import IndexSampler
 from skdebias._engine._selection import (
     Selection,
@@ -653,6 +654,7 @@ class NetworkTraining:
                     )
                     with _unsharded(self._model):
                         term = self._penalty(seen, forward)
+                    check_term(term, seen, forward)
                     extra = term.values.sum() + (logits * term.logits.detach()).sum()
                     total = total + extra / len(batches)
                     passes = len(batches) * accelerator.num_processes

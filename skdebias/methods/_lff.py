@@ -38,6 +38,7 @@ class LfF(Method):
     """
 
     n_heads: ClassVar[int] = 2
+    symmetric: ClassVar[bool] = False  # the biased head has a loss of its own
 
     q: float = 0.7
     alpha: float = 0.7

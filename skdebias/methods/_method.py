@@ -222,6 +222,19 @@ class Method(ABC):
     n_heads: ClassVar[int] = 1
     #: Whether the heads of a method start from the same weights.
     same_start: ClassVar[bool] = False
+    #: Whether several heads have one objective, so that nothing but their start tells
+    #: them apart. Linear ones then start at random, for from zero they stay equal.
+    symmetric: ClassVar[bool] = True
+
+    @classmethod
+    def starts_at_zero(cls) -> bool:
+        """Return whether linear heads start at zero, the start of a convex objective.
+
+        Returns
+        -------
+        bool
+        """
+        return cls.n_heads == 1 or cls.same_start or not cls.symmetric
 
     @abstractmethod
     def plan(self, groups: Groups) -> SamplingPlan:

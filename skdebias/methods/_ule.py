@@ -88,6 +88,7 @@ class ULE(Method):
     #: large and into the noise. Where both agree it has no slope, and then acts on what
     #: they come to disagree in. With `lam=1` the teacher is the head of ERM.
     same_start: ClassVar[bool] = True
+    symmetric: ClassVar[bool] = False
 
     def plan(self, groups: Groups) -> SamplingPlan:
         """Return the plan of plain or class-balanced training.
