@@ -10,6 +10,7 @@ asks for no more memory than a small multiple of the file's size.
 import contextlib
 import hashlib
 import json
+import os
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -58,7 +59,7 @@ def write_file(path: Path, tensors: Mapping[str, Any], header: Any) -> None:
     save_file = _writer(tensors)
     try:
         with written_whole(path) as temporary:
-            save_file(dict(tensors), temporary, metadata)
+            _save(save_file, dict(tensors), temporary, metadata)
             _seal(temporary)
     except OSError as error:
         raise type(error)(
@@ -217,6 +218,20 @@ def _writer(tensors: Mapping[str, Any]) -> Any:
     else:
         from safetensors.torch import save_file
     return save_file
+
+
+def _save(save_file: Any, tensors: Any, path: Path, metadata: Any) -> None:
+    """Write a file, with an OSError for an error of the disk."""
+    from safetensors import SafetensorError
+
+    try:
+        save_file(tensors, path, metadata)
+    except SafetensorError as error:
+        # It tells the disk's error in words only.
+        found = re.search(r"os error (\d+)", str(error))
+        if found is None:
+            raise
+        raise OSError(int(found[1]), os.strerror(int(found[1]))) from error
 
 
 def _seal(path: Path) -> None:

@@ -6,6 +6,7 @@ any instruction finds either the old one or the new one.
 """
 
 import contextlib
+import errno
 import os
 import re
 import warnings
@@ -15,7 +16,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 
 from skdebias._files import TEMPORARY, new_owner, remove_dead_partials
@@ -106,10 +106,15 @@ class Checkpoints:
         tensors : dict of str to Tensor
         header : dict
         """
-        for path in self._files(last_step)[::-1]:
+        with naming_checkpoint_dir(self._root):
+            newest_first = self._files(last_step)[::-1]
+        for path in newest_first:
             try:
-                tensors, header = read_file(path, _FORMAT, torch=True)
-            except FileNotFoundError:
+                with naming_checkpoint_dir(self._root):
+                    tensors, header = read_file(path, _FORMAT, torch=True)
+            except CheckpointError as error:
+                if error.errno != errno.ENOENT:
+                    raise
                 continue  # another process, which is further, has made room
             except ValueError as error:
                 self.set_aside(path, error)
@@ -234,21 +239,14 @@ def naming_checkpoint_dir(root: Path) -> Iterator[None]:
     """
     try:
         yield
-    except (OSError, SafetensorError) as error:
-        number = getattr(error, "errno", None) or _os_error(str(error))
+    except OSError as error:
+        why = os.strerror(error.errno) if error.errno else error
         raise CheckpointError(
-            number,
-            f"checkpoint_dir={str(root)!r} cannot be used "
-            f"({os.strerror(number) if number else error}). Checkpoints that were "
-            "written before are as they were: make room, or choose a folder that can "
-            "be written to, and fit again to go on from them",
+            error.errno,
+            f"checkpoint_dir={str(root)!r} cannot be used ({why}). Checkpoints that "
+            "were written before are as they were: make room, or choose a folder that "
+            "can be written to, and fit again to go on from them",
         ) from error
-
-
-def _os_error(message: str) -> int:
-    """Return the number of the disk's error that safetensors tells in words only."""
-    found = re.search(r"os error (\d+)", message)
-    return 0 if found is None else int(found[1])
 
 
 def snapshot(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
@@ -307,6 +305,7 @@ def restore(
     -------
     object
     """
+    _check_kind(current, described)
     if "tensor" in described:
         value = tensors[described["tensor"]]
         if isinstance(current, Tensor):
@@ -332,13 +331,28 @@ def restore(
             key: restore(before.get(key), part, tensors, device)
             for key, part in described["dict"]
         }
-    if "object" in described:
-        if described["object"].keys() - vars(current).keys():
-            raise UnusableCheckpointError("a checkpoint is of another method")
-        for key, part in described["object"].items():
-            own = restore(getattr(current, key), part, tensors, device)
-            setattr(current, key, own)
+    for key, part in described.get("object", {}).items():
+        own = restore(getattr(current, key), part, tensors, device)
+        setattr(current, key, own)
     return current
+
+
+def _check_kind(current: Any, described: Any) -> None:
+    """Refuse what no run writes in the place of what is there."""
+    if not isinstance(described, dict):
+        raise UnusableCheckpointError("a checkpoint has no state where one should be")
+    if isinstance(current, _PLAIN):
+        # What a method has not counted yet may become anything but an object.
+        if not described or "object" in described:
+            raise UnusableCheckpointError("a checkpoint is of another method")
+        return
+    kinds = [kind for kind in snapshot(current, "", {}) if kind in described]
+    if not kinds and described not in ({}, {"value": None}):
+        raise UnusableCheckpointError("a checkpoint is of another method")
+    if described == {} and snapshot(current, "", {}) != {}:
+        raise UnusableCheckpointError("a checkpoint lacks the state of the method")
+    if "object" in described and described["object"].keys() != vars(current).keys():
+        raise UnusableCheckpointError("a checkpoint is of another method")
 
 
 def _check_alike(current: Any, value: Any) -> None:

@@ -842,14 +842,21 @@ class NetworkTraining:
         if not whole or header["seed"] != self._seed:
             raise UnusableCheckpointError("a checkpoint is of another run")
         own = get_model_state_dict(self._model)
-        shapes = {f"model.{k}": (v.shape, v.dtype) for k, v in own.items()}
-        there = {k: (v.shape, v.dtype) for k, v in tensors.items() if k in shapes}
-        if there != shapes:
-            raise UnusableCheckpointError("a checkpoint is of another network")
+        self._check_shapes({name: tensors.get(f"model.{name}") for name in own})
         if "optimiser" not in header and not (
             header["stopped"] or step == self._n_steps
         ):
             raise UnusableCheckpointError("a checkpoint is of a shorter run")
+
+    def _check_shapes(self, found: dict[str, Any]) -> None:
+        """Refuse tensors that are none of the networks', or of other shapes."""
+        own = get_model_state_dict(self._model)
+        for name, value in found.items():
+            wanted = own.get(name)
+            if not (isinstance(value, Tensor) and isinstance(wanted, Tensor)) or (
+                (value.shape, value.dtype) != (wanted.shape, wanted.dtype)
+            ):
+                raise UnusableCheckpointError("a checkpoint is of another network")
 
     def _set_state(self, tensors: dict[str, Tensor], header: dict[str, Any]) -> None:
         device = self._accelerator.device
@@ -862,7 +869,12 @@ class NetworkTraining:
         if "optimiser" in header:
             optimiser = self._optimiser.optimizer
             own = get_optimizer_state_dict(self._model, optimiser)
-            own["state"] = restore(own["state"], header["optimiser"], tensors, device)
+            found = restore(own["state"], header["optimiser"], tensors, device)
+            if not own["state"].keys() >= found.keys() or bool(own["state"]) > bool(
+                found
+            ):
+                raise UnusableCheckpointError("a checkpoint is of another optimiser")
+            own["state"] = found
             set_optimizer_state_dict(self._model, optimiser, own, options=_USED)
         self.rule = restore(self.rule, header["rule"], tensors, device)
         self._penalty = restore(self._penalty, header["penalty"], tensors, device)
@@ -871,6 +883,7 @@ class NetworkTraining:
         if "kept" in header:
             cpu = torch.device("cpu")
             other = restore({}, header["kept"], tensors, cpu)
+            self._check_shapes(other)
             kept = KeptNetworks({**state, **other})
         if "scaler" in header and self._accelerator.scaler is not None:
             self._accelerator.scaler.load_state_dict(header["scaler"])
