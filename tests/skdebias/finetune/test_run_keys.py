@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 import warnings
+from functools import partial
 
 import numpy as np
 import pytest
@@ -427,3 +428,80 @@ def test_numbers_are_known_by_value():
     assert canonical(np.inf, "x") == np.inf
     with pytest.raises(ValueError, match=r"parameter\['a'\]\[1\]=<object"):
         canonical({"a": [0, object()]}, "parameter")
+
+
+def _shift(item, by=0.1):
+    return item + by * torch.randn(())
+
+
+def _shift_more(item, by=0.1):
+    return item + 3 * by * torch.randn(())
+
+
+def _closure(by):
+    def shift(item):
+        return item + by * torch.randn(())
+
+    return shift
+
+
+class _Shift:
+    def __init__(self, by):
+        self.by = by
+
+    def __call__(self, item):
+        return item + self.by * torch.randn(())
+
+
+@pytest.mark.parametrize(
+    ("augment", "equal", "other"),
+    [
+        (_shift, _shift, _shift_more),
+        (partial(_shift, by=0.2), partial(_shift, by=0.2), partial(_shift, by=0.3)),
+        (_closure(0.1), _closure(0.1), _closure(0.2)),
+        (_Shift(0.1), _Shift(0.1), _Shift(0.2)),
+        (
+            lambda x: x + 0.1 * torch.randn(()),
+            None,
+            lambda x: x + 0.2 * torch.randn(()),
+        ),
+    ],
+    ids=["function", "partial", "closure", "object", "lambda"],
+)
+def test_augment_is_known_by_what_it_does(tmp_path, steps, augment, equal, other):
+    assert steps.of(_model(tmp_path, augment=augment), X, Y) == 6
+    assert steps.of(_model(tmp_path, augment=equal or augment), X, Y) == 0
+    assert steps.of(_model(tmp_path, augment=other), X, Y) == 6
+    assert steps.of(_model(tmp_path), X, Y) == 6
+
+
+def test_random_transforms_augment(tmp_path, steps):
+    transforms = pytest.importorskip("torchvision.transforms.v2")
+
+    def usual(p, *more):
+        crop = transforms.RandomCrop(8, padding=1)
+        return transforms.Compose([transforms.RandomHorizontalFlip(p), crop, *more])
+
+    paths, y = _files(tmp_path / "a"), np.arange(24) % 2
+    runs = tmp_path / "runs"
+    for augment, made in [
+        (usual(0.5), 6),
+        (usual(0.5), 0),
+        (usual(0.4), 6),
+        (usual(0.5, transforms.RandomErasing(1.0)), 6),
+        (transforms.RandomApply([transforms.GaussianNoise()], p=0.3), 6),
+        (transforms.RandomApply([transforms.GaussianNoise()], p=0.6), 6),
+    ]:
+        assert steps.of(_images(runs, augment=augment), paths, y) == made
+
+
+def test_what_cannot_be_described_is_refused_in_its_own_name(tmp_path):
+    hidden = _Shift(0.1)
+    hidden.source = iter(())
+    with pytest.raises(ValueError, match=r"(?s)^augment.*cache_description") as error:
+        _model(tmp_path, augment=hidden).fit(X, Y)
+    assert "preprocess" not in str(error.value)
+    assert not list(tmp_path.iterdir())
+    _model(None, augment=hidden).fit(X, Y)  # nothing is to be told apart
+    hidden.cache_description = "a shift, version 1"
+    _model(tmp_path, augment=hidden).fit(X, Y)
