@@ -242,14 +242,14 @@ default=None
         y_codes, validation = self._encode(data)
         self._check_warm_start(before)
         if validation is not None:
-            warn_of_validation_shift(X, validation["X"], stacklevel=4)
+            warn_of_validation_shift(X, validation["X"])
         groups = self._find_groups(data, y_codes)
         self._warn_of_attributes(data, groups, validation)
         task = FitTask(self, data)
         self._train(data, y_codes, groups, validation, task)
         task.end(reconstruction_attributes={})
         self._finish()
-        warn_if_collapsed(self, X, y_codes, stacklevel=4)
+        warn_if_collapsed(self, X, y_codes)
         return self
 
     def _validate_params(self):

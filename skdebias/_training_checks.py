@@ -1,8 +1,8 @@
 """What a fit looks at before and after training, and warns of."""
 
-import warnings
-
 import numpy as np
+
+from skdebias._warnings import warn_caller
 
 # Rows that are looked at, evenly spaced.
 _ROWS = 10_000
@@ -30,14 +30,12 @@ class ValidationShiftWarning(UserWarning):
     """
 
 
-def warn_of_validation_shift(X, X_val, *, stacklevel):
+def warn_of_validation_shift(X, X_val):
     """Warn if validation rows cannot have been prepared as the training rows were.
 
     Parameters
     ----------
     X, X_val : ndarray or Tensor of shape (n_samples, n_features)
-    stacklevel : int
-        Of the warning, as seen by the caller.
     """
     if len(X_val) < 2:
         return
@@ -51,17 +49,16 @@ def warn_of_validation_shift(X, X_val, *, stacklevel):
         ratio = np.exp(np.median(ratios)) if len(ratios) else 1.0
     if moved < _SHIFT and 1 / _SHIFT < ratio < _SHIFT:
         return
-    warnings.warn(
+    warn_caller(
         f"X_val does not look like X: half of its features are {moved:.2g} standard "
         f"deviations away or more, and spread {ratio:.2g} times as widely. Prepare it "
         "with the steps that X has been through, such as scaler.transform(X_val), or "
         "give a Pipeline transform_input=['X_val'].",
         ValidationShiftWarning,
-        stacklevel=stacklevel + 1,
     )
 
 
-def warn_if_collapsed(estimator, X, y_codes, *, stacklevel):
+def warn_if_collapsed(estimator, X, y_codes):
     """Warn if a fitted head is of no use on the rows it was trained on.
 
     Parameters
@@ -71,8 +68,6 @@ def warn_if_collapsed(estimator, X, y_codes, *, stacklevel):
     X : ndarray or Tensor of shape (n_samples, n_features)
     y_codes : ndarray of shape (n_samples,)
         Indices into `classes_`.
-    stacklevel : int
-        Of the warning, as seen by the caller.
     """
     y = y_codes[_places(len(X))]
     logits = estimator._logits(_some(X))
@@ -94,13 +89,12 @@ def warn_if_collapsed(estimator, X, y_codes, *, stacklevel):
         if single
         else f"has a class-balanced accuracy of {recall:.2f} on its training rows"
     )
-    warnings.warn(
+    warn_caller(
         f"{type(estimator).__name__} {what}: its accuracy on them is {accuracy:.2f}, "
         f"and that of always answering the most frequent class {majority:.2f}. "
         "Standardise X (sklearn.preprocessing.StandardScaler), or change "
         "learning_rate, weight_decay or max_iter, or the parameters of the method.",
         CollapsedHeadWarning,
-        stacklevel=stacklevel + 1,
     )
 
 

@@ -10,9 +10,10 @@ import pytest
 import torch
 from scipy.sparse import csr_matrix
 from sklearn.exceptions import ConvergenceWarning
+from sklearn.pipeline import make_pipeline
 
 import skdebias
-from skdebias import UnusableAttributesWarning
+from skdebias import CollapsedHeadWarning, UnusableAttributesWarning
 from skdebias.datasets import make_spurious_classification
 from skdebias.finetune import FineTuneClassifier
 from skdebias.metrics import (
@@ -360,3 +361,18 @@ def test_scores_over_rows_say_so(data):
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             score(y, y, attributes=_with(a, 0, 2, int))  # the table shows it
+
+
+def test_warnings_point_at_the_caller_through_pipelines_and_subclasses(data):
+    """ULE's `fit` calls that of its base; a Pipeline calls that of its last step."""
+    X, y, _ = data
+    inert = {"learning_rate": 1e-12, "max_iter": 1, "random_state": 0}
+    for model in (
+        skdebias.ULEClassifier(**inert),
+        make_pipeline(skdebias.ERMClassifier(**inert)),
+    ):
+        y_rare = np.where(np.arange(len(y)) < 20, y, 0)
+        with pytest.warns(CollapsedHeadWarning) as record:
+            model.fit(-np.abs(X), y_rare)
+        found = [w for w in record if w.category is CollapsedHeadWarning]
+        assert [w.filename for w in found] == [__file__]

@@ -66,7 +66,7 @@ def test_a_head_that_answers_at_random_is_a_collapse():
 
     flipped.coef_, flipped.intercept_ = -flipped.coef_, -flipped.intercept_
     with pytest.warns(CollapsedHeadWarning, match="class-balanced accuracy"):
-        warn_if_collapsed(flipped, X, y, stacklevel=1)
+        warn_if_collapsed(flipped, X, y)
 
 
 @pytest.mark.parametrize("convert", [np.float16, np.float64, torch.from_numpy])
