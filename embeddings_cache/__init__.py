@@ -16,10 +16,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from embeddings_cache._errors import (
+        BlankTextWarning,
         CanaryError,
         DamagedShardWarning,
         EmbeddingValueError,
         MissingExtraError,
+        ShallowImageWarning,
         StoreError,
         UndescribableError,
         UnknownBackboneError,
@@ -27,17 +29,21 @@ if TYPE_CHECKING:
         WeightsError,
     )
     from embeddings_cache._extractor import EmbeddingExtractor
+    from embeddings_cache._folders import LeftOutWarning
     from embeddings_cache._settings import RunReport
     from embeddings_cache._store import EmbeddingStore
 
 _HOME = {
+    "BlankTextWarning": "_errors",
     "CanaryError": "_errors",
     "DamagedShardWarning": "_errors",
     "EmbeddingExtractor": "_extractor",
     "EmbeddingStore": "_store",
     "EmbeddingValueError": "_errors",
+    "LeftOutWarning": "_folders",
     "MissingExtraError": "_errors",
     "RunReport": "_settings",
+    "ShallowImageWarning": "_errors",
     "StoreError": "_errors",
     "UndescribableError": "_errors",
     "UnknownBackboneError": "_errors",
@@ -46,13 +52,16 @@ _HOME = {
 }
 
 __all__ = [
+    "BlankTextWarning",
     "CanaryError",
     "DamagedShardWarning",
     "EmbeddingExtractor",
     "EmbeddingStore",
     "EmbeddingValueError",
+    "LeftOutWarning",
     "MissingExtraError",
     "RunReport",
+    "ShallowImageWarning",
     "StoreError",
     "UndescribableError",
     "UnknownBackboneError",

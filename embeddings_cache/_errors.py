@@ -139,5 +139,13 @@ def store_errors(what: str, remedy: str) -> Iterator[None]:
         raise StoreError(f"cache_dir: {what} ({error}). {remedy}") from error
 
 
+class ShallowImageWarning(UserWarning):
+    """Images of 16 bits use the lowest ones only, and come out almost black."""
+
+
+class BlankTextWarning(UserWarning):
+    """Texts without a word are embedded; in tables they often are missing values."""
+
+
 class DamagedShardWarning(UserWarning):
     """Stored embeddings failed a check, were set aside and are computed again."""

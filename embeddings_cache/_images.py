@@ -1,6 +1,7 @@
 """Decoding images: which formats, which limits, and how each mode becomes RGB."""
 
 import io
+import re
 import warnings
 from typing import Any
 
@@ -11,8 +12,30 @@ from embeddings_cache._errors import ItemError
 from embeddings_cache._fingerprint import versions
 from embeddings_cache._turns import Turns
 
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
-_NAMES = "jpg jpeg jpe png webp bmp gif tif tiff ppm pgm pbm pnm"
+# A cache that knows these only has no row of the others, which were refused: so the
+# key names these, and formats that are added here do not change it.
+_KEYED_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
+# Raster formats of Pillow that need no other program and can be told by their content.
+# Formats of drawings and documents (EPS, PDF, WMF) run other programs.
+FORMATS = (
+    *_KEYED_FORMATS,
+    *("AVIF", "JPEG2000", "ICO", "ICNS", "DIB", "PCX", "SGI", "QOI", "PSD", "DDS"),
+)
+# Any bytes could be one of these, so the suffix of a file has to say it.
+_BY_SUFFIX = dict.fromkeys((".tga", ".icb", ".vda", ".vst"), "TGA")
+_NAMES = (
+    "jpg jpeg jpe jfif mpo png apng webp bmp dib gif tif tiff ppm pgm pbm pnm avif "
+    "avifs jp2 j2k jpc jpf jpx j2c ico icns pcx sgi qoi psd dds tga icb vda vst"
+)
+SIGNATURE_BYTES = 16
+_SIGNATURES = re.compile(
+    rb"\xff\xd8\xff|\x89PNG\r\n\x1a\n|RIFF....WEBP|GIF8[79]a|BM....\0\0\0\0|II\*\0|MM\0\*"
+    rb"|P[1-6]\s|....ftypavi[fs]|\0\0\0\x0cjP  |\xff\x4f\xff\x51|qoif|8BPS",
+    re.DOTALL,
+)
+#: In `info` of an image whose file promises more bits than its pixels use.
+SHALLOW = "embeddings_cache: shallow"
+_TWELVE_BITS = 1 << 12
 #: The longer side of an image over its shorter one, at most.
 MAX_ASPECT_RATIO = 100
 SUFFIXES = frozenset(f".{name}" for name in _NAMES.split())
@@ -24,11 +47,11 @@ def decoder_description() -> dict[str, Any]:
     """Describe everything here that changes a pixel, for the extractor key."""
     described = {
         "decoder": versions("pillow"),
-        "formats": list(FORMATS),
+        "formats": list(_KEYED_FORMATS),
         "frame": "first",
         "orientation": "EXIF applied",
-        "colour": "RGB; alpha over white; 16-bit to its high byte",
-        "rules": 1,
+        "colour": "RGB; alpha over white; 16-bit to its high byte, unless below 256",
+        "rules": 2,
     }
     if fills_truncated():
         # A setting of Pillow's for the process; most leave it off.
@@ -54,8 +77,25 @@ def set_limits(pixels: int | None, truncated: bool) -> None:
     warnings.simplefilter("ignore", Image.DecompressionBombWarning)
 
 
-def decode(data: bytes) -> Image.Image:
+def has_signature(start: bytes) -> bool:
+    """Return whether a file is an image, by its first bytes.
+
+    Parameters
+    ----------
+    start : bytes
+        At least `SIGNATURE_BYTES`, if the file has them.
+    """
+    return _SIGNATURES.match(start) is not None
+
+
+def decode(data: bytes, suffix: str = "") -> Image.Image:
     """Decode a file's bytes to an upright RGB image.
+
+    Parameters
+    ----------
+    data : bytes
+    suffix : str, default=""
+        Of the file, for formats that cannot be told by their content.
 
     Raises
     ------
@@ -64,21 +104,21 @@ def decode(data: bytes) -> Image.Image:
         more pixels than ``PIL.Image.MAX_IMAGE_PIXELS``.
     """
     try:
-        return _decode(data)
+        return _decode(data, suffix)
     except Warning:
         # Of Pillow, where the caller made errors of warnings: the picture is the same.
         # Filters are the process's, so this is done for one picture at a time.
         with _filters.alone(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return _decode(data)
+            return _decode(data, suffix)
 
 
 _filters = Turns()
 
 
-def _decode(data: bytes) -> Image.Image:
+def _decode(data: bytes, suffix: str) -> Image.Image:
     try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+        with Image.open(io.BytesIO(data), formats=_formats(suffix)) as image:
             _check_pixels(image)
             _check_shape(image.width, image.height)
             image.load()
@@ -94,6 +134,11 @@ def _decode(data: bytes) -> Image.Image:
     # Broken files reach decoders in many ways; none may stop the other items.
     except Exception as error:
         raise ItemError(f"damaged or truncated ({error})") from error
+
+
+def _formats(suffix: str) -> tuple[str, ...]:
+    more = _BY_SUFFIX.get(suffix.lower())
+    return FORMATS if more is None else (*FORMATS, more)
 
 
 def _check_pixels(image: Image.Image) -> None:
@@ -140,11 +185,15 @@ def _from_sixteen_bit(image: Image.Image) -> Image.Image:
     values = np.asarray(image)
     if values.min(initial=0) < 0 or values.max(initial=0) > 65535:
         raise ItemError("pixels beyond 16 bits; save the image as 8-bit")
-    if image.mode == "I" and values.max(initial=0) <= 255:
-        grey = values.astype(np.uint8)
-    else:
-        grey = (values.astype(np.uint16) >> 8).astype(np.uint8)
-    return Image.fromarray(grey).convert("RGB")
+    highest = values.max(initial=0)
+    # The same in all containers. Scaling 10 or 12 bits by what one image holds would
+    # make dark images of a set as bright as the others, so they only are reported.
+    shift = 0 if highest <= 255 else 8
+    grey = (values.astype(np.uint16) >> shift).astype(np.uint8)
+    made = Image.fromarray(grey).convert("RGB")
+    if 0 < highest < _TWELVE_BITS:
+        made.info[SHALLOW] = True
+    return made
 
 
 def from_array(array: np.ndarray) -> Image.Image:

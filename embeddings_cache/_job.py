@@ -173,6 +173,7 @@ class Job:
             seconds=seconds,
             readers=self.readers,
             n_truncated=self.n_truncated,
+            left_out=getattr(self.items, "left_out", ""),
         )
 
     def _read_keys(self) -> None:

@@ -8,7 +8,8 @@ once to decode; the second reading must give the same key.
 import csv
 import hashlib
 import os
-import stat
+import re
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import count
 from pathlib import Path
@@ -18,9 +19,13 @@ import numpy as np
 from PIL import Image
 
 from embeddings_cache import _images
-from embeddings_cache._errors import ItemError, PreprocessError
+from embeddings_cache._errors import BlankTextWarning, ItemError, PreprocessError
+from embeddings_cache._folders import Paths, image_files
+from embeddings_cache._special import expanded, refuse_special, special_kind
 
 _FILE_LIMIT = 1 << 30
+# pathlib has made one slash of two.
+_URL = re.compile(r"(?i)(https?|ftps?|s3|gs|hf|az|abfss?|file):/|data:")
 
 
 class Item:
@@ -103,6 +108,24 @@ class Preparation:
         return attempt(lambda: item.load(key), self.prepare)
 
 
+class Noted:
+    """What was prepared of an item of which there is something to say.
+
+    Parameters
+    ----------
+    value : object
+        As the network takes it.
+    """
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+
+def _noted(value: Any, prepared: Any) -> Any:
+    shallow = isinstance(value, Image.Image) and _images.SHALLOW in value.info
+    return Noted(prepared) if shallow else prepared
+
+
 def attempt(load: Callable[[], Any], prepare: Callable[[Any], Any]) -> Any:
     """Return what was prepared of one item, or what is wrong with that item.
 
@@ -115,12 +138,12 @@ def attempt(load: Callable[[], Any], prepare: Callable[[Any], Any]) -> Any:
 
     Returns
     -------
-    object or ItemError
+    object, Noted or ItemError
     """
     try:
         value = load()
         try:
-            return prepare(value)
+            return _noted(value, prepare(value))
         except (ItemError, MemoryError, RecursionError):
             raise
         # Of libraries and of users: it may fail in any way, for one item or for all.
@@ -131,28 +154,6 @@ def attempt(load: Callable[[], Any], prepare: Callable[[Any], Any]) -> Any:
     except (MemoryError, RecursionError) as error:
         said = f" ({error})" if str(error) else ""
         return ItemError(f"needs more memory than there is{said}")
-
-
-def special_kind(mode: int) -> str | None:
-    """Return what a path is that is neither a regular file nor a folder, or None.
-
-    Parameters
-    ----------
-    mode : int
-        ``st_mode`` of its status.
-
-    Returns
-    -------
-    str or None
-        Such as "a named pipe". Reading one could wait, or go on, without an end.
-    """
-    kinds = {
-        stat.S_IFIFO: "a named pipe",
-        stat.S_IFSOCK: "a socket",
-        stat.S_IFCHR: "a device",
-        stat.S_IFBLK: "a device",
-    }
-    return kinds.get(stat.S_IFMT(mode))
 
 
 def _open_at_once(path: str, flags: int) -> int:
@@ -182,6 +183,8 @@ class _FileItem(Item):
                 # What has no size of its own, such as files of /proc, is bounded too.
                 data = file.read(_FILE_LIMIT + 1)
         except OSError as error:
+            if _URL.match(self.name):
+                raise ItemError("an address, and nothing is downloaded") from error
             raise ItemError(error.strerror or str(error)) from error
         if len(data) > _FILE_LIMIT:
             raise ItemError(f"larger than {_FILE_LIMIT} bytes")
@@ -189,7 +192,7 @@ class _FileItem(Item):
 
     def content(self) -> tuple[Any, bytes]:
         data = self.identity()
-        return _images.decode(data), data
+        return _images.decode(data, Path(self.name).suffix), data
 
 
 class _BytesItem(Item):
@@ -236,8 +239,17 @@ class _PixelItem(Item):
             raise
         # A lazily opened image can fail in any way its decoder likes.
         except Exception as error:
+            if _is_closed(self._value):
+                raise ItemError("an image of PIL that is closed") from error
             raise ItemError(f"damaged or truncated ({error})") from error
         return image, _images.pixel_bytes(image)
+
+
+def _is_closed(image: Any) -> bool:
+    """Whether an image of PIL was closed before its pixels were read."""
+    file = getattr(image, "fp", None)
+    lazy = hasattr(image, "tile") and bool(image.tile)
+    return lazy and (file is None or bool(getattr(file, "closed", False)))
 
 
 class _TextItem(Item):
@@ -344,8 +356,38 @@ def _check_texts(texts: Sequence[Any]) -> None:
         if not isinstance(text, str):
             raise TypeError(
                 f"items: a text backbone takes strings, item {number} is of type "
-                f"{type(text).__name__}"
+                f"{type(text).__name__} ({text!r:.40}): leave it out, or fill it if it "
+                "is missing"
             )
+
+
+class FileItems(list[Item]):
+    """Items, and what was left out where they were found.
+
+    Parameters
+    ----------
+    items : iterable of Item or Path
+    left_out : str
+        One line; empty if nothing was.
+    """
+
+    def __init__(self, items: Iterable[Any], left_out: str) -> None:
+        super().__init__(
+            _FileItem(str(item)) if isinstance(item, Path) else item for item in items
+        )
+        self.left_out = left_out
+
+
+def _warn_of_blanks(texts: Sequence[str]) -> None:
+    blank = [number for number, text in enumerate(texts) if not text.strip()]
+    if blank:
+        warnings.warn(
+            f"{len(blank)} of {len(texts)} texts are blank, the first is item "
+            f"{blank[0]}: they are embedded as the network embeds no words. Leave them "
+            "out if a text is missing there.",
+            BlankTextWarning,
+            stacklevel=2,
+        )
 
 
 def read_items(items: Any, modality: str) -> Sequence[Item]:
@@ -377,7 +419,8 @@ def read_items(items: Any, modality: str) -> Sequence[Item]:
                 f"items={items!r}: a text backbone takes a list of strings; "
                 "for one text give a list with it"
             )
-        return [_FileItem(str(path)) for path in paths_below(Path(items))]
+        found = paths_below(Path(items))
+        return FileItems(found, found.left_out)
     if isinstance(items, np.ndarray) and items.ndim == 0:
         raise TypeError("items: an array without rows; give a sequence of items")
     if isinstance(items, np.ndarray) and items.dtype != object and items.ndim > 1:
@@ -396,9 +439,11 @@ def read_items(items: Any, modality: str) -> Sequence[Item]:
         # Of a data set's column, a row is read once.
         texts = items if isinstance(items, list | tuple) else list(items)
         _check_texts(texts)
+        _warn_of_blanks(texts)
         return Texts(texts)
     if isinstance(items, np.ndarray | list | tuple):
-        return [_image_item(str(number), value) for number, value in enumerate(items)]
+        made = [_image_item(str(number), value) for number, value in enumerate(items)]
+        return FileItems(made, getattr(items, "left_out", ""))
     return [_RowItem(items, i) for i in range(len(items))]
 
 
@@ -422,7 +467,7 @@ def _check_array(items: np.ndarray) -> None:
 
 def _image_item(name: str, value: Any) -> Item:
     if isinstance(value, str | os.PathLike):
-        return _FileItem(str(Path(value)))
+        return _FileItem(str(expanded(value)))
     if isinstance(value, bytes | bytearray):
         return _BytesItem(f"bytes {name}", bytes(value))
     if isinstance(value, dict) and set(value) >= {"bytes", "path"}:
@@ -440,22 +485,55 @@ def _image_item(name: str, value: Any) -> Item:
     )
 
 
-def paths_below(path: Path) -> list[Path]:
+def paths_below(path: Path) -> Paths:
     """Return the image files that a folder, a table or a single path stands for."""
+    path = expanded(path)
     if path.is_dir():
-        found = sorted(
-            entry
-            for entry in path.rglob("*")
-            if entry.suffix.lower() in _images.SUFFIXES and entry.is_file()
-        )
-        if not found:
-            raise ValueError(f"items={str(path)!r}: no image file in this folder")
-        return found
+        return image_files(path)
     if path.suffix.lower() == ".csv":
-        return paths_of_table(path)
+        return Paths(paths_of_table(path))
+    refuse_url(path)
     if not path.exists():
         raise FileNotFoundError(f"items={str(path)!r}: no such file or folder")
-    return [path]
+    return Paths([path])
+
+
+def refuse_url(path: Path) -> None:
+    """Raise if what was given as a path is the address of something elsewhere.
+
+    Parameters
+    ----------
+    path : Path
+
+    Raises
+    ------
+    ValueError
+    """
+    match = _URL.match(str(path))
+    if match and not path.exists():
+        raise ValueError(
+            f"items={str(path)!r} is an address, and nothing is downloaded: give the "
+            "path of a file on this machine"
+        )
+
+
+def separator_hint(names: Sequence[str | None]) -> str:
+    """Say that a table of one column seems to have another separator than a comma.
+
+    Parameters
+    ----------
+    names : sequence of str
+        Names of its columns.
+
+    Returns
+    -------
+    str
+        Empty if there is nothing to say.
+    """
+    found = [sep for sep in ";\t|" if len(names) == 1 and sep in str(names[0])]
+    if not found:
+        return ""
+    return f". It seems to be separated by {found[0]!r}: save it with commas"
 
 
 def paths_of_table(path: Path) -> list[Path]:
@@ -464,10 +542,16 @@ def paths_of_table(path: Path) -> list[Path]:
     The column is ``img_filename``, else the first column whose first value names a
     file beside the table (or an absolute path).
     """
+    refuse_special(path, "items")
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             rows = list(csv.DictReader(file))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"items={str(path)!r}: not a table in UTF-8 ({error.reason} at byte "
+            f"{error.start}); save it in UTF-8"
+        ) from error
+    except (OSError, csv.Error) as error:
         raise ValueError(f"items={str(path)!r}: not a readable table ({error})") from (
             error
         )
@@ -481,5 +565,6 @@ def paths_of_table(path: Path) -> list[Path]:
         raise ValueError(
             f"items={str(path)!r}: no column img_filename, and no column whose first "
             f"value is a file below {path.parent}; columns: {', '.join(rows[0])}"
+            f"{separator_hint(list(rows[0]))}"
         )
     return [path.parent / (row[column] or "") for row in rows]

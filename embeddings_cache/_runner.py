@@ -18,12 +18,13 @@ from embeddings_cache._errors import (
     EmbeddingValueError,
     ItemError,
     PreprocessError,
+    ShallowImageWarning,
 )
 from embeddings_cache._folder import ShardFolder
 from embeddings_cache._parallel import ordered_map
 from embeddings_cache._processes import WorkerProcesses, WorkerStartError
 from embeddings_cache._progress import Progress
-from embeddings_cache._readers import Item, Preparation
+from embeddings_cache._readers import Item, Noted, Preparation
 from embeddings_cache._settings import Settings
 from embeddings_cache._shards import KEY_DTYPE
 from embeddings_cache.backbones._base import Backbone
@@ -76,6 +77,7 @@ class Runner:
         self._flushed = time.monotonic()
         self.n_written = 0
         self.n_truncated = 0
+        self.shallow: list[str] = []
         self.readers = ""
 
     def compute(
@@ -109,7 +111,19 @@ class Runner:
                 bar.update(len(order) - bar.n)
         finally:
             self._flush()
+            self._warn_of_shallow()
         return bad
+
+    def _warn_of_shallow(self) -> None:
+        if self.shallow:
+            warnings.warn(
+                f"{len(self.shallow)} images of 16 bits hold values below 4096 only, "
+                f"the first is {self.shallow[0]}. The high byte is read, and values up "
+                "to 255 as they are: data of 10 or 12 bits come out almost black. "
+                "Save them as 8-bit images if that is not meant.",
+                ShallowImageWarning,
+                stacklevel=2,
+            )
 
     def _prepared(
         self, items: Sequence[Item], keys: np.ndarray, order: list[int]
@@ -168,6 +182,7 @@ class Runner:
         pairs = zip(order, prepared)
         first = True
         while part := list(islice(pairs, self.settings.batch_size)):
+            part = [(index, self._unwrapped(items[index], v)) for index, v in part]
             if first:
                 _raise_if_all_fail([value for _, value in part])
             first = False
@@ -181,6 +196,13 @@ class Runner:
                 indices, values = zip(*good)
                 names = [items[index].name for index in indices]
                 yield Batch(list(indices), names, list(values))
+
+    def _unwrapped(self, item: Item, value: Any) -> Any:
+        """Return what was prepared of an item; note what there is to say of it."""
+        if not isinstance(value, Noted):
+            return value
+        self.shallow.append(item.name)
+        return value.value
 
     def _keep(self, keys: np.ndarray, batch: Batch, values: np.ndarray) -> None:
         """Add rows to the waiting shard; commit it when it is full or old."""

@@ -66,6 +66,8 @@ class RunReport:
     n_truncated : int
         Computed texts that the network took the beginning of, since they are longer
         than it reads. Texts found in the cache were counted when they were computed.
+    left_out : str
+        What a folder holds beside the items, in one line; empty if nothing.
     """
 
     n_items: int
@@ -78,6 +80,7 @@ class RunReport:
     seconds: float
     readers: str = ""
     n_truncated: int = 0
+    left_out: str = ""
 
     def __str__(self) -> str:
         text = (
@@ -91,5 +94,6 @@ class RunReport:
             (self.n_truncated, "texts cut at the network's maximum length"),
         ):
             text += f", {number} {what}" if number else ""
+        text += f"; {self.left_out}" if self.left_out else ""
         readers = f"; {self.readers}" if self.readers else ""
         return f"{text} ({self.seconds:.1f} s{readers})"

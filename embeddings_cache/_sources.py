@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from embeddings_cache._errors import MissingExtraError
+from embeddings_cache._folders import Paths
 from embeddings_cache._images import SUFFIXES
-from embeddings_cache._readers import paths_below
+from embeddings_cache._readers import paths_below, refuse_url, separator_hint
+from embeddings_cache._special import expanded, refuse_special
 
 # Columns that are taken without being named, by modality.
 _USUAL = {"text": ("text", "sentence"), "image": ("img_filename", "image")}
@@ -55,11 +57,14 @@ class Sources:
                 f"column={self.column!r}: none of {', '.join(arguments)} has columns"
             )
         parts = [self._read(path) for path in paths]
-        return (
-            parts[0] if len(parts) == 1 else [item for part in parts for item in part]
-        )
+        if len(parts) == 1:
+            return parts[0]
+        left_out = filter(None, (getattr(part, "left_out", "") for part in parts))
+        return Paths((item for part in parts for item in part), "; ".join(left_out))
 
     def _read(self, path: Path) -> Sequence[Any]:
+        refuse_url(path)
+        refuse_special(path, "items")
         if not path.exists():
             raise FileNotFoundError(f"items={str(path)!r}: no such file or folder")
         if _is_data_set(path):
@@ -123,7 +128,7 @@ class Sources:
 
 def _expand(argument: str) -> list[Path]:
     """Return the path an argument is, or the files its pattern matches."""
-    path = Path(argument).expanduser()
+    path = expanded(argument)
     if path.exists() or not _WILDCARDS & set(argument):
         return [path]
     found = sorted(glob.glob(str(path), recursive=True))
@@ -173,7 +178,12 @@ def _csv_column(path: Path, choose: Choose) -> list[str]:
     settings: dict[str, Any] = {"dtype": str, "na_filter": False}
     try:
         names = pd.read_csv(path, nrows=0, encoding="utf-8-sig").columns.tolist()
+        hint = separator_hint(names)
+        if hint:
+            raise ValueError(f"items={str(path)!r}: one column, {names[0]!r}{hint}")
         name = choose(names)
+        # Where there is one column, a blank line is a row of it.
+        settings["skip_blank_lines"] = len(names) > 1
         table = pd.read_csv(path, usecols=[name], encoding="utf-8-sig", **settings)
     except (pd.errors.ParserError, pd.errors.EmptyDataError) as error:
         raise ValueError(f"items={str(path)!r}: not a table ({error})") from error

@@ -131,6 +131,8 @@ def _read_rows(embeddings, metadata, split, attribute_column):
 
 def _read_array(file: Path):
     """Return the two-dimensional array of an .npy or .npz file."""
+    if file.exists() and not file.is_file():
+        raise HeadInputError(f"{file} is not a regular file.")
     try:
         # Pickled objects run code; mapped, only the rows of the split are read.
         X = np.load(file, mmap_mode="r", allow_pickle=False)

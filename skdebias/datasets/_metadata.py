@@ -92,7 +92,7 @@ def load_metadata(
     >>> data.paths[data.split == "train"]
     array(['1.jpg'], dtype='<U5')
     """
-    file = Path(path)
+    file = Path(path).expanduser()
     if file.is_dir():
         file = file / "metadata.csv"
     if not file.is_file():
@@ -100,7 +100,7 @@ def load_metadata(
             f"path={os.fspath(path)!r}: there is no file {str(file)!r}. Pass the csv "
             "file, or the folder that holds metadata.csv."
         )
-    frame = pd.read_csv(file)
+    frame = _read_table(file)
     paths = _read(frame, path_column, _PATH_COLUMNS, "path_column", file)
     split = _read(frame, split_column, _SPLIT_COLUMNS, "split_column", file)
     many = attribute_columns is not None and not isinstance(attribute_columns, str)
@@ -118,6 +118,19 @@ def load_metadata(
     )
 
 
+def _read_table(file):
+    """Return a csv file as a data frame, or say what is wrong with it."""
+    try:
+        return pd.read_csv(file, encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"{file.name} is not a table in UTF-8 ({error.reason} at byte "
+            f"{error.start}). Save it in UTF-8."
+        ) from error
+    except (pd.errors.ParserError, pd.errors.EmptyDataError) as error:
+        raise ValueError(f"{file.name} is not a table of csv ({error}).") from error
+
+
 def _read(frame, column, candidates, parameter, file):
     """One complete column, by its given name or the first candidate."""
     wanted = candidates if column is None else (column,)
@@ -125,8 +138,9 @@ def _read(frame, column, candidates, parameter, file):
     if not found:
         raise ValueError(
             f"{file.name} has no column {' or '.join(map(repr, wanted))}; its columns "
-            f"are {', '.join(map(repr, frame.columns))}. Name the column with "
-            f"{parameter}=... ."
+            f"are {', '.join(map(repr, frame.columns))}. "
+            + _separator_hint(frame)
+            + f"Name the column with {parameter}=... ."
         )
     series = frame[found[0]]
     empty = np.flatnonzero(series.isna())
@@ -138,6 +152,16 @@ def _read(frame, column, candidates, parameter, file):
     values = series.to_numpy()
     # Words as numpy strings: they compare and encode faster than objects.
     return values.astype(str) if values.dtype == object else values
+
+
+def _separator_hint(frame):
+    names = [str(name) for name in frame.columns]
+    found = [sep for sep in ";\t|" if len(names) == 1 and sep in names[0]]
+    return (
+        f"It seems to be separated by {found[0]!r}: save it with commas. "
+        if found
+        else ""
+    )
 
 
 def _stack(columns):
@@ -163,7 +187,7 @@ def _name_splits(split, file):
 def _join_paths(paths, image_dir):
     if image_dir is None:
         return paths
-    folder = Path(image_dir)
+    folder = Path(image_dir).expanduser()
     joined = [folder / name for name in paths]
     missing = [str(file) for file in joined if not file.is_file()]
     if missing:

@@ -18,7 +18,7 @@ from embeddings_cache._memo import FileMemo
 from embeddings_cache._parallel import auto_workers, ordered_map
 from embeddings_cache._parameters import check_parameters
 from embeddings_cache._progress import Progress
-from embeddings_cache._readers import Item, attempt, read_items
+from embeddings_cache._readers import Item, Noted, attempt, read_items
 from embeddings_cache.backbones import build_backbone
 from embeddings_cache.backbones._base import Backbone
 from embeddings_cache.backbones._describe import describe_network
@@ -31,6 +31,7 @@ __all__ = [
     "FileMemo",
     "Item",
     "ItemError",
+    "Noted",
     "PreprocessError",
     "Progress",
     "UndescribableError",

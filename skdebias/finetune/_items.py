@@ -18,6 +18,7 @@ from skdebias.finetune._extraction import (
     FileMemo,
     Item,
     ItemError,
+    Noted,
     PreprocessError,
     Progress,
     UnreadableItemError,
@@ -73,6 +74,8 @@ class Items:
         if self._tensor is not None:
             return self._tensor[index]
         value = attempt(lambda: self._items[index].content()[0], tools.prepare)
+        if isinstance(value, Noted):
+            value = value.value
         if isinstance(value, PreprocessError):
             raise value.error
         if isinstance(value, ItemError):

@@ -153,3 +153,24 @@ def test_published_waterbirds_counts():
     assert data.paths[0] == (
         "001.Black_footed_Albatross/Black_Footed_Albatross_0046_18.jpg"
     )
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("img_filename,y,place,split\n1.jpg,0,1,0\n".encode("utf-16"), "UTF-8"),
+        ("img_filename,y,place,split\n\xe4.jpg,0,1,0\n".encode("latin-1"), "UTF-8"),
+        (b"img_filename;y;place;split\n1.jpg;0;1;0\n", "separated by ';'"),
+        (b"", "not a table"),
+    ],
+)
+def test_files_that_are_no_table(tmp_path, content, message):
+    (tmp_path / "metadata.csv").write_bytes(content)
+    with pytest.raises(ValueError, match=message):
+        load_metadata(tmp_path)
+
+
+def test_a_byte_order_mark_is_no_part_of_a_name(tmp_path):
+    text = "img_filename,y,place,split\n1.jpg,0,1,0\n"
+    (tmp_path / "metadata.csv").write_bytes(text.encode("utf-8-sig"))
+    assert load_metadata(tmp_path).paths.tolist() == ["1.jpg"]
