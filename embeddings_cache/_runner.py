@@ -1,6 +1,7 @@
 """Reader, network, writer: compute what the cache does not have, keep what is done."""
 
 import time
+import warnings
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing
 from functools import partial
