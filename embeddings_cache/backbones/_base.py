@@ -398,6 +398,12 @@ def pool(spec: BackboneSpec, x: torch.Tensor, n_prefix: int = 0) -> torch.Tensor
     n_prefix : int
         How many class and register tokens come first.
     """
+    if not isinstance(x, torch.Tensor):
+        raise ValueError(
+            f"layer={spec.layer!r} of {spec.label} gives a {type(x).__name__}, and an "
+            "embedding is one tensor: choose another layer, or for a module of your "
+            "own return the part that is wanted"
+        )
     if x.ndim == 2:
         check_pooling(spec, ["default"])
         return x

@@ -20,6 +20,7 @@ from sklearn.utils import check_random_state, column_or_1d
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from skdebias._attributes import encode_attributes, on_host
 from skdebias._base import BaseDebiasedClassifier
@@ -41,7 +42,14 @@ from skdebias._validation import (
     has_validation_set,
     refuse_booleans,
 )
+from skdebias._warnings import warn_caller
 from skdebias.finetune._checkpoint import to_host
+from skdebias.finetune._checks import (
+    about_items,
+    check_parameters_of,
+    is_wrapped,
+    plain_module,
+)
 from skdebias.finetune._extraction import (
     EmbeddingExtractor,
     auto_workers,
@@ -62,6 +70,7 @@ from skdebias.finetune._network import (
     describe_backbone,
     freeze_parameters,
 )
+from skdebias.finetune._numbers import number_type, plain_array, refuse_loaders
 from skdebias.finetune._run_key import digest
 from skdebias.finetune._runs import Runs, resumed
 from skdebias.finetune._training import (
@@ -101,7 +110,8 @@ class FineTuneClassifier(LogitClassifierMixin, MetaEstimatorMixin, BaseEstimator
         :class:`~skdebias.DFRClassifier` retrain last layers by definition and are
         refused: use them on the result of :meth:`embed`.
     backbone : str or torch.nn.Module, default="timm:resnet18"
-        As for :class:`~embeddings_cache.EmbeddingExtractor`. A module is copied.
+        As for :class:`~embeddings_cache.EmbeddingExtractor`. A module is copied; of one
+        that is compiled or replicated, the module within is trained.
     pretrained : bool, default=True
         Published weights. False are seeded random ones, for training from scratch.
     weights : path-like, default=None
@@ -114,12 +124,18 @@ class FineTuneClassifier(LogitClassifierMixin, MetaEstimatorMixin, BaseEstimator
         Passed to the library's constructor.
     preprocess : dict or callable, default=None
         Overrides of the model's reference preprocessing, or for a module the whole.
+        Not with `modality="tensor"`.
     modality : {"auto", "image", "text", "tensor"}, default="auto"
         What items are. "tensor", for a module only, takes an array of numbers whose
-        first axis counts items, and hands rows of it to the module in float32.
+        first axis counts items, and hands rows of it to the module in float32, or where
+        the module has embeddings, integers as they are. Arrays of uint8, and integers
+        of more axes than two, are refused: they may be pixels, and have to be scaled.
     freeze : None, "backbone" or list of str, default=None
         Parts that are not trained: names of submodules or parameters of the backbone,
         in which ``*`` stands for anything, such as ``["conv1", "bn1", "layer[12]"]``.
+        A module none of whose parameters is trained, by this or by its own
+        `requires_grad`, works as in evaluation, and so do those within it: without
+        dropout, and normalising by running statistics that stay as they are.
     batch_norm : {"auto", "train", "frozen"}, default="auto"
         Whether batch normalisation keeps its running statistics and normalises by them
         in training. "auto" keeps them where a named backbone starts from trained
@@ -176,7 +192,9 @@ class FineTuneClassifier(LogitClassifierMixin, MetaEstimatorMixin, BaseEstimator
         output it is.
     augment : callable, default=None
         From one prepared item to another one of the same shape, in training only. Of
-        torch's random numbers each call has its own, the same in any repetition.
+        the random numbers of torch, numpy and Python each call has its own, the same in
+        any repetition, and leaves those of the caller alone. A generator that `augment`
+        keeps itself is its own affair.
     precision : {"auto", "float32", "bfloat16", "float16"}, default="auto"
         Compute type. "auto" is float32 on the CPU, and bfloat16 (or float16, where that
         is missing) by autocast on CUDA.
@@ -432,8 +450,13 @@ default=None
 
     def _fit(self, items, y, attributes, X_val, y_val, attributes_val):
         inner = self._inner()
+        if self.checkpoint_every is not None and self.checkpoint_dir is None:
+            raise ValueError(
+                f"checkpoint_every={self.checkpoint_every} has no effect without "
+                "checkpoint_dir: give a folder, or leave it at None."
+            )
         settings = backbone_settings(self.get_params(deep=False))
-        items = self._validate(items, settings["modality"])
+        items = self._validate(items, settings["modality"], self.backbone)
         if y is None:
             raise ValueError(
                 "fit requires y to be passed, but the target y is None: pass one label "
@@ -452,8 +475,9 @@ default=None
         if attributes is not None:
             check_encodable(attributes, len(y))
         X_val = through_pipelines(X_val)
+        codes = getattr(items, "dtype", None) == np.int64
         validation = self._encode_validation(
-            X_val, y_val, attributes_val, classes, settings["modality"]
+            X_val, y_val, attributes_val, classes, settings["modality"], codes
         )
         if attributes is not None and attributes_val is not None:
             check_same_kind(attributes, attributes_val)
@@ -532,20 +556,25 @@ default=None
         inner._validate_params()
         return inner
 
-    def _validate(self, items, modality, reset=True):
+    def _validate(self, items, modality, network=None, *, codes=None, reset=True):
+        refuse_loaders(items)
         if modality != "tensor":
             # Their readers look at them; what can be read once only is kept.
             once = not hasattr(items, "__len__") and isinstance(items, Iterable)
             return list(items) if once and not isinstance(items, os.PathLike) else items
-        return validate_data(
-            self, on_host(items), allow_nd=True, dtype=np.float32, reset=reset
-        )
+        items = plain_array(items)
+        dtype = number_type(items, network, codes)
+        return validate_data(self, items, allow_nd=True, dtype=dtype, reset=reset)
 
-    def _encode_validation(self, X_val, y_val, attributes_val, classes, modality):
+    def _encode_validation(
+        self, X_val, y_val, attributes_val, classes, modality, codes
+    ):
         if not has_validation_set(X_val, y_val, attributes_val):
             return None
         with about("X_val"):
-            checked = self._validate(X_val, modality, reset=False)
+            checked = self._validate(
+                X_val, modality, self.backbone, codes=codes, reset=False
+            )
         judged = Items(checked, modality, "X_val")
         judged.check()
         return encode_validation_set(
@@ -564,16 +593,19 @@ default=None
     def _initial_network(self, settings):
         backbone = self.backbone
         if not isinstance(backbone, str):
-            backbone = clone(backbone, safe=False)  # a copy
+            backbone = clone(plain_module(backbone), safe=False)  # a copy
+            check_parameters_of(backbone)
             # One that was made at random may be another in each process.
             agree_on_weights(backbone)
         origin = getattr(self, "_origin", None)
         try:
-            return Network(backbone, settings)
+            network = Network(backbone, settings)
         except (OSError, ValueError) as error:
             if origin is None or not origin.is_of(self.backbone, settings):
                 raise
-            return self._from_origin(origin, error)
+            network = self._from_origin(origin, error)
+        check_parameters_of(network.backbone)
+        return network
 
     def _from_origin(self, origin, error):
         """Return a network that starts from the weights of the file it came from."""
@@ -599,8 +631,8 @@ default=None
         """Give the networks their heads; return the shapes of what they take."""
         first = members[0]
         batch = next(source.batches(first.tools, [(0, np.arange(1))]))
-        with torch.no_grad():
-            first.eval()
+        first.eval()
+        with torch.no_grad(), about_items(batch):
             n_features = first.embed(batch).shape[1]
         hidden = [int(size) for size in inner.hidden_layer_sizes]
         # A method without a penalty takes no saliencies anywhere.
@@ -619,6 +651,7 @@ default=None
             )
             if has_point:
                 check_point(member, self.saliency_layer, batch)
+        self._warn_of_what_is_ignored(first, hidden, has_point)
         return _shapes(batch, first.tools.modality)
 
     def _head_starts_at_zero(self, method, alone):
@@ -630,6 +663,30 @@ default=None
             )
         auto = alone and method.starts_at_zero()
         return {"auto": auto, "zero": True, "random": False}[self.head_init]
+
+    def _warn_of_what_is_ignored(self, network, hidden, has_point):
+        """Say which parameters say nothing about this network and method."""
+        modules = network.backbone.modules()
+        normalised = any(isinstance(part, _BatchNorm) for part in modules)
+        for name, ignored, reason in (
+            ("batch_norm", self.batch_norm != "auto" and not normalised,
+             "the backbone has no batch normalisation"),
+            ("head_init", self.head_init == "zero" and hidden,
+             "a head with hidden layers cannot learn from zero, and starts at random"),
+            ("saliency_layer", self.saliency_layer != "input" and not has_point,
+             "the method takes no saliencies"),
+            ("pretrained", not self.pretrained and not isinstance(self.backbone, str),
+             "a module is trained from the weights that it has"),
+        ):  # fmt: skip
+            if ignored:
+                value = getattr(self, name)
+                warn_caller(f"{name}={value!r} has no effect: {reason}.")
+        if isinstance(self.backbone, torch.nn.Module) and is_wrapped(self.backbone):
+            kind = type(self.backbone).__name__
+            warn_caller(
+                f"backbone is a {kind}: the module within it is trained, as it was "
+                "before it was compiled or replicated. Accelerate uses several devices."
+            )
 
     def _pass_rows(self, accelerator):
         """Rows of one forward pass of one process."""
@@ -771,8 +828,10 @@ default=None
         """Apply a function of network and batch to all items, in blocks."""
         check_is_fitted(self)
         modality = self.network_.tools.modality
+        codes = self._input_shapes.get("items", [None])[-1] == "int64"
+        network = self.network_.backbone
         with standard_context():
-            items = self._validate(items, modality, reset=False)
+            items = self._validate(items, modality, network, codes=codes, reset=False)
             return self._blocks(self.network_, Items(items, modality), function)
 
     def _blocks(self, network, source, function):
@@ -787,7 +846,8 @@ default=None
         with threads, torch.inference_mode(), accelerator.autocast():
             for batch in source.batches(network.tools, parts, self.num_workers):
                 try:
-                    out = function(network, to_device(batch, accelerator.device))
+                    with about_items(batch):
+                        out = function(network, to_device(batch, accelerator.device))
                 except RuntimeError as error:
                     if not is_out_of_memory(error):
                         raise

@@ -20,13 +20,20 @@ from embeddings_cache._parameters import check_parameters
 from embeddings_cache._progress import Progress
 from embeddings_cache._readers import Item, Noted, attempt, read_items
 from embeddings_cache.backbones import build_backbone
-from embeddings_cache.backbones._base import Backbone
+from embeddings_cache.backbones._base import (
+    Backbone,
+    BackboneSpec,
+    layer_output,
+    pool,
+)
 from embeddings_cache.backbones._describe import describe_network
 from embeddings_cache.backbones._sentence_transformers import quiet_files
 from embeddings_cache.backbones._transforms import describe_transform
+from embeddings_cache.backbones._weights import load_strictly, read_weights
 
 __all__ = [
     "Backbone",
+    "BackboneSpec",
     "EmbeddingExtractor",
     "FileMemo",
     "Item",
@@ -44,10 +51,14 @@ __all__ = [
     "describe_transform",
     "is_out_of_memory",
     "item_keys",
+    "layer_output",
+    "load_strictly",
     "make_folder",
     "ordered_map",
+    "pool",
     "quiet_files",
     "read_items",
+    "read_weights",
     "resolve_precision",
     "to_device",
 ]

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from skdebias.finetune._augmentation import augmented
 from skdebias.finetune._extraction import (
     Backbone,
     FileMemo,
@@ -245,9 +246,7 @@ class _Prepared(Dataset):
         value = self._items.read(index, self._tools)
         if self._augment is None or isinstance(value, _BadItemError):
             return value
-        with torch.random.fork_rng(devices=[]):
-            torch.random.default_generator.manual_seed(seed + place)
-            return self._augment(value)
+        return augmented(value, self._augment, seed + place, index)
 
 
 def _as_it_is(batch: list[Any]) -> list[Any]:
@@ -281,4 +280,5 @@ def _as_tensor(items: Any, name: str) -> Tensor:
             "(n_samples, ...). Reshape your data with reshape(-1, 1) if it has a "
             "single feature."
         )
-    return tensor.float()
+    # Integers are codes: others have been made numbers before.
+    return tensor.float() if tensor.is_floating_point() else tensor.long()

@@ -1,10 +1,11 @@
 """Backbone and head as one module, and the few of them a method trains together."""
 
 import difflib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatch
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -13,14 +14,20 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from skdebias._engine._heads import initial_parameters
+from skdebias.finetune._checks import check_embeddings, check_tensor, plain_module
 from skdebias.finetune._encoder_files import encoder_folder
 from skdebias.finetune._extraction import (
     Backbone,
+    BackboneSpec,
     EmbeddingExtractor,
     UndescribableError,
     build_backbone,
     check_parameters,
     describe_network,
+    layer_output,
+    load_strictly,
+    pool,
+    read_weights,
 )
 
 
@@ -39,16 +46,41 @@ def build_tools(backbone: Any, settings: Mapping[str, Any]) -> Backbone:
     -------
     Backbone
     """
+    if isinstance(backbone, nn.Module):
+        backbone = plain_module(backbone)
     if settings["modality"] != "tensor":
         return build_backbone(backbone, **settings)
+    spec = BackboneSpec(
+        "torch",
+        type(backbone).__name__,
+        "tensor",
+        layer=settings["layer"],
+        pooling=settings["pooling"],
+        network=backbone,
+    )
+    if settings["weights"] is not None:
+        weights = str(Path(settings["weights"]).expanduser())
+        load_strictly(backbone, read_weights(weights), weights, spec.label)
+    output = {}
+    forward = backbone
+    if spec.layer is not None or spec.pooling != "default":
+        output = {"layer": spec.layer, "pooling": spec.pooling}
+        inner = backbone if spec.layer is None else layer_output(spec, backbone)
+        forward = partial(_pooled, spec, inner)
     return Backbone(
         network=backbone,
         modality="tensor",
         prepare=torch.as_tensor,
         collate=torch.stack,
-        forward=backbone,
-        description={"family": "torch", "modality": "tensor"},
+        forward=forward,
+        description={"family": "torch", "modality": "tensor", **output},
     )
+
+
+def _pooled(spec: BackboneSpec, inner: Callable[[Any], Any], batch: Any) -> Tensor:
+    output = inner(batch)
+    check_tensor(output)
+    return pool(spec, output)
 
 
 def has_folder(backbone: Any, settings: Mapping[str, Any]) -> bool:
@@ -153,6 +185,8 @@ class Network(nn.Module):
     ) -> None:
         super().__init__()
         self._request = backbone if isinstance(backbone, str) else None
+        # Submodules of the backbone that freeze_parameters has named.
+        self.frozen: tuple[str, ...] = ()
         self._settings = dict(settings)
         self._set_tools(build_tools(backbone, settings) if tools is None else tools)
         self.head = nn.Sequential()
@@ -237,12 +271,7 @@ class Network(nn.Module):
             If the backbone does not return one vector per item.
         """
         embeddings = self.tools.forward(batch)
-        if embeddings.ndim != 2:
-            raise ValueError(
-                f"the backbone returned shape {tuple(embeddings.shape)}; an embedding "
-                "is one vector per item: choose layer and pooling, or return "
-                "(n, n_features)."
-            )
+        check_embeddings(embeddings, batch)
         return embeddings.float()
 
     def forward(self, batch: Any) -> Tensor:
@@ -464,39 +493,55 @@ def freeze_parameters(network: Network, freeze: Any) -> None:
             )
         freeze = ["*"]
     names = [name for name, _ in network.backbone.named_parameters()]
+    modules = [name for name, _ in network.backbone.named_modules()]
+    frozen = []
     for pattern in freeze:
         own = [n for n in names if _matches(n, pattern)]
-        if not own and pattern != "*":
-            modules = [name for name, _ in network.backbone.named_modules() if name]
-            near = difflib.get_close_matches(pattern, modules, n=3, cutoff=0.3)
+        parts = [n for n in modules if pattern == "*" or (n and _matches(n, pattern))]
+        if not own and not parts:
+            known = [name for name in modules if name]
+            near = difflib.get_close_matches(pattern, known, n=3, cutoff=0.3)
             raise ValueError(
                 f"freeze={list(freeze)}: {pattern!r} matches no parameter of the "
-                f"backbone. Names like {', '.join(map(repr, near or modules[:3]))}."
+                f"backbone. Names like {', '.join(map(repr, near or known[:3]))}."
             )
         for name in own:
             network.backbone.get_parameter(name).requires_grad_(False)
+        frozen += parts
+    network.frozen = tuple(frozen)
 
 
 def _matches(name: str, pattern: str) -> bool:
-    return name == pattern or name.startswith(f"{pattern}.") or fnmatch(name, pattern)
+    """Whether a pattern names something, or a module that it is within."""
+    within = name.startswith(f"{pattern}.") or fnmatch(name, f"{pattern}.*")
+    return name == pattern or within or fnmatch(name, pattern)
 
 
 def training_mode(networks: nn.Module, *, frozen_statistics: bool) -> None:
-    """Switch to training, but for batch normalisation that keeps its statistics.
+    """Switch to training, but for what is frozen.
+
+    A module none of whose parameters is trained, those of its submodules included,
+    works as in evaluation: without dropout, by its running statistics. So does one
+    without parameters that is within it, or that `freeze` names.
 
     Parameters
     ----------
     networks : torch.nn.Module
     frozen_statistics : bool
-        Of all of it; otherwise only where the layer's parameters are frozen.
+        Whether batch normalisation keeps its statistics where its parameters are
+        trained, too.
     """
     networks.train()
     for module in networks.modules():
-        if isinstance(module, _BatchNorm):
-            own = list(module.parameters(recurse=False))
-            fixed = bool(own) and not any(p.requires_grad for p in own)
-            if frozen_statistics or fixed:
-                module.eval()
+        if isinstance(module, Network):
+            for name in module.frozen:
+                part = module.backbone.get_submodule(name)
+                if not any(p.requires_grad for p in part.parameters()):
+                    part.eval()
+        own = list(module.parameters())
+        fixed = bool(own) and not any(p.requires_grad for p in own)
+        if fixed or (frozen_statistics and isinstance(module, _BatchNorm)):
+            module.eval()
 
 
 def backbone_settings(parameters: Mapping[str, Any]) -> dict[str, Any]:
@@ -528,6 +573,15 @@ def backbone_settings(parameters: Mapping[str, Any]) -> dict[str, Any]:
                 f"modality='tensor' needs a torch.nn.Module as backbone, which takes "
                 f"items as they are; backbone={backbone!r} prepares them itself."
             )
+        for name, remedy in (
+            ("model_kwargs", "the module is built already"),
+            ("preprocess", "prepare the array, or do it in the module's forward"),
+        ):
+            if own[name]:
+                raise ValueError(
+                    f"{name}={own[name]!r} has no effect with modality='tensor': "
+                    f"leave it at None; {remedy}."
+                )
         return {**own, "model_kwargs": {}}
     extractor = EmbeddingExtractor(backbone, **own)
     checked = check_parameters(extractor.get_params(deep=False))

@@ -506,6 +506,9 @@ class NetworkTraining:
                 training_mode(
                     self._model, frozen_statistics=self._recipe.frozen_statistics
                 )
+                for number, member in enumerate(self._members):
+                    if self.epoch >= self._last_epoch(number):
+                        member.eval()  # frozen as a whole
                 for _ in range(
                     self._steps_per_epoch - self.step % self._steps_per_epoch
                 ):

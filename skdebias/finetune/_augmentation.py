@@ -1,0 +1,92 @@
+"""What a user's function does to a prepared item, repeatably and within bounds."""
+
+import random
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+def augmented(value: Any, augment: Callable[[Any], Any], seed: int, index: int) -> Any:
+    """Return an item as `augment` makes it, from random numbers of its own.
+
+    Parameters
+    ----------
+    value : object
+        A prepared item.
+    augment : callable
+    seed : int
+        Of torch, numpy and random, whose states stay as they are.
+    index : int
+        Of the item, for messages.
+
+    Returns
+    -------
+    object
+        As `value` is: of a tensor, one of the same shape and type.
+
+    Raises
+    ------
+    RuntimeError
+        If `augment` fails.
+    TypeError, ValueError
+        If it returns something else than an item.
+    """
+    with _seeded(seed):
+        try:
+            made = augment(value)
+        except MemoryError:
+            raise
+        except Exception as error:
+            raise RuntimeError(
+                f"augment fails on item {index} ({type(error).__name__}: {error}). It "
+                "takes one prepared item, and returns another one of the same shape: "
+                f"here {_described(value)}."
+            ) from error
+    return _checked(made, value, index)
+
+
+def _checked(made: Any, value: Any, index: int) -> Any:
+    if isinstance(made, np.ndarray) and isinstance(value, Tensor):
+        made = torch.from_numpy(np.ascontiguousarray(made))
+    if isinstance(value, Tensor) and isinstance(made, Tensor):
+        made = made.detach()
+        if made.is_floating_point() and value.is_floating_point():
+            made = made.to(value.dtype)
+        if made.shape == value.shape and made.dtype == value.dtype:
+            if made.is_floating_point() and not bool(made.isfinite().all()):
+                raise ValueError(
+                    f"augment returned values that are not finite for item {index}."
+                )
+            return made
+    elif made is not None and isinstance(value, type(made)):
+        return made
+    raise (ValueError if isinstance(made, Tensor) else TypeError)(
+        f"augment returned {_described(made)} for item {index}, which is "
+        f"{_described(value)}: return an item of the same shape and type."
+    )
+
+
+def _described(value: Any) -> str:
+    if isinstance(value, Tensor):
+        return f"a tensor of {value.dtype} and shape {tuple(value.shape)}"
+    return "None" if value is None else f"a {type(value).__name__}"
+
+
+@contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """Seed the generators of torch, numpy and Python inside, and put them back."""
+    # The process's own generator of numpy is the one that augmentations draw from.
+    numpys, pythons = np.random.get_state(), random.getstate()  # noqa: NPY002
+    with torch.random.fork_rng(devices=[]):
+        torch.random.default_generator.manual_seed(seed)
+        np.random.seed([seed & 0xFFFFFFFF, seed >> 32 & 0xFFFFFFFF])  # noqa: NPY002
+        random.seed(seed)
+        try:
+            yield
+        finally:
+            np.random.set_state(numpys)  # noqa: NPY002
+            random.setstate(pythons)
