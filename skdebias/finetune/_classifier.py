@@ -450,11 +450,6 @@ default=None
 
     def _fit(self, items, y, attributes, X_val, y_val, attributes_val):
         inner = self._inner()
-        if self.checkpoint_every is not None and self.checkpoint_dir is None:
-            raise ValueError(
-                f"checkpoint_every={self.checkpoint_every} has no effect without "
-                "checkpoint_dir: give a folder, or leave it at None."
-            )
         settings = backbone_settings(self.get_params(deep=False))
         items = self._validate(items, settings["modality"], self.backbone)
         if y is None:
@@ -671,6 +666,8 @@ default=None
         for name, ignored, reason in (
             ("batch_norm", self.batch_norm != "auto" and not normalised,
              "the backbone has no batch normalisation"),
+            ("checkpoint_every", self.checkpoint_every and self.checkpoint_dir is None,
+             "there is no checkpoint_dir"),
             ("head_init", self.head_init == "zero" and hidden,
              "a head with hidden layers cannot learn from zero, and starts at random"),
             ("saliency_layer", self.saliency_layer != "input" and not has_point,
