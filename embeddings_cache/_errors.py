@@ -1,6 +1,5 @@
 """Errors and warnings that callers may want to catch by class."""
 
-import pickle
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -94,12 +93,13 @@ class PreprocessError(ItemError):
         self.error = error
 
     def __reduce__(self) -> tuple[type, tuple[object, ...]]:
-        # What goes from one process to another must survive it.
-        try:
-            pickle.dumps(self.error)
-        except Exception:
-            return type(self), (str(self), RuntimeError(repr(self.error)))
-        return type(self), (str(self), self.error)
+        # An exception of a library may not survive the way from another process.
+        kind = type(self.error)
+        plain = kind.__module__ == "builtins" and all(
+            isinstance(value, str | int) for value in self.error.args
+        )
+        kept = self.error if plain else RuntimeError(repr(self.error))
+        return type(self), (str(self), kept)
 
 
 class UnknownBackboneError(ValueError):

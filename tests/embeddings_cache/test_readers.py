@@ -2,17 +2,18 @@
 
 import io
 import os
+import pickle
 import socket
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from torch import nn
 
 from embeddings_cache import UnreadableItemError
-from embeddings_cache._errors import ItemError
+from embeddings_cache._errors import ItemError, PreprocessError
 from embeddings_cache._images import FORMATS, decode
 from embeddings_cache._keys import item_keys
 from embeddings_cache._progress import Progress
@@ -336,3 +337,12 @@ def test_what_is_no_regular_file_is_refused_and_never_waited_for(
     assert "a named pipe" in reasons[0]
     assert "a named pipe" in reasons[2]
     assert "a device" in reasons[3]
+
+
+@pytest.mark.parametrize(
+    "error", [KeyError("size"), OSError(5, "a"), UnidentifiedImageError("x")]
+)
+def test_errors_of_the_preprocessing_cross_processes(error):
+    made = pickle.loads(pickle.dumps(PreprocessError("preprocess raised", error)))
+    assert str(made) == "preprocess raised"
+    assert type(made.error) in (type(error), RuntimeError)
