@@ -425,14 +425,23 @@ def _own_class(describe: "Describer", kind: type, label: str, where: str) -> Any
 
 def _need_text(describe: "Describer", kind: type, where: str) -> None:
     """Refuse a class whose text nobody can read, so that nobody can tell it either."""
-    if kind in _READ or (issubclass(kind, tuple) and hasattr(kind, "_fields")):
-        return  # of what namedtuple makes there is no text
-    try:
-        inspect.getsource(kind)
-    except (OSError, TypeError) as error:
-        raise describe.refusal(
-            where,
-            f"of the class {kind.__qualname__}, whose code cannot be read (put it into "
-            "a module),",
-        ) from error
-    _READ.add(kind)
+    if kind in _READ or _is_readable(kind):
+        _READ.add(kind)
+        return
+    raise describe.refusal(
+        where,
+        f"of the class {kind.__qualname__}, whose code cannot be read (put it into a "
+        "module),",
+    )
+
+
+def _is_readable(kind: type) -> bool:
+    """Whether the text of a class can be read, or that of a method (in a notebook)."""
+    methods = [part for part in vars(kind).values() if inspect.isfunction(part)]
+    # What is made of fields alone has no text.
+    if not methods or hasattr(kind, "_fields") or hasattr(kind, "__dataclass_fields__"):
+        return True
+    for part in (kind, *methods):
+        with contextlib.suppress(OSError, TypeError):
+            return bool(inspect.getsource(part))
+    return False

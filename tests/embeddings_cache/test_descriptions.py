@@ -2,6 +2,7 @@
 
 import copy
 import io
+import linecache
 import os
 import random
 import subprocess
@@ -132,6 +133,26 @@ def test_modules_that_code_uses_are_in_the_description(tools, monkeypatch):
             patch.setattr(tools.pair_tools, "BY", 3)
             assert cases.described(kind()) != before, kind
     assert "absent" in cases.described(tools.Third())
+
+
+def test_classes_of_a_notebook_are_described(monkeypatch):
+    """They are in a module without a file, but the text of each cell is at hand."""
+
+    def cell(number, by):
+        text = (
+            "from torch import nn\n"
+            "class Net(nn.Module):\n"
+            f"    def forward(self, x):\n        return x * {by}\n"
+        )
+        name = f"<cell {number}>"
+        lines = text.splitlines(keepends=True)
+        monkeypatch.setitem(linecache.cache, name, (len(text), None, lines, name))
+        scope = {"__name__": "__main__"}
+        exec(compile(text, name, "exec"), scope)
+        return cases.described(scope["Net"]())
+
+    monkeypatch.setitem(sys.modules, "__main__", types.ModuleType("__main__"))
+    assert cell(1, 2) == cell(2, 2) != cell(3, 4)
 
 
 def test_functions_on_one_line_are_told_apart():
