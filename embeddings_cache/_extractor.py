@@ -105,13 +105,15 @@ class EmbeddingExtractor(
     progress : bool, default=True
         Bars, and a line on what was found and computed, on the error stream.
     model_kwargs : dict, default=None
-        Passed to the library's constructor.
+        Passed to the library's constructor. Options that load weights or code are
+        refused.
     preprocess : dict or callable, default=None
         Overrides of the model's reference preprocessing: ``mean``, ``std`` (three
         numbers), ``size`` (pixels), ``crop`` (kept part of the resized shorter side,
         or a crop mode), ``interpolation``. For a network of your own also a callable
         from an RGB PIL image (or a text) to a tensor; it needs an attribute
-        ``cache_description`` unless it is made of torchvision's transforms.
+        ``cache_description`` unless it is made of transforms of torchvision or timm
+        that are known to be deterministic.
     compile : bool, default=False
         Compile the network with ``torch.compile``: minutes at first, then up to twice
         as fast for convolutional networks on a GPU, and little for transformers.
