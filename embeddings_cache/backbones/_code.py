@@ -441,7 +441,8 @@ def _is_readable(kind: type) -> bool:
     # What is made of fields alone has no text.
     if not methods or hasattr(kind, "_fields") or hasattr(kind, "__dataclass_fields__"):
         return True
-    for part in (kind, *methods):
+    parts: list[Any] = [kind, *methods]
+    for part in parts:
         with contextlib.suppress(OSError, TypeError):
             return bool(inspect.getsource(part))
     return False
