@@ -355,7 +355,7 @@ default=None
             return self._validate_X(X)
         with standard_context():
             X = self._validate_X(X)
-            return X.cpu().numpy() if is_device_tensor(X) else X
+            return as_array(X.cpu()) if is_device_tensor(X) else X
 
     @plain_numpy
     def decision_function(self, X):

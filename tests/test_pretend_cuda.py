@@ -224,6 +224,16 @@ def test_gradients_and_networks(log):
     assert {value.device.type for value in state.values()} == {"cpu"}
 
 
+@pytest.mark.parametrize("context", [torch.no_grad, torch.inference_mode])
+def test_types_without_gradients(context, log):
+    with context():
+        x = torch.zeros(2, dtype=torch.int64, device="cuda")
+        assert x.to(torch.float32).dtype == torch.float32
+        assert x.T.float().cpu().dtype == torch.float32
+        assert x.to(torch.zeros(1, device="cuda")).dtype == torch.float32
+        assert torch.nn.functional.one_hot(x, 3).T.to(torch.half).is_cuda
+
+
 def test_tied_parameters_stay_tied(log):
     network = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
     network[1].weight = network[0].weight

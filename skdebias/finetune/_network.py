@@ -1,5 +1,6 @@
 """Backbone and head as one module, and the few of them a method trains together."""
 
+import copy
 import difflib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -290,7 +291,12 @@ class Network(nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         # The functions of the tools are closures; a name builds them again.
-        return {name: value for name, value in vars(self).items() if name != "tools"}
+        state = {name: value for name, value in vars(self).items() if name != "tools"}
+        if next(self.head.parameters()).device.type != "cpu":
+            # For a machine that has no such device.
+            modules = copy.deepcopy(dict(self._modules))
+            state["_modules"] = {name: m.to("cpu") for name, m in modules.items()}
+        return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)

@@ -1,6 +1,7 @@
 """`torch.cuda` as it is on a machine that has devices."""
 
 import functools
+import sys
 import threading
 from collections import Counter
 from contextlib import ExitStack, contextmanager
@@ -198,6 +199,7 @@ def _patches(pretence):
     swapping = "get_swap_module_params_on_conversion"
     yield mock.patch.object(torch.__future__, swapping, return_value=True)
     yield _thread_patch()
+    yield _stack_patch()
 
 
 def _autocast_patch():
@@ -223,6 +225,26 @@ def _thread_patch():
     return mock.patch.object(threading.Thread, "run", pretending)
 
 
+def _stack_patch():
+    """Whoever takes the caller's modes away leaves the one that stands for devices."""
+    count = torch._C._len_torch_function_stack
+
+    def without_pretence():
+        n = count()
+        lowest = torch._C._get_function_stack_at(0) if n else None
+        return n - isinstance(lowest, PretenceMode)
+
+    return mock.patch.object(torch._C, "_len_torch_function_stack", without_pretence)
+
+
+def _forget_devices():
+    """Let Accelerate, which remembers the process's devices, look anew."""
+    if "accelerate" in sys.modules:
+        from accelerate.state import AcceleratorState
+
+        AcceleratorState._reset_state(reset_partial_state=True)
+
+
 @contextmanager
 def pretend_cuda(*, n_devices=1, free_bytes=80 << 30, capability=(9, 0)):
     """Pretend that the machine has CUDA devices.
@@ -243,6 +265,7 @@ def pretend_cuda(*, n_devices=1, free_bytes=80 << 30, capability=(9, 0)):
     with ExitStack() as stack:
         enter(pretence)
         stack.callback(leave)
+        stack.callback(_forget_devices)
         for patch in _patches(pretence):
             stack.enter_context(patch)
         stack.enter_context(torch.autograd.set_multithreading_enabled(False))

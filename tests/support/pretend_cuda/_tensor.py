@@ -88,7 +88,7 @@ class PretendedTensor(torch.Tensor, metaclass=_LikeTensor):
         """Run an operation on the CPU's numbers, and hold it to the rules of CUDA."""
         name, kwargs = func._schema.name.split("::")[1], dict(kwargs or {})
         if name in ("_to_copy", "to"):
-            return _cast(args[0], kwargs)
+            return _cast(func, args, kwargs)
         if name == "copy_":
             return _copied(args, kwargs)
         if name == "record_stream":
@@ -156,12 +156,16 @@ def _note(name, args):
         log.note("kernel", name)
 
 
-def _cast(source, kwargs):
-    """`_to_copy` of a pretended tensor, to another type on the same device."""
-    for name in ("device", "non_blocking", "pin_memory", "layout"):
-        kwargs.pop(name, None)
+def _cast(func, args, kwargs):
+    """A pretended tensor in another type, on the same device."""
+    source = args[0]
+    if "device" in kwargs:
+        kwargs["device"] = CPU
+    rest = [CPU if isinstance(x, torch.device) else inner(x) for x in args[1:]]
+    plain = func(source._inner, *rest, **kwargs)
+    if plain is source._inner:
+        return source
     current_pretence().log.note("kernel", "_to_copy")
-    plain = torch.ops.aten._to_copy.default(source._inner, **kwargs)
     return PretendedTensor(plain, source.device)
 
 
