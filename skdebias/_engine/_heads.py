@@ -11,7 +11,7 @@ from skdebias._engine._scratch import Scratch
 from skdebias._engine._threads import Workers, pieces
 
 # Fewest columns of a piece of a product.
-_LEAST_COLUMNS = 32
+_LEAST_COLUMNS = 64
 
 
 class HeadStack:

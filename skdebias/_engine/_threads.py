@@ -25,9 +25,9 @@ from skdebias._blas import blas_on_one_thread, thread_pools
 Result = TypeVar("Result")
 Piece = TypeVar("Piece")
 
-# Multiply-adds that are worth a piece of their own: handing one to another thread takes
-# a few per cent of the time of so many.
-_PIECE_WORK = 16_000_000
+# Multiply-adds that are worth a piece of their own, half a millisecond or so: handing
+# it to another thread takes a few per cent of that, and smaller products are slower.
+_PIECE_WORK = 32_000_000
 # Most pieces of one product or pass.
 _MOST_PIECES = 16
 

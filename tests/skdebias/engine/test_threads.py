@@ -198,7 +198,7 @@ def test_large_steps_are_divided_the_same_way(model, monkeypatch):
         torch.set_num_threads(number)
         fits.append(_fit(model.set_params(random_state=0), data))
         assert counts[number] == counts[1]
-    assert max(counts[1]) >= 8
+    assert max(counts[1]) >= 4
     assert len(idents[1]) == 1
     for other in fits[1:]:
         _assert_same(other, fits[0])
