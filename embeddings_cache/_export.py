@@ -1,8 +1,10 @@
 """Writing a cache's rows in formats other tools read.
 
 A file takes its name when it is whole, and then takes the place of an older one: the
-same command can be given again after an interruption. Rows go to the file shard by
-shard, through a map, so that a file may be larger than the memory.
+same command can be given again after an interruption. The names of the rows go last,
+and those of an older file are removed before its rows are: rows beside names are always
+of one run, and rows without names are of a run that was interrupted. Rows go to the
+file shard by shard, through a map, so that a file may be larger than the memory.
 """
 
 import io
@@ -18,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from embeddings_cache import _io
 from embeddings_cache._errors import MissingExtraError, StoreError
 from embeddings_cache._folder import ShardFolder
 from embeddings_cache._shard_reading import read_keys
@@ -105,30 +108,71 @@ def write_rows(
         What the names are: "key" or "item".
     names : iterable of str
         One per row.
+
+    Raises
+    ------
+    StoreError
+        If the disk refuses. Older files of these names are there, or without names.
     """
-    with _new_file(path) as file:
-        if path.suffix == ".parquet":
-            with _temporary(path) as raw:
-                rows = _mapped(raw, b"", shape, dtype)
-                fill(rows)
-                _write_parquet(file, rows, label, names)
-            return
-        header = _npy_header if path.suffix == ".npy" else _safetensors_header
+    parameter = {"item": "output", "key": "path"}[label]
+    write = _write_table if path.suffix == ".parquet" else _write_pair
+    try:
+        write(path, shape, dtype, fill, label, names)
+    except OSError as error:
+        raise StoreError(
+            f"{parameter}={str(path)!r} cannot be written ({error}). Make room, or "
+            "give a path that this user may write to, and run again: what is in the "
+            "cache is not computed again"
+        ) from error
+
+
+def _write_table(
+    path: Path,
+    shape: tuple[int, int],
+    dtype: str,
+    fill: Fill,
+    label: str,
+    names: Iterable[str],
+) -> None:
+    with _temporary(path) as file, _temporary(path) as raw:
+        rows = _mapped(raw, b"", shape, dtype)
+        fill(rows)
+        _write_parquet(file, rows, label, names)
+        _sync(file)
+        file.replace(path)
+        _io.sync_folder(path.parent)
+
+
+def _write_pair(
+    path: Path,
+    shape: tuple[int, int],
+    dtype: str,
+    fill: Fill,
+    label: str,
+    names: Iterable[str],
+) -> None:
+    names_path = path.with_suffix(f".{label}s.txt")
+    header = _npy_header if path.suffix == ".npy" else _safetensors_header
+    with _temporary(path) as file, _temporary(names_path) as lines:
         rows = _mapped(file, header(shape, dtype), shape, dtype)
         fill(rows)
         rows.flush()
-        with _new_file(path.with_suffix(f".{label}s.txt")) as lines:
-            _write_lines(lines, names)
+        _write_lines(lines, names)
+        for part in (file, lines):
+            _sync(part)
+        # One after the other on the disk, too: a reader must never find the names of
+        # one run beside the rows of another.
+        _io.unlink(names_path)
+        _io.sync_folder(path.parent)
+        file.replace(path)
+        _io.sync_folder(path.parent)
+        lines.replace(names_path)
+        _io.sync_folder(path.parent)
 
 
-@contextmanager
-def _new_file(path: Path) -> Iterator[Path]:
-    """Yield a temporary name for a file that takes the path's place when done."""
-    with _temporary(path) as temporary:
-        yield temporary
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
+def _sync(path: Path) -> None:
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())
 
 
 @contextmanager

@@ -313,7 +313,8 @@ class ShardFolder:
         """Note that a shard is in use, for `prune`; at most once in ten minutes."""
         path = self.path / "access" / record.shard
         try:
-            if time.time() - _io.stat(path).st_mtime < _STAMP_SECONDS:
+            # A stamp of the future is that of a clock ahead of this one.
+            if 0 <= time.time() - _io.stat(path).st_mtime < _STAMP_SECONDS:
                 return
         except OSError:
             pass

@@ -8,10 +8,14 @@ cut a write short or kill the process.
 import errno
 import mmap
 import os
+import stat as modes
+import uuid
 from pathlib import Path
 
 _BINARY = getattr(os, "O_BINARY", 0)
 _CLOEXEC = getattr(os, "O_CLOEXEC", 0)
+# A pipe without a writer is opened at once, and then refused.
+_NONBLOCK = getattr(os, "O_NONBLOCK", 0)
 
 
 def mkdir(path: Path) -> None:
@@ -43,7 +47,7 @@ def open_new(path: Path) -> int:
 
 def open_read(path: Path) -> int:
     """Open a file for reading."""
-    return os.open(path, os.O_RDONLY | _BINARY | _CLOEXEC)
+    return os.open(path, os.O_RDONLY | _BINARY | _CLOEXEC | _NONBLOCK)
 
 
 def write(fd: int, data: bytes | memoryview) -> int:
@@ -108,6 +112,24 @@ def size_of(fd: int) -> int:
     return os.fstat(fd).st_size
 
 
+def is_regular(fd: int) -> bool:
+    """Return whether an open file is one, and no folder, pipe or device."""
+    return modes.S_ISREG(os.fstat(fd).st_mode)
+
+
+def clock(folder: Path) -> float:
+    """Return the time of the file system that a folder is on, in seconds.
+
+    It is what files there are stamped with; that of this machine may differ.
+    """
+    path = folder / f".clock-{uuid.uuid4().hex}"
+    close(open_new(path))
+    try:
+        return stat(path).st_mtime
+    finally:
+        unlink(path)
+
+
 def read_some(fd: int, offset: int, view: memoryview) -> int:
     """Read some bytes at `offset` and say how many; none at the end of the file."""
     if hasattr(os, "preadv"):
@@ -156,10 +178,17 @@ def read_file(path: Path, limit: int) -> bytes:
     Raises
     ------
     ValueError
-        If it is larger than `limit` bytes; nothing is read then.
+        If it is larger than `limit` bytes, or no regular file; nothing is read then.
     """
-    fd = open_read(path)
     try:
+        fd = open_read(path)
+    except OSError as error:
+        if error.errno != errno.ENXIO:  # a socket
+            raise
+        raise ValueError(f"{path.name} is not a regular file") from error
+    try:
+        if not is_regular(fd):
+            raise ValueError(f"{path.name} is not a regular file")
         size = size_of(fd)
         if size > limit:
             raise ValueError(f"{path.name} is larger than {limit} bytes")

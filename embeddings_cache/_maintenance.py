@@ -1,6 +1,5 @@
 """Checking and pruning of shards."""
 
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -87,7 +86,13 @@ def prune(
     grace: float,
 ) -> PruneReport:
     """Delete shards by age and budget, least recently used first."""
-    now = time.time()
+    if not folders:
+        return PruneReport(0, 0, 0, 0)
+    # Files are stamped by the file system's clock, whatever the clocks of the machines
+    # that share it say: what was just written must be seen to be new.
+    scratch = folders[0].path / "tmp"
+    _io.make_folder(scratch)
+    now = _io.clock(scratch)
     shards = sorted(
         (
             (_last_use(folder, record), number, record)
@@ -171,7 +176,7 @@ def _sweep(folder: ShardFolder, before: float) -> int:
         for entry in set(_io.list_folder(folder.path / name)) - kept:
             path = folder.path / name / entry
             try:
-                old = _io.stat(path).st_mtime < before
+                old = _io.stat(path).st_mtime <= before
             except FileNotFoundError:
                 continue
             gone += old and _try_unlink(path)

@@ -134,7 +134,7 @@ def read_rows(
     """
     order = np.argsort(rows, kind="stable")
     rows, positions = rows[order], positions[order]
-    edges = np.arange(0, record.rows + record.block_rows, record.block_rows)
+    edges = np.arange(len(record.blocks) + 1) * record.block_rows
     cuts = np.searchsorted(rows, edges)
 
     with _opened(shard_path(folder, record), record, record.n_bytes) as fd:

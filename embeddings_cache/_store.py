@@ -31,12 +31,26 @@ def cache_root(cache_dir: str | os.PathLike[str] | None) -> Path:
         folder of the platform.
     """
     if cache_dir is not None:
-        return Path(cache_dir).expanduser()
+        return _checked_path(cache_dir).expanduser()
     if os.environ.get(ENVIRONMENT):
         return Path(os.environ[ENVIRONMENT]).expanduser()
     import platformdirs
 
     return Path(platformdirs.user_cache_dir("embeddings_cache"))
+
+
+def _checked_path(cache_dir: Any) -> Path:
+    """Return a path that a folder can have, or say what is wrong with it."""
+    remedy = "give the path of a folder, or None"
+    try:
+        name = os.fspath(cache_dir)
+    except TypeError:
+        name = None
+    if not isinstance(name, str):
+        raise TypeError(f"cache_dir={cache_dir!r} is not text: {remedy}")
+    if not name or "\0" in name:
+        raise ValueError(f"cache_dir={name!r} cannot be the name of a folder: {remedy}")
+    return Path(name)
 
 
 def _is_private_group(gid: int) -> bool:
@@ -166,7 +180,9 @@ class EmbeddingStore:
             return [
                 name
                 for name in _io.list_folder(self.root / _LAYOUT)
-                if len(name) == 64 and set(name) <= set("0123456789abcdef")
+                if len(name) == 64
+                and set(name) <= set("0123456789abcdef")
+                and (self.root / _LAYOUT / name).is_dir()
             ]
 
     def extractors(self) -> list[ExtractorInfo]:
@@ -264,10 +280,10 @@ class EmbeddingStore:
             # being made has neither.
             with store_errors(f"{str(self.root)!r} cannot be read", _READ_REMEDY):
                 commits = _io.list_folder(self.root / _LAYOUT / key / "commits")
-            if commits and self._description(key) is None:
-                reason = "extractor.json is absent or does not match the folder's name"
-                damage.append(Damage(key, "", reason))
-            damage += verify(self.folder(key), level, quarantine=quarantine)
+                if commits and self._description(key) is None:
+                    reason = "extractor.json is absent or not that of the folder's name"
+                    damage.append(Damage(key, "", reason))
+                damage += verify(self.folder(key), level, quarantine=quarantine)
         return damage
 
     def prune(
