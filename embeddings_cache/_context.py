@@ -238,6 +238,8 @@ def _gradual_underflow() -> Iterator[None]:
 
 
 _KERNELS = ("flash", "mem_efficient", "math", "cudnn")
+# The only one that can be differentiated twice.
+PLAIN_ATTENTION = (False, False, True, False)
 
 
 def switches() -> dict[str, tuple[SharedSwitch, Any]]:

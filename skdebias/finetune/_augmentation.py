@@ -9,6 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from skdebias.finetune._extraction import OwnGenerator, Turns
+
+_ALONE = Turns()
+
 
 def augmented(value: Any, augment: Callable[[Any], Any], seed: int, index: int) -> Any:
     """Return an item as `augment` makes it, from random numbers of its own.
@@ -79,10 +83,10 @@ def _described(value: Any) -> str:
 @contextmanager
 def _seeded(seed: int) -> Iterator[None]:
     """Seed the generators of torch, numpy and Python inside, and put them back."""
-    # The process's own generator of numpy is the one that augmentations draw from.
-    numpys, pythons = np.random.get_state(), random.getstate()  # noqa: NPY002
-    with torch.random.fork_rng(devices=[]):
-        torch.random.default_generator.manual_seed(seed)
+    # The process's own generators of numpy and Python are those that augmentations draw
+    # from: one thread at a time.
+    with _ALONE.alone(), OwnGenerator(seed):
+        numpys, pythons = np.random.get_state(), random.getstate()  # noqa: NPY002
         np.random.seed([seed & 0xFFFFFFFF, seed >> 32 & 0xFFFFFFFF])  # noqa: NPY002
         random.seed(seed)
         try:

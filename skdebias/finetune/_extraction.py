@@ -18,7 +18,9 @@ from embeddings_cache._memo import FileMemo
 from embeddings_cache._parallel import auto_workers, ordered_map
 from embeddings_cache._parameters import check_parameters
 from embeddings_cache._progress import Progress
+from embeddings_cache._randomness import OwnGenerator
 from embeddings_cache._readers import Item, Noted, attempt, read_items
+from embeddings_cache._turns import Turns
 from embeddings_cache.backbones import build_backbone
 from embeddings_cache.backbones._base import (
     Backbone,
@@ -39,8 +41,10 @@ __all__ = [
     "Item",
     "ItemError",
     "Noted",
+    "OwnGenerator",
     "PreprocessError",
     "Progress",
+    "Turns",
     "UndescribableError",
     "UnreadableItemError",
     "attempt",

@@ -523,6 +523,35 @@ def _matches(name: str, pattern: str) -> bool:
     return name == pattern or within or fnmatch(name, pattern)
 
 
+# Of torch's own modules, those whose passes may draw random numbers.
+_DRAWING = ("Dropout", "RReLU", "Fractional", "Attention", "Transformer", "RNN", "LSTM",
+            "GRU")  # fmt: skip
+
+
+def may_draw(networks: nn.Module) -> bool:
+    """Return whether passes in training may draw random numbers.
+
+    Parameters
+    ----------
+    networks : torch.nn.Module
+
+    Returns
+    -------
+    bool
+        False if every part is a module of torch, or of this package, that draws none.
+    """
+    for module in networks.modules():
+        kind = type(module)
+        known = kind.__module__.startswith(("torch.nn.modules.", __name__))
+        hooked = module._forward_hooks or module._forward_pre_hooks
+        patched = "forward" in vars(module)
+        named = any(name in kind.__name__ for name in _DRAWING)
+        drawing = named and getattr(module, "p", 1) != 0
+        if not known or hooked or patched or drawing:
+            return True
+    return False
+
+
 def training_mode(networks: nn.Module, *, frozen_statistics: bool) -> None:
     """Switch to training, but for what is frozen.
 

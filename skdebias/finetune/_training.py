@@ -3,7 +3,12 @@
 import copy
 import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import (
+    AbstractContextManager,
+    ExitStack,
+    contextmanager,
+    nullcontext,
+)
 from dataclasses import dataclass
 from itertools import count
 from typing import Any
@@ -21,10 +26,10 @@ from torch.distributed.checkpoint.state_dict import (
 )
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy
 from torch.distributed.tensor import DTensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from tqdm.auto import tqdm
 
 from skdebias._attributes import Groups
+from skdebias._context import PLAIN_ATTENTION, switches
 from skdebias._engine._loss import cross_entropy
 from skdebias._engine._penalty import check_term
 from skdebias._engine._sampler import IndexSampler
@@ -42,9 +47,20 @@ from skdebias.finetune._checkpoint import (
     restore,
     snapshot,
 )
-from skdebias.finetune._extraction import Backbone, is_out_of_memory, to_device
+from skdebias.finetune._extraction import (
+    Backbone,
+    OwnGenerator,
+    is_out_of_memory,
+    to_device,
+)
 from skdebias.finetune._items import Items
-from skdebias.finetune._network import Network, Networks, Points, training_mode
+from skdebias.finetune._network import (
+    Network,
+    Networks,
+    Points,
+    may_draw,
+    training_mode,
+)
 from skdebias.finetune._passes import (
     buffers_kept,
     deal_slots,
@@ -454,6 +470,7 @@ class NetworkTraining:
         position = position_in_passes([len(part) for part in self._parts])
         self._position = torch.from_numpy(position).to(device)
         self._objective = torch.zeros(len(members), device=device)
+        self._generator: OwnGenerator | None = None
         self.step = 0
         self.done = self._stopped = False
         if found is not None:
@@ -495,12 +512,11 @@ class NetworkTraining:
             disable=not shown,
         )
         device = self._accelerator.device
-        cuda = [device] if device.type == "cuda" else []
-        random = torch.random.fork_rng(devices=cuda)
-        with bar, random, one_thread(device), ExitStack() as context:
+        with bar, self._own_draws(), one_thread(device), ExitStack() as context:
             if self._penalty is not None:
                 # Other attention kernels cannot be differentiated twice.
-                context.enter_context(sdpa_kernel(SDPBackend.MATH))
+                kernels, _ = switches()["attention"]
+                context.enter_context(kernels.held(PLAIN_ATTENTION, rank=1))
             steps = self._steps()
             while not self.done:
                 training_mode(
@@ -562,13 +578,27 @@ class NetworkTraining:
         bits = np.random.Philox(key=[self._seed, 3], counter=[0, step, part, rank])
         return int(bits.random_raw() >> np.uint64(1))
 
+    def _own_draws(self) -> AbstractContextManager[Any]:
+        """Return the context in which what passes draw follows from their seeds."""
+        accelerator = self._accelerator
+        if accelerator.device.type != "cpu" or accelerator.num_processes > 1:
+            cuda = [accelerator.device] if accelerator.device.type == "cuda" else []
+            return torch.random.fork_rng(devices=cuda)
+        # To intercept operations takes time, so not where none of them draws.
+        if may_draw(self._model):
+            self._generator = OwnGenerator(0)
+        return self._generator or nullcontext()
+
     def _set_seed(self, part: int) -> None:
         seed = self._step_seed(self.step, part)
-        if self._accelerator.device.type == "cpu":
+        accelerator = self._accelerator
+        if self._generator is not None:
+            self._generator.manual_seed(seed)
+        elif accelerator.device.type != "cpu":
+            torch.manual_seed(seed)
+        elif accelerator.num_processes > 1:
             # A hundredth of the time of torch.manual_seed, which asks for each device.
             torch.random.default_generator.manual_seed(seed)
-        else:
-            torch.manual_seed(seed)
 
     def _make_step(self, rows: NDArray[np.int64], batches: list[Any]) -> None:
         try:
