@@ -104,7 +104,7 @@ class SharedSwitch:
 
 
 @contextmanager
-def standard_context() -> Iterator[None]:
+def standard_context(*, products: bool = True) -> Iterator[None]:
     """Compute as in a fresh process, whatever the caller has set.
 
     Inside, gradients are recorded, nothing is cast or intercepted, tensors are made in
@@ -112,12 +112,20 @@ def standard_context() -> Iterator[None]:
     numbers are computed in float32. Switches of the process are set by the first thread
     that is inside and given back by the last.
 
-    May be used as a decorator. Without torch in the process only numpy's own switches
-    are set.
+    Parameters
+    ----------
+    products : bool, default=True
+        Whether the precision of products is set, too, while which torch's own exporter
+        refuses to work.
 
     See Also
     --------
     SharedSwitch : How threads share a switch of the process.
+
+    Notes
+    -----
+    May be used as a decorator. Without torch in the process only numpy's own switches
+    are set.
 
     Examples
     --------
@@ -133,7 +141,8 @@ def standard_context() -> Iterator[None]:
             from embeddings_cache._precision import exact_float32
 
             stack.enter_context(_own_thread())
-            stack.enter_context(exact_float32())
+            if products:
+                stack.enter_context(exact_float32())
             for switch, value in switches().values():
                 stack.enter_context(switch.held(value))
         yield

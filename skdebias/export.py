@@ -190,7 +190,7 @@ def to_torch(estimator):
     return torch.nn.Sequential(*modules[:-1]).eval()
 
 
-@standard_context()
+@standard_context(products=False)
 def to_onnx(estimator, path):
     """Write a fitted head or network to an ONNX file.
 
