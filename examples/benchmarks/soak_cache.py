@@ -11,7 +11,9 @@ writers at once, readers beside a pruner. After each fault a resumed run must re
 the bytes of an undisturbed one, compute no more than the shards in flight again, and
 a prune must leave exactly the files of the committed shards. "transform" scenarios go
 through `EmbeddingExtractor` with a small network, "store" ones straight through the
-store. Exit code 1 if anything was broken. POSIX only, since processes are forked.
+store. Others harm the caller: threads that share a network, contexts that change
+arithmetic, networks that differ in one thing must get the rows of a fresh cache, or be
+refused. Exit code 1 if anything was broken. POSIX only, since processes are forked.
 
 The faults are those of `tests/embeddings_cache`, where `--quick` runs in every test.
 """
@@ -136,6 +138,24 @@ class Soak:
     def full_disk(self) -> Counter[str]:
         """A file system of 256 KiB that is full (Linux with user namespaces)."""
         return faults.full_disk(self._store(12), self.folder)
+
+    def threads(self) -> Counter[str]:
+        """Threads that share an extractor, or a network."""
+        import fault_callers
+
+        return fault_callers.threads(self.folder, 4 if self.quick else 200, self.rng)
+
+    def contexts(self) -> Counter[str]:
+        """Callers that have switched on whatever changes arithmetic."""
+        import fault_callers
+
+        return fault_callers.contexts(self.folder, 5 if self.quick else 200, self.rng)
+
+    def keys(self) -> Counter[str]:
+        """Networks and preprocessing that differ in one thing, in one cache."""
+        import fault_callers
+
+        return fault_callers.keys(self.folder, 1 if self.quick else 20, self.rng)
 
 
 SCENARIOS = [name for name in vars(Soak) if not name.startswith("_")]

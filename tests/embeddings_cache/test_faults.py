@@ -54,6 +54,9 @@ SCENARIOS = {
     "pruned_readers": {"runs beside a pruner": 30},
     "file_limit": {"file size limits": 1},
     "full_disk": {"full disks": 1},
+    "threads": {"threads": 8},
+    "contexts": {"contexts": 30},
+    "keys": {"changes told apart": 25, "changes refused": 4},
 }  # fmt: skip
 
 forks = pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are forked")
