@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 TESTS ?=
 # Any value of SKDEBIAS_DATA from the environment reaches the tests and examples.
 
-.PHONY: demo test lint types reproduce-cmnist reproduce-ule bench-heads soak-cache bench-cache bench-finetune docs clean
+.PHONY: demo test lint types reproduce-cmnist reproduce-ule bench-heads soak-cache bench-cache bench-finetune check-gpu docs clean
 
 demo: $(VENV)/.installed-demo
 	$(BIN)/skdebias demo
@@ -57,6 +57,13 @@ bench-finetune: $(VENV)/.installed-test
 SOAK ?=
 soak-cache: $(VENV)/.installed-demo
 	OMP_NUM_THREADS=1 $(BIN)/python examples/benchmarks/soak_cache.py $(SOAK)
+
+# Everything that needs a GPU, in eight minutes at most, with PYTHON: the machine's own,
+# which has PyTorch. Wheels of what it lacks may lie in .whl (see the script's head).
+# Options of the script: make check-gpu GPU="--phases tests engine"
+GPU ?=
+check-gpu:
+	$(PYTHON) examples/benchmarks/gpu_check.py $(GPU)
 
 docs: $(VENV)/.installed-docs
 	$(BIN)/sphinx-build -W -b html docs docs/_build/html
