@@ -83,10 +83,11 @@ class EmbeddingExtractor(
         How positions become one vector, where the network has positions: its own
         way, the class token, or the mean over patches or words.
     device : str or torch.device, default="auto"
-        "auto" is CUDA, else MPS, else the CPU.
+        "auto" is the current CUDA device, else MPS, else the CPU; of a network of
+        the user's own it is where that network is.
     precision : {"auto", "float32", "bfloat16", "float16"}, default="auto"
         Compute type. "auto" is float32 on the CPU, and bfloat16 (or float16, where
-        that is missing) by autocast on CUDA.
+        that is missing or emulated) by autocast on CUDA. float32 is never TF32.
     storage_dtype : {"float16", "float32"}, default="float16"
         Type in the cache; values beyond it are an error, never infinity.
     batch_size : int or "auto", default="auto"
