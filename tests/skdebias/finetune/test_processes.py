@@ -26,8 +26,11 @@ SHARDED = (
 def script():
     spec = importlib.util.spec_from_file_location("process_model", SCRIPT)
     module = importlib.util.module_from_spec(spec)
+    # The code of its classes is looked up there.
+    sys.modules["process_model"] = module
     spec.loader.exec_module(module)
-    return module
+    yield module
+    del sys.modules["process_model"]
 
 
 @pytest.fixture(scope="module")
@@ -82,9 +85,13 @@ def test_two_processes_train_what_one_does(options, script, alone, tmp_path):
         )
     # One process reads what two have written, and has nothing left to do; but that a
     # run without a seed is another one each time.
+    runs = sorted((tmp_path / "checkpoints").iterdir())
     again = script.fit(tmp_path / "checkpoints")
+    assert len(list((tmp_path / "checkpoints").iterdir())) == len(runs) + 1
     check(again, 1e-6, but=["unseeded"])
     assert not np.allclose(again["unseeded"], together["unseeded"])
+    # What was interrupted was gone on with, and is not there twice.
+    assert len(list((tmp_path / "checkpoints, again").iterdir())) == len(runs)
     # Or finishes it, of an interrupted run without a seed too.
     (unfinished,) = (tmp_path / "checkpoints, interrupted").glob("*/.run-open")
     check(script.fit(unfinished.parent.parent), 1e-5, but=["unseeded"])
