@@ -58,7 +58,7 @@ class SharedSwitch:
         self._read = read
         self._write = write
         self._lock = threading.Lock()
-        self._wanted: list[tuple[int, Any]] = []
+        self._wanted: list[tuple[int, Any, int]] = []  # rank, value, thread
         self._before: Any = None
         if hasattr(os, "register_at_fork"):
             os.register_at_fork(after_in_child=self._after_fork)
@@ -74,7 +74,7 @@ class SharedSwitch:
         rank : int, default=0
             Which value holds where several are wanted: that of the highest rank.
         """
-        own = rank, value
+        own = rank, value, threading.get_ident()
         with self._lock:
             if not self._wanted:
                 self._before = self._read()
@@ -100,7 +100,12 @@ class SharedSwitch:
             self._write(value)
 
     def _after_fork(self) -> None:
+        """Forget the threads that are not in this process."""
         self._lock = threading.Lock()
+        held, own = bool(self._wanted), threading.get_ident()
+        self._wanted = [entry for entry in self._wanted if entry[2] == own]
+        if held and not self._wanted:
+            self._set(self._before)
 
 
 @contextmanager

@@ -140,8 +140,10 @@ class EmbeddingExtractor(
     Notes
     -----
     ``fit`` learns nothing. Pickles and clones carry the parameters, never weights.
-    Different batch sizes or devices can change an embedding in its last bits; they
-    are noted with the shard but are not part of the key.
+    Different batch sizes, devices or numbers of threads can change an embedding in its
+    last bits; they are not part of the key. What else the caller has switched on in
+    torch, such as autocast or another default type, has no effect. An extractor may be
+    used by several threads. A `torch.nn.Module` is copied for each call.
 
     Examples
     --------

@@ -1,6 +1,5 @@
 """DFR: deep feature reweighting."""
 
-import warnings
 from contextlib import nullcontext
 from numbers import Integral, Real
 from threading import Lock
@@ -13,6 +12,7 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from skdebias._attributes import Groups
 from skdebias._base import BaseDebiasedClassifier
 from skdebias._head import HeadClassifier
+from skdebias._quiet import ignored
 from skdebias._warnings import warn_caller
 
 _LIBLINEAR = Lock()
@@ -252,8 +252,7 @@ default="auto"
         )
         # All fits of liblinear in a process draw from one generator.
         alone = _LIBLINEAR if options["solver"] == "liblinear" else nullcontext()
-        with alone, warnings.catch_warnings():
-            warnings.simplefilter("ignore", ConvergenceWarning)
+        with alone, ignored(ConvergenceWarning):
             return model.fit(X, y)
 
 

@@ -1,6 +1,5 @@
 """JTT: just train twice."""
 
-import warnings
 from numbers import Integral, Real
 
 import numpy as np
@@ -8,6 +7,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils._param_validation import HasMethods, Interval
 
 from skdebias._base import BaseDebiasedClassifier
+from skdebias._quiet import ignored
 from skdebias._warnings import warn_caller
 
 
@@ -202,9 +202,8 @@ class JTTClassifier(BaseDebiasedClassifier):
             )
         inferrer = ErrorSetPseudoAttributes(reference_estimator=reference)
         try:
-            with warnings.catch_warnings():
-                # The first model is meant to stop early.
-                warnings.simplefilter("ignore", ConvergenceWarning)
+            # The first model is meant to stop early.
+            with ignored(ConvergenceWarning):
                 self.pseudo_attributes_ = inferrer.fit_predict(data.X, data.y)
         except EmptyErrorSetError:
             warn_caller(

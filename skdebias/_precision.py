@@ -7,6 +7,7 @@ the newer ones say something that it cannot. What is embedded or fitted here is 
 what the key or the seed says, so these switches are set for as long as it takes.
 """
 
+import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -35,6 +36,15 @@ class _Holders:
 # this file both. Two that did not know of each other would give the switches back under
 # one another's computations.
 _holders: _Holders = vars(torch).setdefault("_exact_float32_holders", _Holders())
+
+
+def _after_fork() -> None:
+    # The thread that held it may not be in this process.
+    _holders.lock = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 @contextmanager

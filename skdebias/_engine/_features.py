@@ -1,6 +1,5 @@
 """Row access to the embeddings, whatever holds them."""
 
-import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Executor
 from itertools import islice, pairwise
@@ -262,7 +261,19 @@ def fits(tensor: torch.Tensor, device: torch.device) -> bool:
 def _as_tensor(X: NDArray) -> torch.Tensor:
     if any(stride < 0 for stride in X.strides) or not X.dtype.isnative:
         X = np.ascontiguousarray(X, dtype=X.dtype.newbyteorder("="))
-    with warnings.catch_warnings():
-        # Read-only memory maps are fine: nothing here ever writes to X.
-        warnings.filterwarnings("ignore", message=".*not writable.*")
-        return torch.from_numpy(X)
+    if not X.flags.writeable:
+        X = np.asarray(_Writable(X))
+    return torch.from_numpy(X)
+
+
+class _Writable:
+    """The memory of a read-only array, without torch's warning that it is read-only.
+
+    Nothing here ever writes to X. The filters that would hide the warning belong to the
+    process, so a fit in a thread could not leave them as they were.
+    """
+
+    def __init__(self, array: NDArray) -> None:
+        self._array = array  # whose memory it is
+        interface = array.__array_interface__
+        self.__array_interface__ = {**interface, "data": (interface["data"][0], False)}

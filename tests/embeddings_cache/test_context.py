@@ -1,6 +1,7 @@
 """Nothing that a caller has switched on reaches an embedding, nor is it changed."""
 
 import io
+import os
 import threading
 
 import hostile_contexts
@@ -230,6 +231,38 @@ def test_threads_share_a_switch():
     with switch.held("ours"):
         state["value"] = "turned by the caller meanwhile"
     assert state["value"] == "turned by the caller meanwhile"
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
+def test_a_forked_child_forgets_the_switches_of_other_threads():
+    state = {"value": "the caller's"}
+    switch = SharedSwitch(
+        lambda: state["value"], lambda value: state.update(value=value)
+    )
+    inside, leave = threading.Event(), threading.Event()
+
+    def hold():
+        with switch.held("ours"):
+            inside.set()
+            leave.wait()
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    inside.wait()
+    child = os.fork()
+    if not child:
+        ok = False
+        try:
+            ok = state["value"] == "the caller's"
+            with switch.held("ours"):
+                ok = ok and state["value"] == "ours"
+            ok = ok and state["value"] == "the caller's"
+        finally:
+            os._exit(0 if ok else 1)
+    leave.set()
+    thread.join()
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert state["value"] == "the caller's"
 
 
 def test_truncated_images_that_pillow_fills_have_a_key_of_their_own(

@@ -1,12 +1,15 @@
 """Nothing that a caller has switched on reaches a fit or a prediction."""
 
 import inspect
+import warnings
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 
 import numpy as np
 import pytest
 import torch
 from hostile_contexts import CONTEXTS, state_of_process
+from sklearn.base import clone
 from torch import nn
 
 import embeddings_cache._context
@@ -22,6 +25,7 @@ from skdebias import (
     UGCClassifier,
     ULEClassifier,
 )
+from skdebias._quiet import ignored
 from skdebias.attributes import (
     ErrorSetPseudoAttributes,
     GradientClusterPseudoAttributes,
@@ -185,3 +189,30 @@ def test_both_packages_have_one_context():
     one = inspect.getsource(skdebias._context)
     other = inspect.getsource(embeddings_cache._context)
     assert one == other.replace("embeddings_cache", "skdebias")
+
+
+def test_hidden_warnings_leave_the_filters_as_they_were():
+    """Of two threads the one that ends last does not bring back the other's."""
+    first, second = ignored(UserWarning), ignored(UserWarning)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        before = list(warnings.filters)
+        first.__enter__()
+        second.__enter__()
+        warnings.warn("hidden", UserWarning, stacklevel=1)
+        first.__exit__(None, None, None)
+        warnings.warn("hidden", UserWarning, stacklevel=1)
+        second.__exit__(None, None, None)
+        assert list(warnings.filters) == before
+        with pytest.raises(UserWarning):
+            warnings.warn("seen", UserWarning, stacklevel=1)
+
+
+def test_fits_in_threads_leave_the_filters_as_they_were():
+    X64 = X.astype(np.float64)
+    X64.flags.writeable = False  # torch warns of such memory
+    before = list(warnings.filters)
+    models = [JTTClassifier(**SHORT), DFRClassifier(random_state=0)] * 2
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda model: clone(model).fit(X64, Y, A), models))
+    assert list(warnings.filters) == before
