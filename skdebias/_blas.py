@@ -6,6 +6,7 @@ number is a setting of the process: whoever begins first changes it, whoever end
 puts it back.
 """
 
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,6 +21,16 @@ _running = 0
 _before: dict[str, tuple[Any, int]] = {}
 #: The libraries that were loaded when there were so many modules.
 _known: tuple[int, list[Any]] = (0, [])
+
+
+def _after_fork() -> None:
+    """Let no lock stay closed for a thread that the new process does not have."""
+    global _LOCK
+    _LOCK = Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """DFR: deep feature reweighting."""
 
+import os
 from contextlib import nullcontext
 from numbers import Integral, Real
 from threading import Lock
@@ -16,6 +17,15 @@ from skdebias._quiet import ignored
 from skdebias._warnings import warn_caller
 
 _LIBLINEAR = Lock()
+
+
+def _after_fork():
+    global _LIBLINEAR
+    _LIBLINEAR = Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 class DFRClassifier(HeadClassifier):

@@ -199,7 +199,8 @@ class FineTuneClassifier(LogitClassifierMixin, MetaEstimatorMixin, BaseEstimator
         Compute type. "auto" is float32 on the CPU, and bfloat16 (or float16, where that
         is missing) by autocast on CUDA.
     device : {"auto", "cpu", "cuda", "mps"}, default="auto"
-        "auto" is what Accelerate finds: CUDA, else MPS, else the CPU.
+        "auto" is what Accelerate finds: CUDA, else MPS, else the CPU. There a network
+        has one core: on how many it trains must not change the result.
     num_workers : int, default=0
         Processes that read, prepare and augment items ahead, where they are not kept in
         memory. 0 are threads for images, as many as there are cores, and none where
