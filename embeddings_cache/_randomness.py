@@ -6,10 +6,13 @@ is handed a generator of its own here, below all libraries, and the process's is
 touched. The numbers are those of the process's generator with the same seed.
 """
 
+import functools
 from typing import Any
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
+
+_COMPOSITE = torch._C.DispatchKey.CompositeImplicitAutograd
 
 
 class OwnGenerator(TorchDispatchMode):
@@ -34,14 +37,35 @@ class OwnGenerator(TorchDispatchMode):
     ) -> Any:
         """Run an operation, with the generator if it draws."""
         kwargs = dict(kwargs or {})
-        drawn = torch.Tag.nondeterministic_seeded in func.tags
-        if not drawn or not _on_the_cpu(args, kwargs):
+        if not _may_draw(func) or not _on_the_cpu(args, kwargs):
             return func(*args, **kwargs)
-        if not _has_generator(func):
-            func = _with_generator(func)
-        if kwargs.get("generator") is None:
-            kwargs["generator"] = self._generator
-        return func(*args, **kwargs)
+        seeded = func if _has_generator(func) else _with_generator(func)
+        if seeded is not None:
+            if kwargs.get("generator") is None:
+                kwargs["generator"] = self._generator
+            return seeded(*args, **kwargs)
+        # In inference mode operations that consist of others come whole.
+        if func.has_kernel_for_dispatch_key(_COMPOSITE):
+            with self:
+                return func._op_dk(_COMPOSITE, *args, **kwargs)
+        if _drops_nothing(func, args, kwargs):
+            return func(*args, **kwargs)
+        raise RuntimeError(
+            f"{func} draws random numbers from the generator of the process only, so "
+            "what is drawn would not follow from its seed: draw with another function "
+            "of torch"
+        )
+
+
+@functools.cache
+def _may_draw(func: Any) -> bool:
+    # Attention says so by an argument alone.
+    return torch.Tag.nondeterministic_seeded in func.tags or "dropout_p" in _names(func)
+
+
+@functools.cache
+def _names(func: Any) -> tuple[str, ...]:
+    return tuple(argument.name for argument in func._schema.arguments)
 
 
 def _on_the_cpu(args: Any, kwargs: dict[str, Any]) -> bool:
@@ -53,25 +77,23 @@ def _on_the_cpu(args: Any, kwargs: dict[str, Any]) -> bool:
 
 
 def _has_generator(func: Any) -> bool:
-    return any(argument.name == "generator" for argument in func._schema.arguments)
+    return "generator" in _names(func)
 
 
+@functools.cache
 def _with_generator(func: Any) -> Any:
-    """Return the overload of an operation that takes a generator.
-
-    Raises
-    ------
-    RuntimeError
-        If there is none: its numbers would depend on what else the process draws.
-    """
-    wanted = [argument.name for argument in func._schema.arguments]
+    """Return the overload of an operation that takes a generator, if there is one."""
     packet = func.overloadpacket
     for name in packet.overloads():
         found = getattr(packet, name)
-        names = [argument.name for argument in found._schema.arguments]
-        if "generator" in names and [n for n in names if n != "generator"] == wanted:
+        names = _names(found)
+        rest = tuple(n for n in names if n != "generator")
+        if "generator" in names and rest == _names(func):
             return found
-    raise RuntimeError(
-        f"{func} draws random numbers from the generator of the process only, so what "
-        "is drawn would not follow from its seed: draw with another function of torch"
-    )
+    return None
+
+
+def _drops_nothing(func: Any, args: Any, kwargs: dict[str, Any]) -> bool:
+    """Whether an operation of attention is told to drop nothing."""
+    given = dict(zip(_names(func), args)) | kwargs
+    return "dropout_p" in _names(func) and given.get("dropout_p", 0.0) == 0.0

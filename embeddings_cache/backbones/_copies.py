@@ -15,6 +15,10 @@ import torch
 from torch import nn
 
 _PLAIN = (bool, int, float, str, type(None))
+_WHY = (
+    "The extractor computes with a copy of its own, so that a network which is trained "
+    "or used elsewhere at the same time cannot change an embedding."
+)
 
 
 class PrivateCopy:
@@ -37,21 +41,7 @@ class PrivateCopy:
     """
 
     def __init__(self, original: nn.Module) -> None:
-        try:
-            self.network, memo = _copied(original, plainly=False)
-        except Exception:
-            # Some say how they are pickled, or that they are not: not how they are
-            # copied.
-            try:
-                self.network, memo = _copied(original, plainly=True)
-            except Exception as error:
-                raise _refusal(original, str(error)) from error
-        copies = [value for value in memo.values() if isinstance(value, nn.Module)]
-        known = {id(module) for module in [self.network, *copies]}
-        if any(id(module) in known for module in original.modules()):
-            raise _refusal(original, "its __deepcopy__ returns the original")
-        for module in [self.network, *copies]:
-            _rebind(module, memo)
+        self.network, copies = own_copy(original, _WHY)
         # Those in lists, which eval() would not reach, too.
         for module in [*copies, *self.network.modules()]:
             module.training = False
@@ -69,6 +59,44 @@ class PrivateCopy:
                 if name not in before or before[name] != value:
                     vars(theirs)[name] = value
         self._before = [_plain(own) for _, own in self._pairs]
+
+
+def own_copy(original: nn.Module, why: str) -> tuple[nn.Module, list[nn.Module]]:
+    """Return a copy of a network that computes with nothing of the original.
+
+    Parameters
+    ----------
+    original : torch.nn.Module
+        It is only read.
+    why : str
+        For the error: a sentence that says what the copy is for.
+
+    Returns
+    -------
+    network : torch.nn.Module
+    copies : list of torch.nn.Module
+        The copies of all modules that the network holds, those in lists too.
+
+    Raises
+    ------
+    TypeError
+        If the network cannot be copied.
+    """
+    try:
+        network, memo = _copied(original, plainly=False)
+    except Exception:
+        # Some say how they are pickled, or that they are not: not how they are copied.
+        try:
+            network, memo = _copied(original, plainly=True)
+        except Exception as error:
+            raise _refusal(original, str(error), why) from error
+    copies = [value for value in memo.values() if isinstance(value, nn.Module)]
+    known = {id(module) for module in [network, *copies]}
+    if any(id(module) in known for module in original.modules()):
+        raise _refusal(original, "its __deepcopy__ returns the original", why)
+    for module in [network, *copies]:
+        _rebind(module, memo)
+    return network, copies
 
 
 def _copied(original: nn.Module, *, plainly: bool) -> tuple[nn.Module, dict[int, Any]]:
@@ -103,12 +131,10 @@ def _plain(module: nn.Module) -> dict[str, Any]:
     }
 
 
-def _refusal(network: nn.Module, reason: str) -> TypeError:
+def _refusal(network: nn.Module, reason: str, why: str) -> TypeError:
     return TypeError(
-        f"backbone={type(network).__name__}(...) cannot be copied ({reason}). The "
-        "extractor computes with a copy of its own, so that a network which is trained "
-        "or used elsewhere at the same time cannot change an embedding. Leave out what "
-        "cannot be copied, or give the class a __deepcopy__"
+        f"backbone={type(network).__name__}(...) cannot be copied ({reason}). {why} "
+        "Leave out what cannot be copied, or give the class a __deepcopy__"
     )
 
 
@@ -128,7 +154,12 @@ def _tensors(value: Any, seen: set[int]) -> Iterator[torch.Tensor]:
         yield from _tensors(part, seen)
 
 
-_HOOKS = ("_forward_hooks", "_forward_pre_hooks")
+_HOOKS = (
+    "_forward_hooks",
+    "_forward_pre_hooks",
+    "_backward_hooks",
+    "_backward_pre_hooks",
+)
 
 
 def _rebind(module: nn.Module, memo: dict[int, Any]) -> None:
@@ -140,7 +171,7 @@ def _rebind(module: nn.Module, memo: dict[int, Any]) -> None:
     own = vars(module)
     for values in [own, *(own[name] for name in _HOOKS if own.get(name))]:
         for name, value in list(values.items()):
-            if isinstance(value, FunctionType):
+            if isinstance(value, FunctionType | MethodType):
                 values[name] = _rebound(value, memo, {})
 
 
@@ -150,7 +181,9 @@ def _rebound(value: Any, memo: dict[int, Any], done: dict[int, Any]) -> Any:
         return memo.get(id(value), value)
     if isinstance(value, MethodType):
         owner = _rebound(value.__self__, memo, done)
-        return value if owner is value.__self__ else MethodType(value.__func__, owner)
+        function = _rebound(value.__func__, memo, done)
+        same = owner is value.__self__ and function is value.__func__
+        return value if same else MethodType(function, owner)
     if not isinstance(value, FunctionType):
         return value
     if id(value) in done:

@@ -11,7 +11,7 @@ from torch.distributed.fsdp import FSDPModule, FullyShardedDataParallel
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 from torch.nn.parameter import UninitializedTensorMixin
 
-from skdebias.finetune._extraction import is_out_of_memory
+from skdebias.finetune._extraction import is_out_of_memory, own_copy
 
 # Errors of a network's own code on items that it does not take.
 _OF_THE_NETWORK = (
@@ -86,6 +86,34 @@ def plain_module(module: nn.Module) -> nn.Module:
     return module
 
 
+def copied_module(module: nn.Module) -> nn.Module:
+    """Return a copy of a backbone that is trained in its place.
+
+    Parameters
+    ----------
+    module : torch.nn.Module
+
+    Returns
+    -------
+    torch.nn.Module
+
+    Raises
+    ------
+    TypeError
+        If it cannot be copied.
+    ValueError
+        If the copy would be trained in another way.
+    """
+    for name, value in module.named_parameters():
+        if value._backward_hooks or value._post_accumulate_grad_hooks:
+            raise ValueError(
+                f"backbone: {name!r} has a hook on its gradient, which no copy of the "
+                "network has: register it on a tensor within forward, use "
+                "torch.nn.Module.register_full_backward_hook, or freeze."
+            )
+    return own_copy(module, "A copy is trained, and the network stays as it is.")[0]
+
+
 def check_parameters_of(network: nn.Module) -> None:
     """Refuse weights that cannot be trained from.
 
@@ -150,6 +178,8 @@ def check_embeddings(embeddings: Any, batch: Any) -> None:
         )
     if torch.compiler.is_compiling() or torch.jit.is_tracing():
         return  # sizes are symbols
+    if not embeddings.shape[1]:
+        raise ValueError("the backbone returned embeddings without any feature.")
     n_items = _n_items(batch)
     if n_items is not None and len(embeddings) != n_items:
         raise ValueError(
@@ -175,6 +205,11 @@ def check_tensor(output: Any) -> None:
             f"the backbone returned {_described(output)}; an embedding is one tensor "
             "(n, n_features): give a module whose forward returns the part that is "
             "wanted, or choose layer."
+        )
+    if output.is_inference() and not torch.is_inference_mode_enabled():
+        raise ValueError(
+            "the backbone returned a tensor that was made in torch.inference_mode(), "
+            "which nothing can be trained on: leave it out of its forward."
         )
     if not output.is_floating_point():
         raise ValueError(

@@ -47,6 +47,7 @@ from skdebias.finetune._checkpoint import to_host
 from skdebias.finetune._checks import (
     about_items,
     check_parameters_of,
+    copied_module,
     is_wrapped,
     plain_module,
 )
@@ -589,7 +590,7 @@ default=None
     def _initial_network(self, settings):
         backbone = self.backbone
         if not isinstance(backbone, str):
-            backbone = clone(plain_module(backbone), safe=False)  # a copy
+            backbone = copied_module(plain_module(backbone))
             check_parameters_of(backbone)
             # One that was made at random may be another in each process.
             agree_on_weights(backbone)
@@ -617,8 +618,13 @@ default=None
         return network
 
     def __sklearn_clone__(self):
+        plain = copy.copy(self)
+        if isinstance(self.backbone, torch.nn.Module):
+            plain.backbone = None
+        cloned = BaseEstimator.__sklearn_clone__(plain)
+        if isinstance(self.backbone, torch.nn.Module):
+            cloned.backbone = copied_module(self.backbone)
         # Of one that was loaded, what it starts from may be nowhere else.
-        cloned = super().__sklearn_clone__()
         if hasattr(self, "_origin"):
             cloned._origin = self._origin
         return cloned
@@ -628,8 +634,9 @@ default=None
         first = members[0]
         batch = next(source.batches(first.tools, [(0, np.arange(1))]))
         first.eval()
-        with torch.no_grad(), about_items(batch):
-            n_features = first.embed(batch).shape[1]
+        with about_items(batch):
+            embedding = first.embed(batch)
+        n_features = embedding.shape[1]
         hidden = [int(size) for size in inner.hidden_layer_sizes]
         # A method without a penalty takes no saliencies anywhere.
         has_point = type(method).penalty.__func__ is not Method.penalty.__func__
@@ -647,6 +654,12 @@ default=None
             )
             if has_point:
                 check_point(member, self.saliency_layer, batch)
+        if not (alone or embedding.requires_grad):
+            warn_caller(
+                "The backbone returns embeddings that its weights get no gradient "
+                "from, so that the head alone is trained: leave out detach() and "
+                "torch.no_grad() in its forward, or give freeze='backbone'."
+            )
         self._warn_of_what_is_ignored(first, hidden, has_point)
         return _shapes(batch, first.tools.modality)
 
@@ -794,7 +807,7 @@ default=None
         own = inner.get_params(deep=False).items()
         return run | {
             "max_iter": self.max_iter,
-            "estimator": type(inner).__qualname__,
+            "estimator": type(inner),
             "parameters": {key: value for key, value in own if key not in shared},
             "y": y_codes,
             "attributes": None

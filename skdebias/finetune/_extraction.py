@@ -28,7 +28,8 @@ from embeddings_cache.backbones._base import (
     layer_output,
     pool,
 )
-from embeddings_cache.backbones._describe import describe_network
+from embeddings_cache.backbones._copies import own_copy
+from embeddings_cache.backbones._describe import Describer, describe_network
 from embeddings_cache.backbones._sentence_transformers import quiet_files
 from embeddings_cache.backbones._transforms import describe_transform
 from embeddings_cache.backbones._weights import load_strictly, read_weights
@@ -36,6 +37,7 @@ from embeddings_cache.backbones._weights import load_strictly, read_weights
 __all__ = [
     "Backbone",
     "BackboneSpec",
+    "Describer",
     "EmbeddingExtractor",
     "FileMemo",
     "Item",
@@ -59,6 +61,7 @@ __all__ = [
     "load_strictly",
     "make_folder",
     "ordered_map",
+    "own_copy",
     "pool",
     "quiet_files",
     "read_items",

@@ -6,7 +6,6 @@ import warnings
 from itertools import pairwise
 
 import torch
-from sklearn.base import clone
 from torch import nn
 
 from skdebias._engine._loss import n_logits
@@ -20,6 +19,7 @@ from skdebias._serialize import (
     write_file,
 )
 from skdebias.finetune._checkpoint import to_host
+from skdebias.finetune._checks import copied_module
 from skdebias.finetune._encoder_files import pack_encoder, unpacked_encoder
 from skdebias.finetune._network import (
     Network,
@@ -126,7 +126,7 @@ def load_network(kind, path, given):
 def _build(backbone, settings, header, tensors):
     """Return the network of a file before its weights; the file is all it needs."""
     if not isinstance(backbone, str):
-        backbone = clone(backbone, safe=False)  # the user's own stays as it is
+        backbone = copied_module(backbone)  # the user's own stays as it is
     with contextlib.ExitStack() as files:
         folder = None
         if has_folder(backbone, settings):

@@ -2,7 +2,6 @@
 
 import dataclasses
 import hashlib
-import inspect
 import json
 from collections.abc import Mapping
 from numbers import Integral, Real
@@ -12,10 +11,7 @@ import numpy as np
 import torch
 
 from skdebias import __version__
-from skdebias.finetune._extraction import UndescribableError
-
-# Classes of these libraries are known by name and version.
-_KNOWN = ("builtins", "numpy", "sklearn", "skdebias", "torch")
+from skdebias.finetune._extraction import Describer, UndescribableError
 
 
 def digest(description: Mapping[str, Any]) -> str:
@@ -42,8 +38,8 @@ def canonical(value: Any, name: str) -> Any:
     Parameters
     ----------
     value : object
-        None, texts, numbers, arrays, tensors, containers of these, dataclasses and
-        estimators.
+        None, texts, numbers, arrays, tensors, containers of these, dataclasses,
+        estimators and classes.
     name : str
         What the value is, for the error.
 
@@ -75,6 +71,8 @@ def canonical(value: Any, name: str) -> Any:
         return {"array": array_digest(value)}
     if isinstance(value, np.random.RandomState):
         return {"state": canonical(value.get_state(legacy=False), name)}
+    if isinstance(value, type):
+        return {"class": _describe_class(value, name)}
     parts = _parts(value)
     if parts is None:
         raise UndescribableError(
@@ -87,31 +85,23 @@ def canonical(value: Any, name: str) -> Any:
 
 
 def _parts(value: Any) -> Mapping[str, Any] | None:
-    """Return the fields of a dataclass or the parameters of an estimator."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
-    if hasattr(value, "get_params") and not isinstance(value, type):
+    """Return all that a dataclass holds, or the parameters of an estimator."""
+    if dataclasses.is_dataclass(value):
+        fields = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
+        return {**getattr(value, "__dict__", {}), **fields}
+    if hasattr(value, "get_params"):
         params: Mapping[str, Any] = value.get_params(deep=False)
         return params
     return None
 
 
-def _describe_class(kind: type, name: str) -> list[str]:
-    """Return the name of a class and digests of its source, unless a library's."""
-    described = [f"{kind.__module__}.{kind.__qualname__}"]
-    for base in kind.__mro__:
-        if base.__module__.partition(".")[0] in _KNOWN:
-            continue
-        try:
-            source = inspect.getsource(base)
-        except (OSError, TypeError) as error:
-            raise UndescribableError(
-                f"{name}: the code of {base.__qualname__} cannot be read, so that runs "
-                "of it cannot be told from those of another one: put the class into a "
-                "module, or leave checkpoint_dir=None"
-            ) from error
-        described.append(hashlib.sha256(source.encode()).hexdigest())
-    return described
+def _describe_class(kind: type, name: str) -> list[Any]:
+    """Return the name of a class, and by its code what is not a library's."""
+    remedy = "Put the class into a module, or leave checkpoint_dir=None"
+    describe = Describer(name, remedy, training=True)
+    described = describe.whole(kind, kind.__qualname__)
+    # The libraries' versions are those of the backbone's description.
+    return [f"{kind.__module__}.{kind.__qualname__}", described]
 
 
 def array_digest(values: np.ndarray) -> str:

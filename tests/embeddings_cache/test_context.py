@@ -204,6 +204,45 @@ def test_every_way_to_draw_has_the_own_generator(draw):
     assert torch.equal(torch.get_rng_state(), before)
 
 
+def _attention(training):
+    heads = torch.linspace(-1, 1, 2 * 4 * 8 * 16).view(2, 4, 8, 16)
+    drop = 0.3 if training else 0.0
+    return nn.functional.scaled_dot_product_attention(heads, heads, heads, None, drop)
+
+
+def _lstm(training):
+    layer = nn.LSTM(4, 3, num_layers=2, dropout=0.5).train(training)
+    return layer(torch.ones(5, 4))[0]
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [
+        lambda training: nn.functional.dropout(torch.ones(20), 0.5, training),
+        lambda training: nn.functional.dropout2d(torch.ones(2, 9, 2, 2), 0.5, training),
+        lambda training: nn.functional.alpha_dropout(torch.ones(20), 0.5, training),
+        lambda training: nn.functional.rrelu(-torch.ones(20), training=training),
+        _attention,
+        _lstm,
+    ],
+)
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_layers_that_draw_have_the_own_generator_in_any_mode(draw, training, mode):
+    """In inference mode operations arrive whole, which have no generator."""
+    from embeddings_cache._randomness import OwnGenerator
+
+    torch.manual_seed(3)
+    with mode():
+        expected = draw(training)
+    torch.manual_seed(4)
+    before = torch.get_rng_state()
+    with mode(), OwnGenerator(3):
+        found = draw(training)
+    assert torch.equal(found, expected)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 def test_threads_share_a_switch():
     """The thread that ends first does not turn it back under the other."""
     state = {"value": "the caller's"}

@@ -2,6 +2,8 @@
 
 import pickle
 import random
+import threading
+import types
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,6 +11,7 @@ import pandas as pd
 import pytest
 import torch
 from safetensors.torch import save_file
+from sklearn.base import clone
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -76,11 +79,94 @@ class Returns(nn.Module):
         (lambda z: torch.cat([z, z]), "2 rows for 1 items"),
         (lambda z: z[:, 0], "one vector per item"),
         (lambda z: z[:, None], "one vector per item"),
+        (lambda z: z[:, :0], "without any feature"),
     ],
 )
 def test_outputs_that_are_no_embedding(change, message):
     with pytest.raises(ValueError, match=rf"backbone returned .*{message}|{message}"):
         _model(Returns(change)).fit(X, Y)
+
+
+class _Under(nn.Module):
+    def __init__(self, mode):
+        super().__init__()
+        self.linear = nn.Linear(6, 4)
+        self.mode = mode
+
+    def forward(self, x):
+        with self.mode():
+            return self.linear(x)
+
+
+def test_backbones_that_get_no_gradient_say_so():
+    for backbone in (_Under(torch.no_grad), Returns(torch.detach)):
+        with pytest.warns(UserWarning, match="the head alone is trained"):
+            _model(backbone).fit(X, Y)
+    with pytest.raises(ValueError, match="inference_mode"):
+        _model(_Under(torch.inference_mode)).fit(X, Y)
+
+
+def _with_hook():
+    backbone = _mlp()
+    backbone[0].weight.register_hook(torch.zeros_like)
+    return backbone
+
+
+def _with_lock():
+    backbone = _mlp()
+    backbone.lock = threading.Lock()
+    return backbone
+
+
+@pytest.mark.parametrize(
+    ("make", "kind", "message"),
+    [
+        (_with_hook, ValueError, "'0.weight' has a hook"),
+        (_with_lock, TypeError, "lock"),
+    ],
+)
+def test_backbones_that_no_copy_is_like(make, kind, message):
+    """Neither a fit nor a clone, which a search makes, loses a part in silence."""
+    with pytest.raises(kind, match=f"backbone.*{message}"):
+        _model(make()).fit(X, Y)
+    with pytest.raises(kind, match=f"backbone.*{message}"):
+        clone(_model(make()))
+
+
+class _Doubled(nn.Sequential):
+    def forward(self, x):
+        return 2 * super().forward(x)
+
+
+def _replaced(forward):
+    backbone = _mlp()
+    before = backbone.forward
+    backbone.forward = forward(backbone, before)
+    return backbone
+
+
+@pytest.mark.parametrize(
+    "forward",
+    [
+        lambda _, before: lambda x: 2 * before(x),
+        lambda own, before: types.MethodType(lambda _, x: 2 * before(x), own),
+        lambda own, _: lambda x: 2 * own[0](x),
+    ],
+)
+def test_what_was_put_on_a_module_runs_on_the_copy(forward):
+    """Else the original's weights would be used, and those of the copy never move."""
+    expected = _model(_Doubled(*_mlp())).fit(X, Y).decision_function(X)
+    backbone = _replaced(forward)
+    for model in (_model(backbone), clone(_model(backbone))):
+        np.testing.assert_array_equal(model.fit(X, Y).decision_function(X), expected)
+    assert all(p.grad is None for p in backbone.parameters())
+
+
+def test_networks_of_ones_own_are_judged_on_validation_items():
+    """Where one may draw random numbers, and dropout is off."""
+    model = _model(Returns(torch.relu), dropout=0.5)
+    model.fit(X, Y, X_val=X[:20], y_val=Y[:20])
+    assert len(model.history_["validation_score"]) == model.n_iter_
 
 
 def test_images_too_are_embedded_as_one_tensor():

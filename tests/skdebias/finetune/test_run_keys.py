@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 import warnings
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
@@ -411,6 +412,35 @@ def test_a_file_in_place_of_the_folder_is_refused(tmp_path, steps, seed):
             _model(folder, random_state=seed).fit(X, Y)
         assert isinstance(error.value, OSError)
     assert file.read_text() == "mine"
+
+
+class _Own(ERMClassifier):
+    pass
+
+
+@dataclass(frozen=True)
+class _Settings:
+    scale: float = 1.0
+
+    def __post_init__(self):
+        object.__setattr__(self, "shift", 0)
+
+    def weight(self):
+        return self.scale
+
+
+def test_classes_are_known_by_the_code_that_runs(monkeypatch):
+    """Neither a patched method nor an attribute that is no field is overlooked."""
+    values = (_Own, _Settings())
+    before = [canonical(value, "value") for value in values]
+    assert before == [canonical(value, "value") for value in values]
+    monkeypatch.setattr(_Own, "_epochs", lambda self: [1], raising=False)
+    monkeypatch.setattr(_Settings, "weight", lambda self: 2.0)
+    after = [canonical(value, "value") for value in values]
+    assert all(new != old for new, old in zip(after, before))
+    shifted = _Settings()
+    object.__setattr__(shifted, "shift", 3)
+    assert canonical(shifted, "value") != canonical(_Settings(), "value")
 
 
 def test_numbers_are_known_by_value():
