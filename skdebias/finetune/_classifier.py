@@ -198,7 +198,7 @@ class FineTuneClassifier(LogitClassifierMixin, MetaEstimatorMixin, BaseEstimator
         keeps itself is its own affair.
     precision : {"auto", "float32", "bfloat16", "float16"}, default="auto"
         Compute type. "auto" is float32 on the CPU, and bfloat16 (or float16, where that
-        is missing) by autocast on CUDA.
+        is missing) by autocast on CUDA. The CPU computes in float32 for "float16".
     device : {"auto", "cpu", "cuda", "mps"}, default="auto"
         "auto" is what Accelerate finds: CUDA, else MPS, else the CPU. There a network
         has one core: on how many it trains must not change the result.
@@ -585,7 +585,13 @@ default=None
             device = torch.device("cuda" if on_cuda else "cpu")
             name = str(resolve_precision("auto", device))
             precision = name.removeprefix("torch.")
-        return make_accelerator(self.device, precision)
+        made = make_accelerator(self.device, precision)
+        if precision == "float16" and made.device.type == "cpu":
+            warn_caller(
+                "precision='float16' has no effect on the CPU, which computes in "
+                "float32: choose 'bfloat16' or 'float32'."
+            )
+        return made
 
     def _initial_network(self, settings):
         backbone = self.backbone

@@ -38,9 +38,9 @@ SETTINGS = {
     "unknown": {"accumulate": 2},
     "dro": {"accumulate": 2, "freeze": ["used.weight"]},
     "unseeded": {"random_state": None},
-    # Processes normalise saliencies apart, so that long ways lead apart.
-    "ule": {"learning_rate": 0.02},
-    "ule at a layer": {"saliency_layer": "used", "learning_rate": 0.02},
+    # Saliencies are averaged over the rows of a process: as many for each.
+    "ule": {"batch_size": 52},
+    "ule at a layer": {"saliency_layer": "used", "batch_size": 52},
 }
 
 
@@ -79,13 +79,13 @@ def fit(folder, names=tuple(METHODS), precision="float32"):
     X, y, attributes = make_spurious_classification(303, random_state=0)
     found = {}
     for name in names:
-        settings = {"random_state": 0, "learning_rate": 0.05, **SETTINGS.get(name, {})}
+        settings = {"random_state": 0, "batch_size": 51, **SETTINGS.get(name, {})}
         model = FineTuneClassifier(
             METHODS[name],
             # Its statistics are of a process's own rows: nothing to compare them with.
             Backbone(X.shape[1], batch_norm=name == "unseeded"),
             modality="tensor",
-            batch_size=51,
+            learning_rate=0.05,
             max_iter=2,
             clip_norm=1.0,
             device="cpu",

@@ -74,8 +74,8 @@ def test_two_processes_train_what_one_does(options, script, alone, tmp_path):
             if name in but:
                 continue
             # Saliencies are normalised, and compared, row by row here: the mean over
-            # processes is that over all rows, but for one that makes them equally long.
-            limit = 1e-2 if name.startswith("ule") else tolerance
+            # processes, which have as many rows, is that over all rows.
+            limit = 10 * tolerance if name.startswith("ule") else tolerance
             np.testing.assert_allclose(together[name], values, atol=limit, err_msg=name)
 
     check(alone, 1e-5, but=["unseeded"])

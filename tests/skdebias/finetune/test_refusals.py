@@ -296,6 +296,7 @@ def test_parameters_that_cannot_be_honoured_are_refused(settings, message):
         {"saliency_layer": "0"},
         {"pretrained": False},
         {"checkpoint_every": 3},
+        {"precision": "float16"},
         {"head_init": "zero", "method": ERMClassifier(hidden_layer_sizes=(3,))},
     ],
 )
