@@ -24,6 +24,8 @@ from skdebias.finetune._checkpoint import Checkpoints
 from skdebias.finetune._training import NetworkTraining
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
+# Seconds in which another process answers, however busy the machine is.
+HANGS = 1800
 X, Y, ATTRIBUTES = make_spurious_classification(200, random_state=0)
 VALIDATION = {"X_val": X[:60], "y_val": Y[:60], "attributes_val": ATTRIBUTES[:60]}
 
@@ -250,9 +252,9 @@ def _run(folder, barrier, results):
     save = Checkpoints.save
 
     def together(self, *args, **kwargs):
-        barrier.wait(120)
+        barrier.wait(HANGS)
         path = save(self, *args, **kwargs)
-        barrier.wait(120)
+        barrier.wait(HANGS)
         return path
 
     Checkpoints.save = together
@@ -267,7 +269,7 @@ def test_identical_runs_write_at_the_same_moments(tmp_path, whole):
     others = [context.Process(target=_run, args=args) for _ in range(3)]
     for process in others:
         process.start()
-    found = [results.get(timeout=240) for _ in others]
+    found = [results.get(timeout=HANGS) for _ in others]
     for process in others:
         process.join()
         assert process.exitcode == 0
