@@ -88,7 +88,9 @@ def rebuild_estimator(
     )
     estimator._validate_params()
     fitted = decode(description["fitted"], arrays)
-    check_fitted(fitted)
+    check_fitted(fitted, _KNOWN_OF_A_SCALER if _is_scaler(estimator) else _KNOWN)
+    if _is_scaler(estimator):
+        check_scaler(estimator, fitted)
     for key, value in fitted.items():
         setattr(estimator, key, value)
     return estimator
@@ -124,13 +126,21 @@ def known_class(name: str) -> type:
     return kind
 
 
-def check_fitted(fitted: dict[str, Any]) -> None:
+def _is_scaler(estimator: Any) -> bool:
+    return isinstance(estimator, StandardScaler)
+
+
+def check_fitted(
+    fitted: dict[str, Any], known: "Mapping[str, _Check] | None" = None
+) -> None:
     """Raise unless fitted attributes are known, of the right type and shape, finite.
 
     Parameters
     ----------
     fitted : dict
         Fitted attributes of one estimator or transformer, by name.
+    known : mapping of str to callable, default=None
+        Checks by name. None is those of heads.
 
     Raises
     ------
@@ -140,10 +150,11 @@ def check_fitted(fitted: dict[str, Any]) -> None:
     lengths: _Lengths = {}
     # What others are measured against comes first.
     ordered = sorted(fitted, key=lambda name: (name not in _FIRST, name))
+    known = _KNOWN if known is None else known
     for name in ordered:
-        if name not in _KNOWN:
+        if name not in known:
             raise ValueError(f"{name} is not a fitted attribute that skdebias knows")
-        if not _KNOWN[name](fitted[name], lengths):
+        if not known[name](fitted[name], lengths):
             raise ValueError(f"{name} is {_describe(fitted[name])}, which no fit sets")
 
 
@@ -163,6 +174,42 @@ def check_head(fitted: dict[str, Any]) -> None:
     needed = {"classes_", "n_features_in_"}
     hidden = "coefs_" in fitted
     needed |= {"coefs_", "intercepts_"} if hidden else {"coef_", "intercept_"}
+    _refuse_lacking(needed, fitted)
+    for prefix in ("", "student_", "biased_", "first_"):
+        linear, layers, biases = (
+            f"{prefix}{name}_" for name in ("coef", "coefs", "intercepts")
+        )
+        if linear in fitted and layers in fitted:
+            raise ValueError(f"it has both {linear} and {layers}")
+        if len(fitted.get(layers, ())) != len(fitted.get(biases, ())):
+            raise ValueError(f"{layers} and {biases} differ in their number of layers")
+
+
+def check_scaler(scaler: StandardScaler, fitted: dict[str, Any]) -> None:
+    """Raise unless fitted attributes are what a scaler with its settings applies.
+
+    Parameters
+    ----------
+    scaler : StandardScaler
+        With its parameters set.
+    fitted : dict
+        Fitted attributes that :func:`check_fitted` accepts.
+
+    Raises
+    ------
+    ValueError
+        If something is missing, or divides by zero.
+    """
+    _refuse_lacking({"n_features_in_", "mean_", "var_", "scale_"}, fitted)
+    if scaler.with_mean and fitted["mean_"] is None:
+        raise ValueError("mean_ is None, but with_mean=True")
+    if scaler.with_std == (fitted["scale_"] is None):
+        raise ValueError(f"scale_ does not go with with_std={scaler.with_std}")
+    if scaler.with_std and not (fitted["scale_"] > 0).all():
+        raise ValueError("scale_ has values that are not positive")
+
+
+def _refuse_lacking(needed: set[str], fitted: dict[str, Any]) -> None:
     missing = sorted(needed - set(fitted))
     if missing:
         raise ValueError(f"it lacks {', '.join(missing)}")
@@ -182,7 +229,9 @@ def _fits(shape: tuple[int, ...], wanted: tuple[Any, ...], lengths: _Lengths) ->
     if len(shape) != len(wanted):
         return False
     return all(
-        length == (lengths.setdefault(name, length) if isinstance(name, str) else name)
+        length > 0 and length == lengths.setdefault(name, length)
+        if isinstance(name, str)
+        else length == name
         for length, name in zip(shape, wanted)
         if name is not None
     )
@@ -247,17 +296,39 @@ def _n_features(value: Any, lengths: _Lengths) -> bool:
 
 
 def _classes(value: Any, lengths: _Lengths) -> bool:
-    known = _array("biufUSOMm", "classes")(value, lengths)
-    if known:
-        lengths["logits"] = 1 if len(value) == 2 else len(value)
-    return known and len(value) > 1
+    if not _array("biufUSOMm", "classes")(value, lengths) or len(value) < 2:
+        return False
+    lengths["logits"] = 1 if len(value) == 2 else len(value)
+    if value.dtype.kind == "O" and not all(_is_scalar(label) for label in value):
+        return False
+    try:
+        # What a fit sets is sorted and without duplicates; NaT and NaN are neither.
+        return bool((value[:-1] < value[1:]).all())
+    except TypeError:
+        return False
+
+
+def _is_scalar(value: Any) -> bool:
+    return isinstance(value, bool | int | float | str | bytes)
+
+
+def _names(value: Any, lengths: _Lengths) -> bool:
+    return _array("O", "features")(value, lengths) and all(
+        isinstance(name, str) for name in value
+    )
+
+
+def _counts(*wanted: Any) -> _Check:
+    array = _array("iu", *wanted)
+    return lambda value, lengths: array(value, lengths) and not (value < 0).any()
 
 
 def _attribute_values(value: Any, lengths: _Lengths) -> bool:
-    kinds = "biufUSOMm"
-    return _array(kinds, "attributes")(value, lengths) or (
-        _array(kinds, "attributes", None)(value, lengths)
-    )
+    for shape in (("attributes",), ("attributes", None)):
+        # Infinity is a value like others; NaN and NaT are missing ones.
+        if _array("biufUSOMm", *shape, finite=False)(value, lengths):
+            return bool((value == value).all())
+    return False
 
 
 def _groups(value: Any, lengths: _Lengths) -> bool:
@@ -280,29 +351,30 @@ def _history(value: Any, _: _Lengths) -> bool:
     return (
         isinstance(value, dict)
         and all(isinstance(name, str) for name in value)
-        and all(
-            _plain(entries) or isinstance(entries, np.ndarray)
-            for entries in value.values()
-        )
+        and all(_plain(entries) for entries in value.values())
     )
 
 
 def _plain(value: Any) -> bool:
-    """Whether a value is None, a number, a text, or a list or tuple of such."""
+    """Whether a value is None, a scalar, an array, or a list or tuple of such."""
     if isinstance(value, list | tuple):
         return all(_plain(item) for item in value)
-    return value is None or isinstance(value, bool | int | float | str)
+    return (
+        value is None
+        or _is_scalar(value)
+        or isinstance(value, np.ndarray | np.datetime64 | np.timedelta64)
+    )
 
 
 _FIRST = ("n_features_in_", "classes_", "attribute_values_")
 _KNOWN: dict[str, _Check] = {
     # Every head.
     "n_features_in_": _n_features,
-    "feature_names_in_": _array("O", "features"),
+    "feature_names_in_": _names,
     "classes_": _classes,
     "attribute_values_": _attribute_values,
     "groups_": _groups,
-    "group_counts_": _array("iu", "groups"),
+    "group_counts_": _counts("groups"),
     "coef_": _array("f", "logits", "features"),
     "intercept_": _array("f", "logits"),
     "coefs_": _layers("features"),
@@ -337,7 +409,10 @@ _KNOWN: dict[str, _Check] = {
     "effective_sample_size_": _number(float),
     "C_": _number(float),
     "C_scores_": _array("f", None, finite=False),
-    # StandardScaler.
+}
+_KNOWN_OF_A_SCALER: dict[str, _Check] = {
+    "n_features_in_": _n_features,
+    "feature_names_in_": _names,
     "mean_": _either(_none, _array("f", "features")),
     "var_": _either(_none, _array("f", "features")),
     "scale_": _either(_none, _array("f", "features")),

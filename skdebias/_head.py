@@ -16,21 +16,25 @@ from skdebias._attributes import on_host
 from skdebias._blas import blas_on_one_thread
 from skdebias._context import plain_numpy, standard_context
 from skdebias._named_groups import NamedGroups, warn_of_unusable
+from skdebias._rows import (
+    PRECISIONS,
+    as_array,
+    check_large_array,
+    is_device_tensor,
+    refuse_beyond_float32,
+    refuse_masked,
+)
 from skdebias._sklearn import through_pipelines
 from skdebias._training_checks import warn_if_collapsed, warn_of_validation_shift
 from skdebias._validation import (
-    PRECISIONS,
     TrainingData,
     about,
-    as_array,
     check_encodable,
-    check_large_array,
     check_same_kind,
     encode_classes,
     encode_groups,
     encode_validation_set,
     has_validation_set,
-    is_device_tensor,
     refuse_booleans,
     validate_features,
 )
@@ -310,6 +314,7 @@ default=None
         return type(self).__name__ if self._needs_attributes() else None
 
     def _validate_fit_input(self, X, y):
+        refuse_masked(y, "y")
         X, y = as_array(X), on_host(y)
         if is_device_tensor(X):
             y = validate_data(self, X="no_validation", y=y)
@@ -324,6 +329,7 @@ default=None
                 self, X, y, dtype=PRECISIONS, ensure_all_finite=not checked
             )
         check_classification_targets(y)
+        refuse_beyond_float32(X)
         return X, y
 
     def _encode_validation(self, X_val, y_val, attributes_val):
@@ -331,6 +337,7 @@ default=None
             return None
         with about("X_val"):
             X_val = self._validate_X(X_val)
+            refuse_beyond_float32(X_val)
         return encode_validation_set(
             X_val,
             y_val,

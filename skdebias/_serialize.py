@@ -202,11 +202,13 @@ def strict_json(text: str | bytes) -> Any:
         raise ValueError("its JSON is nested too deeply") from error
 
 
-def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _without_duplicates(pairs: list[tuple[Any, Any]]) -> dict[Any, Any]:
     keys = dict(pairs)
     if len(keys) != len(pairs):
         names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
+        # Keys keep the order of their first places, so that the first other one
+        # stands where a name comes again.
+        twice = next((a for a, b in zip(names, keys) if a != b), names[-1])
         raise ValueError(f"its JSON has the key {twice!r} twice")
     return keys
 
@@ -278,7 +280,8 @@ def encode(value: Any, name: str, arrays: dict[str, np.ndarray]) -> Any:
     Parameters
     ----------
     value : object
-        None, booleans, numbers, texts, arrays of these, and containers of all.
+        None, booleans, numbers, texts, bytes, dates of numpy, arrays of these, and
+        containers of all.
     name : str
         What the names of its arrays begin with.
     arrays : dict
@@ -293,10 +296,15 @@ def encode(value: Any, name: str, arrays: dict[str, np.ndarray]) -> Any:
     TypeError
         If something has no safe representation.
     """
+    if isinstance(value, np.datetime64 | np.timedelta64):
+        # As Python's own, they would lose their unit, or become integers.
+        return {"scalar": _encode_array(np.asarray(value), name, arrays)}
     if isinstance(value, np.generic):
         value = value.item()
     if value is None or isinstance(value, bool | int | float | str):
         return value
+    if isinstance(value, bytes):
+        return {"bytes": value.hex()}
     if isinstance(value, dict):
         pairs = [
             [encode(key, name, arrays), encode(item, f"{name}.{key}", arrays)]
@@ -356,7 +364,8 @@ def decode(value: Any, arrays: Mapping[str, np.ndarray]) -> Any:
             raise ValueError("its header has a list where a value should be")
         return value
     if "dict" in value:
-        return {decode(k, arrays): decode(v, arrays) for k, v in value["dict"]}
+        pairs = [(decode(k, arrays), decode(v, arrays)) for k, v in value["dict"]]
+        return _without_duplicates(pairs)
     if "list" in value:
         return [decode(item, arrays) for item in value["list"]]
     if "tuple" in value:
@@ -367,10 +376,22 @@ def decode(value: Any, arrays: Mapping[str, np.ndarray]) -> Any:
         flat = np.empty(len(items), dtype=object)
         for i, item in enumerate(items):
             flat[i] = item
-        return flat.reshape(value["shape"])
+        return flat.reshape(_shape(value))
+    if "bytes" in value:
+        return bytes.fromhex(value["bytes"])
+    if "scalar" in value:
+        return _decode_bits(value["scalar"], arrays)[()]
     if "bits" in value:
         return _decode_bits(value, arrays)
     return arrays[value["tensor"]]
+
+
+def _shape(value: dict[str, Any]) -> tuple[int, ...]:
+    """Return the shape that a description of an array names."""
+    shape = value["shape"]
+    if not isinstance(shape, list) or not all(type(n) is int and n >= 0 for n in shape):
+        raise ValueError(f"its header has an array of shape {shape!r:.40}")
+    return tuple(shape)
 
 
 def _decode_bits(value: dict[str, Any], arrays: Mapping[str, np.ndarray]) -> np.ndarray:
@@ -380,7 +401,7 @@ def _decode_bits(value: dict[str, Any], arrays: Mapping[str, np.ndarray]) -> np.
     dtype = np.dtype(value["dtype"])
     if bits.ndim != 1 or bits.dtype != _VIEWS[dtype.kind]:
         raise ValueError("its header takes numbers for texts")
-    made = bits.view(dtype).reshape(value["shape"])
+    made = bits.view(dtype).reshape(_shape(value))
     if dtype.kind == "U" and bits.max() > _LAST_CHARACTER:
         raise ValueError("its header takes numbers for texts")
     return made.astype(dtype.newbyteorder("="), copy=False)

@@ -6,9 +6,16 @@ import numpy as np
 from sklearn.base import _fit_context
 from sklearn.utils import check_array
 from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils.validation import _num_samples
 
 from skdebias._base import BaseDebiasedClassifier
-from skdebias._validation import PRECISIONS, as_array, is_device_tensor
+from skdebias._rows import (
+    PRECISIONS,
+    as_array,
+    is_device_tensor,
+    refuse_beyond_float32,
+)
+from skdebias._validation import about
 from skdebias._warnings import warn_caller
 
 
@@ -306,8 +313,9 @@ default=None
         X_val, y_val, attributes_val : array-like, default=None
             Validation set that selects the epoch, and nothing else; see `selection`.
         X_student : array-like of shape (n_samples, n_student_features), default=None
-            Another backbone's embeddings of the same rows, for the student. The Gram
-            matrices of the logits of the two heads are then compared, over the batch,
+            Another backbone's embeddings of the same rows, for the student, as they
+            are: the steps of a Pipeline transform `X` alone. The Gram matrices of the
+            logits of the two heads are then compared, over the batch,
             and `saliency` and `normalize_over` have no meaning.
 
         Returns
@@ -322,7 +330,7 @@ default=None
             `X_student` with `divergence="l1"`.
         """
         if X_student is not None:
-            X_student = self._validate_X_student(X_student, len(X))
+            X_student = self._validate_X_student(X_student, _num_samples(X))
         self._X_student = X_student
         try:
             super().fit(
@@ -346,11 +354,13 @@ default=None
                 "divergence='l1' cannot be used with X_student, whose Gram matrices "
                 "are compared without being formed: choose divergence='mse'."
             )
-        X_student = as_array(X_student)
+        with about("X_student"):
+            X_student = as_array(X_student)
         if not is_device_tensor(X_student):
             X_student = check_array(
                 X_student, dtype=PRECISIONS, estimator=self, input_name="X_student"
             )
+        refuse_beyond_float32(X_student, "X_student")
         if len(X_student) != n_samples:
             raise ValueError(
                 f"X_student has {len(X_student)} rows and X has {n_samples}: pass "

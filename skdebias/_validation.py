@@ -21,11 +21,14 @@ from skdebias._attributes import (
     refuse_missing,
 )
 from skdebias._named_groups import NamedGroups
+from skdebias._rows import (
+    PRECISIONS,
+    as_array,
+    check_large_array,
+    is_device_tensor,
+    refuse_masked,
+)
 from skdebias._warnings import warn_caller
-
-# float32 first: integers and other types become float32, these three stay as they are.
-PRECISIONS = [np.float32, np.float64, np.float16]
-_BLOCK_VALUES = 1 << 22
 
 
 @dataclass(frozen=True)
@@ -54,11 +57,6 @@ class TrainingData:
     models: Any = None
 
 
-def is_device_tensor(X):
-    """Return whether X is a torch tensor that stays on its device."""
-    return type(X).__module__.partition(".")[0] == "torch"
-
-
 def refuse_booleans(estimator):
     """Refuse True where a number is meant, which scikit-learn takes for 1.
 
@@ -79,78 +77,6 @@ def refuse_booleans(estimator):
                 f"The {name!r} parameter of {type(estimator).__name__} must be a "
                 f"number. Got {values[name]} instead."
             )
-
-
-def as_array(X):
-    """View a CPU tensor as an array; check a tensor on another device in place.
-
-    Parameters
-    ----------
-    X : object
-        Anything a user may pass as X.
-
-    Returns
-    -------
-    object
-        An ndarray for CPU tensors, the tensor itself on other devices, X otherwise.
-
-    Raises
-    ------
-    ValueError
-        For a tensor on another device that is not 2-D or holds NaN or infinity.
-    """
-    if not is_device_tensor(X):
-        return X
-    X = X.detach()
-    if X.device.type == "cpu":
-        has_dtype = str(X.dtype) in ("torch.float16", "torch.float32", "torch.float64")
-        return (X if has_dtype else X.float()).numpy()
-    if X.ndim != 2:
-        raise ValueError(f"Expected 2D array, got a tensor of shape {tuple(X.shape)}.")
-    if not bool(X.isfinite().all()):
-        raise ValueError("Input X contains NaN or infinity: drop or impute these rows.")
-    return X
-
-
-# Of the bits of a float16: all but the sign, and those of infinity.
-_SIGNLESS, _FIRST_NOT_FINITE = np.uint16(0x7FFF), 0x7C00
-
-
-def check_large_array(X, estimator):
-    """Refuse NaN and infinity in a float16 array, block by block.
-
-    scikit-learn's own test makes a boolean array of the size of X when the sum of X
-    overflows, which that of float16 embeddings behind a ReLU does.
-
-    Parameters
-    ----------
-    X : object
-        Anything a user may pass as X.
-    estimator : estimator
-        Named in the message.
-
-    Returns
-    -------
-    bool
-        Whether X was tested; everything but 2-D float16 arrays is left alone.
-
-    Raises
-    ------
-    ValueError
-        If X holds NaN or infinity; with scikit-learn's message.
-    """
-    if not (isinstance(X, np.ndarray) and X.dtype == np.float16 and X.ndim == 2):
-        return False
-    rows = max(1, _BLOCK_VALUES // max(X.shape[1], 1))
-    for start in range(0, len(X), rows):
-        block = X[start : start + rows]
-        # Bits are compared because float16 arithmetic takes ten times as long: NaN
-        # and infinity have all bits of the exponent set.
-        if (block.view(np.uint16) & _SIGNLESS).max(initial=0) >= _FIRST_NOT_FINITE:
-            assert_all_finite(
-                block, estimator_name=type(estimator).__name__, input_name="X"
-            )
-    return True
 
 
 def validate_features(estimator, X, *, reset):
@@ -308,6 +234,7 @@ def check_labels(y, name):
         If the labels are not 1-D, if one is missing or infinite, or if they are
         numbers that are no classes.
     """
+    refuse_masked(y, name)
     try:
         y = column_or_1d(on_host(y), input_name=name, warn=True)
     except (TypeError, ValueError) as error:

@@ -125,17 +125,28 @@ def _rebuild(header, arrays):
     steps = [
         (step["name"], rebuild_estimator(step, arrays)) for step in header["steps"]
     ]
+    _check_names([name for name, _ in steps])
+    if not isinstance(header["pipeline"], bool):
+        raise ValueError("it does not say whether it is a Pipeline")
     check_head(vars(steps[-1][1]))
     model = Pipeline(steps) if header["pipeline"] else steps[-1][1]
     if len(_steps(model)) != len(steps):
         raise ValueError("it holds more than one head")
     for name, step in steps:
-        if not isinstance(name, str):
-            raise ValueError(f"a step is named {name!r}, which is no text")
         check_is_fitted(step)
         if step.n_features_in_ != steps[0][1].n_features_in_:
             raise ValueError(f"step {name!r} has another number of features")
     return model
+
+
+def _check_names(names):
+    """Raise unless a Pipeline accepts the names of its steps."""
+    reserved = set(Pipeline([]).get_params(deep=False))
+    for name in names:
+        if not isinstance(name, str) or "__" in name or name in reserved:
+            raise ValueError(f"a step is named {name!r:.40}, which no Pipeline allows")
+    if len(set(names)) < len(names):
+        raise ValueError("two steps have the same name")
 
 
 @standard_context()

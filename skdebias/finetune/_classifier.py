@@ -30,6 +30,7 @@ from skdebias._engine._selection import Stopping
 from skdebias._engine._threads import one_thread
 from skdebias._fit import fitted_history
 from skdebias._head import LogitClassifierMixin
+from skdebias._rows import refuse_masked
 from skdebias._serialize import write_file
 from skdebias._sklearn import through_pipelines
 from skdebias._validation import (
@@ -459,6 +460,7 @@ default=None
                 "fit requires y to be passed, but the target y is None: pass one label "
                 "per item."
             )
+        refuse_masked(y, "y")
         y = column_or_1d(on_host(y), warn=True)
         check_classification_targets(y)
         source = Items(items, settings["modality"])

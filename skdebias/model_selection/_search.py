@@ -16,6 +16,7 @@ from sklearn.model_selection._search import (
     _warn_or_raise_about_fit_failures,
 )
 from sklearn.utils import indexable
+from sklearn.utils._metadata_requests import get_routing_for_object
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import _check_method_params
 
@@ -23,6 +24,7 @@ from skdebias._attributes import on_host
 from skdebias._context import standard_context
 from skdebias._head import final_head
 from skdebias._named_groups import announced, warn_of_unusable
+from skdebias._sklearn import through_pipelines
 from skdebias._validation import name_groups
 from skdebias.model_selection._kfold import AttributeStratifiedKFold
 from skdebias.model_selection._scoring import name_failed_scores, report_failures
@@ -112,6 +114,7 @@ default=None
         check_stackable(self.estimator, type(self).__name__)
         if attributes is not None:
             params = params | {"attributes": on_host(attributes)}
+        params = params | self._validation_rows(params)
         from skdebias._engine._threads import one_thread
 
         routed = config_context(enable_metadata_routing=True)
@@ -120,6 +123,18 @@ default=None
             self._check_attributes(y, params)
             with announced():
                 return self._search(X, y, params)
+
+    def _validation_rows(self, params):
+        """Apply the steps of a Pipeline that the search is a step of.
+
+        Here, because the fits of the candidates take the rows as they are.
+        """
+        routing = get_routing_for_object(final_head(self.estimator))
+        alias = routing.fit.requests.get("X_val")
+        name = alias if isinstance(alias, str) else "X_val"
+        if params.get(name) is None:
+            return {}
+        return {name: through_pipelines(params[name])}
 
     def _check_attributes(self, y, params):
         """Check attributes as a whole: of a wrong length they would not be split."""

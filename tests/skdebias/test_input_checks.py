@@ -79,6 +79,45 @@ def _frame(X, prefix="f"):
     return pd.DataFrame(X, columns=[f"{prefix}{i}" for i in range(X.shape[1])])
 
 
+#: Embeddings that no head can be trained on, and what the message says.
+BAD_ROWS = {
+    "masked": (lambda X: np.ma.array(X, mask=X > 1), "masked entries"),
+    "complex tensor": (lambda X: torch.from_numpy(X + 1j), "real numbers"),
+    "meta tensor": (lambda X: torch.empty(X.shape, device="meta"), "holds data"),
+    "sparse tensor": (lambda X: torch.from_numpy(X).to_sparse(), "to_dense"),
+    "beyond float32": (lambda X: X.astype(np.float64) * 1e39, "float32.*standardise"),
+    "beyond float32, as a tensor": (
+        lambda X: torch.from_numpy(X).double() * -1e200,
+        "float32.*standardise",
+    ),
+}
+
+
+@every_head
+@pytest.mark.parametrize("case", BAD_ROWS)
+def test_rows_that_cannot_be_trained_on(name, case, data):
+    X, y, a = data
+    convert, message = BAD_ROWS[case]
+    with pytest.raises(ValueError, match=f"X.*{message}"):
+        make(name).fit(convert(X), y, a)
+    with pytest.raises(ValueError, match=f"X_val.*{message}"):
+        make(name).fit(X, y, a, X_val=convert(X), y_val=y)
+    if name == "ULEClassifier":
+        with pytest.raises(ValueError, match=f"X_student.*{message}"):
+            make(name).fit(X, y, X_student=convert(X))
+
+
+@every
+def test_masked_labels(name, data):
+    X, y, a = data
+    masked = np.ma.array(y, mask=y == 1)
+    with pytest.raises(ValueError, match="y is a masked array"):
+        make(name).fit(X, masked, a)
+    with pytest.raises(ValueError, match="y_val is a masked array"):
+        make(name).fit(X, y, a, X_val=X, y_val=masked)
+    make(name).fit(X, np.ma.array(y, mask=False), a)
+
+
 #: What is wrong with a validation set, and what the message says.
 BAD_VALIDATION = {
     "y_val with NaN": (lambda X, y, a: (X, _with(y, 2, np.nan), a), "y_val.*missing"),

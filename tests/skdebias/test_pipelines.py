@@ -127,6 +127,28 @@ def test_searches_transform_validation_rows_in_every_fold(data):
         np.testing.assert_allclose(other, results[0], rtol=1e-6)
 
 
+@pytest.mark.filterwarnings("error::skdebias.ValidationShiftWarning")
+@pytest.mark.parametrize("alias", [None, "X_held"])
+def test_a_search_that_is_a_step_takes_the_rows_of_the_step(data, alias):
+    X, y, attributes, known = data
+    options = {"scoring": worst_group_accuracy_scorer, "error_score": "raise",
+               "cv": AttributeStratifiedKFold(3)}  # fmt: skip
+    head = _head()
+    if alias is not None:
+        head.set_fit_request(X_val=alias)
+        known = {**known, alias: known["X_val"]}
+        del known["X_val"]
+    results = []
+    for kind in (GridSearchCV, BatchedGridSearchCV):
+        search = kind(head, {"beta": [0.0, 1.0]}, **options)
+        model = make_pipeline(StandardScaler(), search)
+        model.fit(X, y, attributes=attributes, **known)
+        results.append(
+            [*search.cv_results_["mean_test_score"], search.best_estimator_.best_epoch_]
+        )
+    np.testing.assert_allclose(*results, rtol=1e-6)
+
+
 def test_cross_validate_transforms_them_too(data):
     X, y, attributes, known = data
     scores = [

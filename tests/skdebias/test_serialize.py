@@ -1,5 +1,6 @@
 """Files of heads: every damaged or forged one is a ValueError that names it."""
 
+import itertools
 import json
 import os
 import subprocess
@@ -88,28 +89,46 @@ def _set(*keys, value):
     return change
 
 
-def _fitted(name, value):
+def _fitted(name, value, step=1):
     def change(header, arrays):
-        pairs = header["steps"][1]["fitted"]["dict"]
-        kept = [pair for pair in pairs if pair[0] != name]
-        arrays.pop(f"1.fitted.{name}", None)
-        described = encode(value, f"1.fitted.{name}", arrays)
-        header["steps"][1]["fitted"]["dict"] = [*kept, [name, described]]
+        arrays.pop(f"{step}.fitted.{name}", None)
+        described = encode(value, f"{step}.fitted.{name}", arrays)
+        _fitted_raw(name, described, step)(header, arrays)
 
     return change
 
 
-def _lacks(name):
+def _fitted_raw(name, described, step=1):
     def change(header, arrays):
-        pairs = header["steps"][1]["fitted"]["dict"]
+        _lacks(name, step)(header, arrays)
+        header["steps"][step]["fitted"]["dict"].append([name, described])
+
+    return change
+
+
+def _hidden(sizes, biases, linear=False):
+    def change(header, arrays):
+        if not linear:
+            _lacks("coef_")(header, arrays)
+            _lacks("intercept_")(header, arrays)
+        layers = [np.ones(shape, np.float32) for shape in itertools.pairwise(sizes)]
+        _fitted("coefs_", layers)(header, arrays)
+        _fitted("intercepts_", [np.ones(n, np.float32) for n in biases])(header, arrays)
+
+    return change
+
+
+def _lacks(name, step=1):
+    def change(header, arrays):
+        pairs = header["steps"][step]["fitted"]["dict"]
         pairs[:] = [pair for pair in pairs if pair[0] != name]
 
     return change
 
 
-def _parameter(name, value):
+def _parameter(name, value, step=1):
     def change(header, arrays):
-        pairs = header["steps"][1]["params"]["dict"]
+        pairs = header["steps"][step]["params"]["dict"]
         pairs[:] = [pair for pair in pairs if pair[0] != name] + [[name, value]]
 
     return change
@@ -161,6 +180,38 @@ FORGED = {
         "coefs_", [np.ones((3, 4), np.float32), np.ones((5, 1), np.float32)]
     ),
     "hidden weights alone": _fitted("coefs_", [np.ones((3, 1), np.float32)]),
+    "linear and hidden weights": _hidden([3, 2, 1], [2, 1], linear=True),
+    "more biases than layers": _hidden([3, 2, 1], [2, 1, 1]),
+    "hidden layers without units": _hidden([3, 0, 1], [0, 1]),
+    "a class twice": _fitted("classes_", np.array(["cat", "cat"])),
+    "classes in another order": _fitted("classes_", np.array(["dog", "cat"])),
+    "a class that is missing": _fitted("classes_", np.array([None, "cat"], object)),
+    "a class that is NaN": _fitted("classes_", np.array([1.0, np.nan])),
+    "a class that is no time": _fitted("classes_", np.array(["2020", "NaT"], "M8[D]")),
+    "classes that are lists": _fitted_raw(
+        "classes_", {"objects": [{"list": [1]}, {"list": [2]}], "shape": [2]}
+    ),
+    "classes of two types": _fitted("classes_", np.array([1, "cat"], object)),
+    "attributes that are NaN": _fitted("attribute_values_", np.array([0, np.nan])),
+    "negative counts": _fitted("group_counts_", np.full(4, -1)),
+    "names that are numbers": _fitted("feature_names_in_", np.array([1, 2, 3], object)),
+    "an entry twice": _fitted_raw("history_", {"dict": [["loss", 1], ["loss", 2]]}),
+    "a negative shape": _fitted_raw("classes_", {"objects": ["a", "b"], "shape": [-1]}),
+    "no shape": _fitted_raw("classes_", {"objects": ["a", "b"], "shape": None}),
+    "a scaler's attribute of a head": _fitted("mean_", np.ones(3)),
+    "a head's attribute of a scaler": _fitted("coef_", np.ones((1, 3), "f4"), 0),
+    "a scaler that is not fitted": _set("steps", 0, "fitted", value={"dict": []}),
+    "a scaler without means": _lacks("mean_", 0),
+    "a scaler without scales": _lacks("scale_", 0),
+    "a scaler whose means are None": _fitted("mean_", None, 0),
+    "a scaler whose scales are None": _fitted("scale_", None, 0),
+    "a scaler that divides by zero": _fitted("scale_", np.zeros(3), 0),
+    "a scaler of negative scale": _fitted("scale_", -np.ones(3), 0),
+    "scales that are not asked for": _parameter("with_std", False, 0),
+    "a Pipeline or perhaps not": _set("pipeline", value="no"),
+    "two steps of a name": _set("steps", 0, "name", value="gerneclassifier"),
+    "a name that is a parameter": _set("steps", 0, "name", value="steps"),
+    "a name with underscores": _set("steps", 0, "name", value="a__b"),
 }
 
 
@@ -291,6 +342,51 @@ def test_crossed_attributes_come_back(tmp_path, rows):
     save(head, tmp_path / "head")
     values = load(tmp_path / "head").attribute_values_
     np.testing.assert_array_equal(values, head.attribute_values_)
+
+
+DATES = np.datetime64("2020-01-01") + np.arange(2)
+VALIDATED = {
+    "crossed": np.array([["sea", "day"], ["land", "night"]]),
+    "crossed objects": np.array([["sea", 1], ["land", 2]], dtype=object),
+    "frame": pd.DataFrame({"place": ["sea", "land"], "time": [1, 2]}),
+    "dates": DATES,
+    "nanoseconds": DATES.astype("M8[ns]"),
+    "durations": np.array([1, 2], "m8[s]"),
+    "bytes": np.array([b"sea", b"land"]),
+    "bytes with a zero": np.array([b"sea", b"sea\0"], dtype=object),
+    "infinity": np.array([0.0, np.inf]),
+}
+
+
+@pytest.mark.parametrize("values", VALIDATED.values(), ids=VALIDATED.keys())
+def test_groups_of_validation_rows_come_back(tmp_path, rows, values):
+    X, y, codes = rows
+    frame = isinstance(values, pd.DataFrame)
+    attributes = values.iloc[codes] if frame else values[codes]
+    head = GERNEClassifier(max_iter=1)
+    head.fit(X, y, attributes, X_val=X, y_val=y, attributes_val=attributes)
+    save(head, tmp_path / "head")
+    again = load(tmp_path / "head")
+    np.testing.assert_array_equal(again.attribute_values_, head.attribute_values_)
+    for found, group in zip(
+        again.history_["validation_groups"], head.history_["validation_groups"]
+    ):
+        assert found[0] == group[0]
+        np.testing.assert_array_equal(found[1], group[1])
+        if values is DATES:
+            assert isinstance(found[1], np.datetime64)
+
+
+@pytest.mark.parametrize("with_mean", [True, False])
+@pytest.mark.parametrize("with_std", [True, False])
+def test_scalers_of_every_setting_come_back(tmp_path, rows, with_mean, with_std):
+    X, y, _ = rows
+    scaler = StandardScaler(with_mean=with_mean, with_std=with_std)
+    model = make_pipeline(scaler, ERMClassifier(max_iter=1)).fit(X, y)
+    save(model, tmp_path / "head")
+    np.testing.assert_array_equal(
+        load(tmp_path / "head").predict_proba(X), model.predict_proba(X)
+    )
 
 
 scalars = st.none() | st.booleans() | st.integers() | st.floats() | st.text()
