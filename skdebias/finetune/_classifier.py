@@ -482,6 +482,11 @@ default=None
             check_same_kind(attributes, attributes_val)
         source.check()
         accelerator = self._accelerator()
+        if self.precision == "float16" and accelerator.device.type == "cpu":
+            warn_caller(
+                "precision='float16' has no effect on the CPU, which computes in "
+                "float32: choose 'bfloat16' for less memory."
+            )
         seed = agreed(
             check_random_state(self.random_state).randint(np.iinfo(np.int32).max)
         )

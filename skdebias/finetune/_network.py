@@ -2,7 +2,7 @@
 
 import copy
 import difflib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatch
@@ -491,13 +491,15 @@ def freeze_parameters(network: Network, freeze: Any) -> None:
     """
     if freeze is None:
         return
-    if isinstance(freeze, str):
-        if freeze != "backbone":
-            raise ValueError(
-                f"freeze={freeze!r} must be None, 'backbone', or a list of names of "
-                f"submodules, such as [{freeze!r}]."
-            )
+    if isinstance(freeze, str) and freeze == "backbone":
         freeze = ["*"]
+    texts = isinstance(freeze, Iterable) and all(isinstance(n, str) for n in freeze)
+    if isinstance(freeze, str) or not texts:
+        such = [freeze] if isinstance(freeze, str) else ["layer1"]
+        raise ValueError(
+            f"freeze={freeze!r} must be None, 'backbone', or a list of names of "
+            f"submodules, such as {such}."
+        )
     names = [name for name, _ in network.backbone.named_parameters()]
     modules = [name for name, _ in network.backbone.named_modules()]
     frozen = []

@@ -280,6 +280,8 @@ def test_weights_layers_and_pooling_of_modules_that_take_numbers(tmp_path):
         ({"pooling": "cls"}, "pooling='cls'"),
         ({"preprocess": {"size": 3}}, "preprocess=.*modality='tensor'"),
         ({"preprocess": abs}, "preprocess=.*modality='tensor'"),
+        ({"freeze": 5}, "freeze=5 must be"),
+        ({"freeze": [0]}, r"freeze=\[0\] must be"),
         ({"model_kwargs": {"a": 1}}, "model_kwargs=.*modality='tensor'"),
     ],
 )
