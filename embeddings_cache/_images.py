@@ -121,7 +121,6 @@ def _decode(data: bytes, suffix: str) -> Image.Image:
         with Image.open(io.BytesIO(data), formats=_formats(suffix)) as image:
             _check_pixels(image)
             _check_shape(image.width, image.height)
-            image.load()
             return to_rgb(image)
     except UnidentifiedImageError:
         raise ItemError(
@@ -168,9 +167,37 @@ def _check_shape(width: int, height: int) -> None:
 def to_rgb(image: Image.Image) -> Image.Image:
     """Return an image upright, in RGB; transparency is laid over white."""
     _check_shape(image.width, image.height)
+    deep = _is_deep_colour(image)
+    image.load()
     image = ImageOps.exif_transpose(image) or image
     if image.mode in _SIXTEEN_BIT:
         return _from_sixteen_bit(image)
+    made = _eight_bit_to_rgb(image)
+    if deep and _highest_colour(image) < _TWELVE_BITS >> 8:
+        made.info[SHALLOW] = True
+    return made
+
+
+def _is_deep_colour(image: Image.Image) -> bool:
+    """Whether a file that is not read yet has 16 bits for each of several channels."""
+    for tile in getattr(image, "tile", ()):
+        arguments = tile[3] if isinstance(tile[3], tuple) else (tile[3],)
+        if tile[0] == "ppm" and arguments[-1] > 255:
+            return True
+        if ";16" in str(arguments[0]) and image.mode not in _SIXTEEN_BIT:
+            return True
+    return False
+
+
+def _highest_colour(image: Image.Image) -> int:
+    """Return the highest value of the colours; what is opaque is 255."""
+    opacity = 1 if image.mode in _TRANSPARENT else 0
+    channels = image.getbands()[: len(image.getbands()) - opacity]
+    highest = [image.getchannel(channel).getextrema()[1] for channel in channels]
+    return int(max(highest))  # type: ignore[arg-type]
+
+
+def _eight_bit_to_rgb(image: Image.Image) -> Image.Image:
     if image.mode == "F":
         raise ItemError("floating-point pixels have no agreed range; save it as 8-bit")
     if image.mode in _TRANSPARENT or "transparency" in image.info:

@@ -8,14 +8,13 @@ refers to: its defaults, the variables it encloses, and the globals of its modul
 Compiled code belongs to a version of Python, which stands beside it too.
 """
 
+import builtins
 import contextlib
-import dis
 import functools
 import importlib.util
 import inspect
 import sys
 import types
-import typing
 import weakref
 from collections.abc import Iterable
 from enum import EnumType
@@ -23,19 +22,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from embeddings_cache._declared import declared
+from embeddings_cache.backbones._lookups import (
+    DUNDER,
+    Names,
+    added_names,
+    looked_up,
+    names_of,
+)
 
 if TYPE_CHECKING:
     from embeddings_cache.backbones._describe import Describer
-
-
-class _Names(typing.NamedTuple):
-    """What code refers to by name: globals, attributes, modules it imports."""
-
-    globals: set[str]
-    attributes: set[str]
-    imports: set[tuple[int, str]]
 
 
 HEAP_TYPE = 1 << 9  # Py_TPFLAGS_HEAPTYPE: not a class of C, or not an old one
@@ -62,7 +61,7 @@ _READ: "weakref.WeakSet[type]" = weakref.WeakSet()
 _PLACES = (
     types.MemberDescriptorType,
     types.GetSetDescriptorType,
-    type(vars(_Names)["globals"]),  # a field of a tuple
+    type(vars(Names)["globals"]),  # a field of a tuple
 )
 _TORCH_OPERATORS = (
     "aten",
@@ -123,6 +122,11 @@ def describe_function(describe: "Describer", function: Any, where: str) -> Any:
     given = declared(function, where)
     if given is not None:
         return given
+    compiled = vars(function).get("_torchdynamo_orig_callable")
+    if compiled is not None and describe.library(function.__globals__["__name__"]):
+        if function.get_compiler_config() is None:
+            raise describe.refusal(where, "compiled with a backend of the user's")
+        return {"compiled": describe(compiled, where)}
     # Not function.__module__, which functools.wraps copies from another function.
     module = function.__globals__.get("__name__")
     name = function.__code__.co_qualname
@@ -197,41 +201,24 @@ def describe_code(describe: "Describer", code: types.CodeType, where: str) -> An
     }
 
 
-def _names(code: types.CodeType) -> _Names:
-    found = _Names(set(), set(), set())
-    level = 0
-    for step in dis.get_instructions(code):
-        if "GLOBAL" in step.opname or step.opname == "LOAD_NAME":
-            found.globals.add(step.argval)
-        elif "ATTR" in step.opname or step.opname in ("LOAD_METHOD", "IMPORT_FROM"):
-            found.attributes.add(step.argval)
-        elif step.opname == "IMPORT_NAME":
-            found.imports.add((level, step.argval))
-            found.attributes.update(step.argval.split("."))
-        if step.opname.startswith("LOAD_") and type(step.argval) is int:
-            # `import` puts how many folders it goes up two steps before the name.
-            level = step.argval
-    for part in code.co_consts:
-        if isinstance(part, types.CodeType):
-            for mine, theirs in zip(found, _names(part)):
-                mine |= theirs  # type: ignore[operator]
-    return found
-
-
 def _globals(describe: "Describer", function: Any, where: str) -> dict[str, Any]:
     """Describe the globals that a function refers to, by name."""
-    names = _names(function.__code__)
+    names = names_of(function.__code__)
     scope = function.__globals__
+    wanted = names.globals | (names.texts if "globals" in names.globals else set())
+    attributes = looked_up(names)
     described = {}
-    for name in sorted(names.globals & set(scope)):
+    for name in sorted(wanted & set(scope)):
         place = f"{where} → {name}"
-        described[name] = _named(describe, scope[name], names.attributes, place)
+        described[name] = _named(describe, scope[name], attributes, place)
+    for name, value in added_names(names, scope):
+        described[f"added {name}"] = describe(value, f"{where} → {name}")
     for level, name in sorted(names.imports):
         imported = _imported(level, name, scope.get("__package__"))
         described[f"import {'.' * level}{name}"] = (
             "absent"
             if imported is None
-            else _named(describe, imported, names.attributes, f"{where} → {name}")
+            else _named(describe, imported, attributes, f"{where} → {name}")
         )
     return described
 
@@ -247,7 +234,7 @@ def _imported(level: int, name: str, package: str | None) -> Any:
 
 
 def _named(
-    describe: "Describer", value: Any, attributes: Iterable[str], where: str
+    describe: "Describer", value: Any, attributes: Iterable[str] | None, where: str
 ) -> Any:
     """Describe a global: of a module, only the attributes that the code names."""
     if isinstance(value, types.ModuleType):
@@ -274,7 +261,7 @@ def describe_python_module(
     library = describe.library(module.__name__)
     scope = vars(module)
     if names is None:
-        names = [] if library else [name for name in scope if name[0] != "_"]
+        names = [] if library else [n for n in scope if not DUNDER.fullmatch(n)]
     used = sorted(set(names) & set(scope))
     if library:
         # A function of the user's in a library's module was put there.
@@ -381,15 +368,60 @@ def describe_class(describe: "Describer", kind: type, where: str) -> Any:
     if stray or not describe.library(kind.__module__):
         return describe.seen(kind) or _own_class(describe, kind, label, where)
     scope = vars(kind)
-    patched = [name for name in sorted(scope) if _is_foreign(describe, scope[name])]
+    patched = patched_names(describe, kind)
     # Libraries extend the user's classes: that of a parametrized module, for one.
-    bases = kind.__bases__ if _is_made(kind) else ()
+    own_bases = [base for base in kind.__mro__[1:] if patched_names(describe, base)]
+    bases = kind.__bases__ if _is_made(kind) or own_bases else ()
     if not patched and bases in ((), (object,)):
         return label
     return describe.seen(kind) or {
         "class": label,
         "bases": [describe_class(describe, base, where) for base in bases],
         "patched": describe.attributes({name: scope[name] for name in patched}, label),
+    }
+
+
+def patched_names(describe: "Describer", kind: type) -> list[str]:
+    """Return the members of a library's class that were put there by others.
+
+    Parameters
+    ----------
+    describe : Describer
+    kind : type
+    """
+    if not describe.library(kind.__module__):
+        return []
+    if kind not in describe.patched:
+        describe.patched[kind] = sorted(
+            name
+            for name, value in vars(kind).items()
+            if _is_foreign(describe, value) or _is_moved(kind, value)
+        )
+    return describe.patched[kind]
+
+
+def _is_moved(kind: type, value: Any) -> bool:
+    """Whether a method of a module is that of a class it does not derive from."""
+    if not isinstance(value, types.FunctionType) or not issubclass(kind, nn.Module):
+        return False
+    owner = value.__code__.co_qualname.rpartition(".")[0]
+    known = {base.__qualname__ for base in kind.__mro__}
+    return bool(owner) and "<" not in owner and owner not in known
+
+
+def replaced_functions(describe: "Describer", modules: Iterable[str]) -> dict[str, Any]:
+    """Return the functions of libraries' modules that the user replaced, by name.
+
+    Parameters
+    ----------
+    describe : Describer
+    modules : iterable of str
+    """
+    return {
+        f"{module}.{name}": value
+        for module in modules
+        for name, value in sorted(vars(sys.modules.get(module, builtins)).items())
+        if module in sys.modules and _is_foreign(describe, value)
     }
 
 

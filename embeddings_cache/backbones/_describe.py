@@ -20,7 +20,7 @@ import typing
 import uuid
 import weakref
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -62,11 +62,16 @@ class Describer:
         Names of the tensors, by identity, whose content is digested elsewhere.
     training : bool, default=False
         Whether what only training depends on is described too.
+    parts : collection of int, default=()
+        Identities of all modules of a network in evaluation mode: others that it uses
+        have to be in evaluation mode by themselves.
 
     Attributes
     ----------
     libraries : dict of str to str
         Versions of the libraries whose code was met.
+    patched : dict of type to list of str
+        Members of libraries' classes that others put there, of classes that were met.
     """
 
     def __init__(
@@ -76,12 +81,15 @@ class Describer:
         weights: Mapping[int, str] = types.MappingProxyType({}),
         *,
         training: bool = False,
+        parts: Collection[int] = (),
     ) -> None:
         self.subject = subject
         self.remedy = remedy
         self.weights = weights
         self.training = training
+        self.parts = parts
         self.libraries: dict[str, str] = {}
+        self.patched: dict[type, list[str]] = {}
         self._origins: dict[str, dict[str, str] | None] = {}
         self._numbers: dict[Any, int] = {}
         self._count = 0
@@ -266,6 +274,7 @@ def alone(describe: Describer) -> Describer:
         describe.remedy,
         describe.weights,
         training=describe.training,
+        parts=describe.parts,
     )
     fresh.libraries = describe.libraries
     return fresh
@@ -427,7 +436,9 @@ def describe_network(network: nn.Module, *, training: bool = False) -> dict[str,
             weights.setdefault(id(tensor), name)
     given = declared(network, "network")
     first = {name: tensor for name, tensor in named if weights.get(id(tensor)) == name}
-    describe = Describer("backbone", _REMEDY, weights, training=training)
+    evaluated = not (training or network.training)
+    parts = {id(module) for module in network.modules()} if evaluated else ()
+    describe = Describer("backbone", _REMEDY, weights, training=training, parts=parts)
     described: dict[str, Any] = given or {}
     if given is None:
         described = {

@@ -68,6 +68,12 @@ def describe_module(describe: "Describer", module: nn.Module, where: str) -> Any
     reference = describe.seen(module)
     if reference is not None:
         return reference
+    if id(module) not in describe.parts and _is_left_training(describe, module):
+        raise describe.refusal(
+            where,
+            "in training mode, where its numbers depend on chance or on the batch, and "
+            "no part of the network (make it one, or call its eval()),",
+        )
     if _is_optimized(module) or module._compiled_call_impl is not None:
         return _compiled(describe, module, where)
     state = {k: v for k, v in state_of(module).items() if k not in _BOOKKEEPING}
@@ -90,6 +96,13 @@ def describe_module(describe: "Describer", module: nn.Module, where: str) -> Any
         ],
     }
     return {name: part for name, part in described.items() if part or name == "class"}
+
+
+def _is_left_training(describe: "Describer", module: nn.Module) -> bool:
+    """Whether an evaluated network uses a module that nobody sets to evaluation."""
+    forward = getattr(type(module).forward, "__code__", None)
+    depends = forward is not None and "training" in forward.co_names
+    return bool(describe.parts) and module.training and depends
 
 
 def _own_tensors(describe: "Describer", module: nn.Module, where: str) -> Any:
@@ -127,17 +140,23 @@ def _hooks(
 
 
 def global_hooks(describe: "Describer") -> list[Any]:
-    """Describe the hooks that run in every module of the process.
+    """Describe the hooks that run in every module, and what replaced torch's functions.
 
     Parameters
     ----------
     describe : Describer
     """
     names = ("_global_forward_pre_hooks", "_global_forward_hooks")
+    replaced = _code.replaced_functions(describe, ("torch", "torch.nn.functional"))
     return [
         [name, describe(hook, f"torch.nn.modules.module.{name}")]
         for name in names
         for hook in getattr(torch_module, name).values()
+    ] + [
+        [name, describe(function, name)]
+        for name, function in replaced.items()
+        # What was added to torch runs where the user's code names it.
+        if name.removeprefix("torch.") in torch.__all__ or ".nn." in name
     ]
 
 

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from embeddings_cache._declared import declared
+from embeddings_cache.backbones._code import replaced_functions
 from embeddings_cache.backbones._describe import Describer
 
 # Names of a library's public modules: classes, and one function.
@@ -27,8 +28,14 @@ _DETERMINISTIC = {
     "timm.data.transforms": "CenterCropOrPad MaybePILToTensor MaybeToTensor "
     "ResizeKeepRatio ToNumpy ToTensor TrimBorder",
     "open_clip.transform": "CenterCropOrPad ResizeKeepRatio ResizeMaxSize "
-    "_convert_to_rgb",
+    "MaybeConvertMode MaybeToTensor _convert_to_rgb",
 }
+# Where the transforms above find what they do.
+_FUNCTIONS = (
+    "torchvision.transforms.functional",
+    "torchvision.transforms.v2.functional",
+    "torch.nn.functional",
+)
 _CHANCES = ("random_scale_prob", "random_aspect_prob")
 
 
@@ -125,6 +132,8 @@ def describe_transform(
         )
     kind = Describer if allow_random else _Deterministic
     describe = kind(name, remedy)
+    for place, function in replaced_functions(describe, _FUNCTIONS).items():
+        describe(function, place)
     described = describe.short(describe.whole(transform, name))
     return {
         "transform": described,

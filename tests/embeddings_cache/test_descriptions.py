@@ -1,5 +1,6 @@
 """Networks of the user's and preprocessing: described by all they hold, or refused."""
 
+import builtins
 import copy
 import io
 import linecache
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import described as cases
 import numpy as np
+import open_clip
 import pytest
 import timm.data.transforms
 import torch
@@ -87,6 +89,9 @@ def changed(monkeypatch, owner, name, value):
         (cases.helper, "__code__", (lambda x: 3 * x).__code__),
         (nn.Linear, "forward", lambda _layer, x: 2 * x),
         (nn.Module, "__call__", lambda _module, x: x),
+        (nn.Linear, "forward", nn.Tanh.forward),
+        (nn.functional, "linear", lambda x, _weight, _bias: x),
+        (torch, "tanh", lambda x: x),
     ],
     ids=lambda value: getattr(value, "__name__", str(value)),
 )
@@ -153,6 +158,81 @@ def test_classes_of_a_notebook_are_described(monkeypatch):
 
     monkeypatch.setitem(sys.modules, "__main__", types.ModuleType("__main__"))
     assert cell(1, 2) == cell(2, 2) != cell(3, 4)
+
+
+@pytest.mark.parametrize("patched", [nn.Module, nn.ReLU])
+def test_patched_classes_of_a_library_are_seen_without_a_class_of_ones_own(
+    monkeypatch, patched
+):
+    before = cases.described(nn.Sequential(nn.ReLU()))
+    monkeypatch.setattr(patched, "forward", lambda _module, x: 2 * x)
+    assert cases.described(nn.Sequential(nn.ReLU())) != before
+
+
+BY = types.ModuleType("by")
+BY._value = 2
+HELD = [BY]
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: x * getattr(BY, "_value"),  # noqa: B009
+        lambda x: x * vars(BY)["_value"],
+        lambda x: x * BY.__dict__["_value"],
+        lambda x: x * HELD[0]._value,
+        lambda x: x * globals()["BY"]._value,
+    ],
+)
+def test_attributes_that_code_looks_up_are_in_the_description(monkeypatch, function):
+    before = cases.described(cases.Net(held=function))
+    monkeypatch.setattr(BY, "_value", 3)
+    assert cases.described(cases.Net(held=function)) != before
+
+
+@pytest.mark.parametrize("owner", [builtins, torch.Tensor])
+def test_names_added_to_python_and_to_tensors_are_in_the_description(
+    monkeypatch, owner
+):
+    def of(value):
+        monkeypatch.setattr(owner, "added_scale", value, raising=False)
+        return cases.described(cases.Net(held=function))
+
+    if owner is builtins:
+        function = lambda x: added_scale(x)  # noqa: E731, F821
+    else:
+        function = lambda x: x.added_scale()  # noqa: E731
+    assert of(lambda x: 2 * x) == of(lambda x: 2 * x) != of(lambda x: 3 * x)
+
+
+class Beside(nn.Module):
+    """Uses a module that is no part of it."""
+
+    other: nn.Module = nn.Identity()
+
+    def forward(self, x):
+        return self.other(x)
+
+
+@pytest.mark.parametrize("other", [nn.BatchNorm1d(2), nn.Dropout(), nn.GRU(2, 2)])
+def test_a_module_beside_the_network_has_to_be_evaluated(monkeypatch, other):
+    monkeypatch.setattr(Beside, "other", staticmethod(other.train()))
+    with pytest.raises(UndescribableError, match=r"in training mode.*call its eval"):
+        describe_network(Beside().eval())
+    other.eval()
+    describe_network(Beside().eval())
+    # What is the same in both modes may be in any.
+    monkeypatch.setattr(Beside, "other", staticmethod(nn.ReLU().train()))
+    describe_network(Beside().eval())
+
+
+def test_a_compiled_function_is_what_was_compiled():
+    def of(function, **settings):
+        return cases.described(cases.Net(held=torch.compile(function, **settings)))
+
+    assert of(torch.relu) == of(torch.relu) != of(torch.tanh)
+    with pytest.raises(UndescribableError, match="backend of the user's"):
+        of(torch.relu, backend=lambda graph, _x: graph)
 
 
 def test_functions_on_one_line_are_told_apart():
@@ -414,6 +494,22 @@ DETERMINISTIC = [
     timm.data.create_transform((3, 8, 8)),
     timm.data.create_transform((3, 8, 8), crop_pct=1, crop_mode="border"),
 ]
+
+
+@pytest.mark.parametrize(
+    ("owner", "name"),
+    [(transforms.functional, "resize"), (v2.Transform, "forward")],
+)
+def test_patches_below_the_transforms_are_refused(monkeypatch, owner, name):
+    monkeypatch.setattr(owner, name, lambda *_arguments: None)
+    with pytest.raises(UndescribableError, match=rf"{name} is the function"):
+        describe_transform(v2.Resize(8))
+
+
+@pytest.mark.parametrize("mode", ["shortest", "longest", "squash"])
+def test_preprocessing_of_open_clip_is_described(mode):
+    made = open_clip.image_transform(8, is_train=False, resize_mode=mode)
+    assert describe_transform(made)
 
 
 def test_deterministic_transforms_are_described_by_all_that_changes_a_pixel():

@@ -4,6 +4,8 @@ import io
 import os
 import pickle
 import socket
+import struct
+import zlib
 
 import numpy as np
 import pandas as pd
@@ -14,7 +16,7 @@ from torch import nn
 
 from embeddings_cache import UnreadableItemError
 from embeddings_cache._errors import ItemError, PreprocessError
-from embeddings_cache._images import FORMATS, decode
+from embeddings_cache._images import FORMATS, SHALLOW, decode, to_rgb
 from embeddings_cache._keys import item_keys
 from embeddings_cache._progress import Progress
 from embeddings_cache._readers import read_items
@@ -197,6 +199,35 @@ def test_sixteen_bit_grey_keeps_its_contrast():
     values = np.linspace(0, 65535, 24).astype(np.uint16).reshape(4, 6)
     image = decode(encoded(Image.fromarray(values)))
     np.testing.assert_array_equal(np.asarray(image)[:, :, 0], values >> 8)
+
+
+def sixteen_bit_colours(form, values):
+    """Encode rows of 16-bit pixels of three colours, which Pillow cannot write."""
+    height, width, _ = values.shape
+    big = values.astype(">u2")
+    if form == "PPM":
+        return f"P6 {width} {height} 65535\n".encode() + big.tobytes()
+
+    def chunk(name, data):
+        end = struct.pack(">I", zlib.crc32(name + data))
+        return struct.pack(">I", len(data)) + name + data + end
+
+    header = struct.pack(">IIBBBBB", width, height, 16, 2, 0, 0, 0)
+    pixels = zlib.compress(b"".join(b"\0" + row.tobytes() for row in big))
+    parts = chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + parts
+
+
+@pytest.mark.parametrize("form", ["PNG", "PPM"])
+@pytest.mark.parametrize(("bits", "shallow"), [(8, True), (10, True), (16, False)])
+def test_sixteen_bit_colours_with_few_bits_are_noted(picture, form, bits, shallow):
+    values = np.asarray(picture).astype(np.uint16) << 8 >> (16 - bits)
+    image = decode(sixteen_bit_colours(form, values))
+    assert (SHALLOW in image.info) == shallow
+    if not shallow:
+        np.testing.assert_allclose(image, picture, atol=1)
+    lazy = Image.open(io.BytesIO(sixteen_bit_colours(form, values)))
+    assert (SHALLOW in to_rgb(lazy).info) == shallow
 
 
 def test_floating_point_pixels_are_refused():
