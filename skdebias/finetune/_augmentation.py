@@ -1,5 +1,6 @@
 """What a user's function does to a prepared item, repeatably and within bounds."""
 
+import copy
 import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -41,7 +42,8 @@ def augmented(value: Any, augment: Callable[[Any], Any], seed: int, index: int) 
     """
     with _seeded(seed):
         try:
-            made = augment(value)
+            # Many write into what they get, and the item is wanted again as it is.
+            made = augment(copy.deepcopy(value))
         except MemoryError:
             raise
         except Exception as error:

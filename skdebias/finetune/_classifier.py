@@ -195,7 +195,8 @@ class FineTuneClassifier(LogitClassifierMixin, MetaEstimatorMixin, BaseEstimator
     augment : callable, default=None
         From one prepared item to another one of the same shape, in training only. Of
         the random numbers of torch, numpy and Python each call has its own, the same in
-        any repetition, and leaves those of the caller alone. A generator that `augment`
+        any repetition, and leaves those of the caller alone; it may write into the item
+        that it gets, which is a copy. A generator that `augment`
         keeps itself is its own affair.
     precision : {"auto", "float32", "bfloat16", "float16"}, default="auto"
         Compute type. "auto" is float32 on the CPU, and bfloat16 (or float16, where that

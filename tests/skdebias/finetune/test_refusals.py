@@ -489,6 +489,27 @@ def test_augmentations_draw_repeatably_and_leave_the_generators_alone(workers):
     assert np.abs(other.decision_function(X) - alone).max() > 1e-4
 
 
+def _doubled_in_place(value):
+    return value.mul_(2)
+
+
+@pytest.mark.parametrize("modality", ["tensor", "image"])
+def test_augmentations_that_write_into_an_item_change_it_once(modality):
+    """An item is as it was in each epoch, and so is the user's array."""
+    items, backbone = X.copy(), _mlp()
+    if modality == "image":
+        items = RNG.integers(0, 255, (60, 8, 8, 3)).astype(np.uint8)
+        backbone = _conv()
+    before, found = items.copy(), []
+    preprocess = {"size": 8} if modality == "image" else None
+    for augment in (_doubled_in_place, lambda value: value * 2):
+        model = _model(backbone, modality=modality, preprocess=preprocess,
+                       augment=augment)  # fmt: skip
+        found.append(model.fit(items, Y).decision_function(items))
+        np.testing.assert_array_equal(items, before)
+    np.testing.assert_array_equal(*found)
+
+
 @pytest.mark.parametrize("workers", [0, 1])
 @pytest.mark.parametrize(
     ("augment", "kind", "message"),
