@@ -54,6 +54,7 @@ from skdebias.finetune._checks import (
 )
 from skdebias.finetune._extraction import (
     EmbeddingExtractor,
+    OwnGenerator,
     auto_workers,
     describe_transform,
     is_out_of_memory,
@@ -648,7 +649,7 @@ default=None
         first = members[0]
         batch = next(source.batches(first.tools, [(0, np.arange(1))]))
         first.eval()
-        with about_items(batch):
+        with OwnGenerator(seed), about_items(batch):
             embedding = first.embed(batch)
         n_features = embedding.shape[1]
         hidden = [int(size) for size in inner.hidden_layer_sizes]

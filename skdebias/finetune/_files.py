@@ -96,7 +96,9 @@ def load_network(kind, path, given):
         raise FileNotFoundError(f"path={str(path)!r} is not a file.")
     tensors, header = read_file(path, NETWORK_FORMAT, torch=True)
     with reading(path):
-        _check_given(header["code"], given)
+        code = [name for name in _CODE if name in header["code"]]
+    _check_given(code, given)
+    with reading(path):
         classifier = _rebuild(kind, header, tensors, given)
         sizes = _check_head(header, tensors, classifier)
         settings = backbone_settings(classifier.get_params(deep=False))

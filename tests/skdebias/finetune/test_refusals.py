@@ -162,6 +162,13 @@ def test_what_was_put_on_a_module_runs_on_the_copy(forward):
     assert all(p.grad is None for p in backbone.parameters())
 
 
+def test_a_fit_leaves_the_generator_of_the_process_alone():
+    backbone = Returns(lambda z: z + torch.randn(z.shape))
+    before = torch.get_rng_state()
+    _model(backbone).fit(X, Y, X_val=X[:20], y_val=Y[:20])
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 def test_networks_of_ones_own_are_judged_on_validation_items():
     """Where one may draw random numbers, and dropout is off."""
     model = _model(Returns(torch.relu), dropout=0.5)
