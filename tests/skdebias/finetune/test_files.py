@@ -236,7 +236,7 @@ def test_a_module_is_given_and_stays_as_it_is(tmp_path):
     X = np.random.default_rng(0).normal(size=(16, 5)).astype(np.float32)
     model = _model(_own(), modality="tensor", learning_rate=0.5).fit(X, Y)
     model.save(tmp_path / "network")
-    with pytest.raises(ValueError, match="^backbone=None: .*backbone of your own"):
+    with pytest.raises(ValueError, match=r"^backbone=None: .*backbone of your own"):
         load(tmp_path / "network")
     given = _own(1)
     before = given[0].weight.clone()
