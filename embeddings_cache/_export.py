@@ -24,6 +24,7 @@ from embeddings_cache import _io
 from embeddings_cache._errors import MissingExtraError, StoreError
 from embeddings_cache._folder import ShardFolder
 from embeddings_cache._shard_reading import read_keys
+from embeddings_cache._special import refuse_special, refuse_url
 
 SUFFIXES = (".npy", ".safetensors", ".parquet")
 _GROUP_BYTES = 64 << 20  # rows of a parquet file that are in memory at a time
@@ -39,6 +40,10 @@ def check_output(path: Path) -> None:
             f"path={str(path)!r} must end in one of {', '.join(SUFFIXES)}, "
             "which names the format"
         )
+    refuse_url(path, "path")
+    refuse_special(path, "path")
+    if path.is_dir():
+        raise ValueError(f"path={str(path)!r} is a folder: give the name of a file")
     if not path.parent.is_dir():
         raise FileNotFoundError(
             f"path={str(path)!r}: there is no folder {str(path.parent)!r}; make it "

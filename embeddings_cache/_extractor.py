@@ -3,7 +3,6 @@
 import os
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -29,6 +28,7 @@ from embeddings_cache._recall import (
     files_state,
 )
 from embeddings_cache._settings import RunReport, Settings
+from embeddings_cache._special import expanded
 from embeddings_cache._store import EmbeddingStore
 from embeddings_cache._turns import Turns, turns_of
 
@@ -335,7 +335,7 @@ class EmbeddingExtractor(
                 f"this is part {part.index} of {part.count}. When all parts are done, "
                 "make the same call without shard: it finds every embedding"
             )
-        path = Path(output)
+        path = expanded(output)
         check_output(path)
         self._run(X, lambda job: job.save(path))
         return self.last_run_

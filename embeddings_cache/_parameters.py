@@ -5,6 +5,7 @@ import os
 from typing import Any
 
 from embeddings_cache._model_kwargs import check_model_kwargs
+from embeddings_cache._special import expanded, refuse_special_below, refuse_url
 
 _CHOICES = {
     "pooling": ("default", "cls", "mean"),
@@ -59,7 +60,10 @@ def check_parameters(parameters: dict[str, Any]) -> dict[str, Any]:
                 f"weights={checked['weights']!r} must be the path of a safetensors "
                 "file or folder"
             )
-        checked["weights"] = os.fspath(checked["weights"])
+        weights = expanded(checked["weights"])
+        refuse_url(weights, "weights")
+        refuse_special_below(weights, "weights")
+        checked["weights"] = str(weights)
     layer = checked["layer"]
     if isinstance(layer, bool) or not isinstance(layer, int | str | type(None)):
         raise TypeError(

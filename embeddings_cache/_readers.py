@@ -8,7 +8,6 @@ once to decode; the second reading must give the same key.
 import csv
 import hashlib
 import os
-import re
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import count
@@ -21,11 +20,16 @@ from PIL import Image
 from embeddings_cache import _images
 from embeddings_cache._errors import BlankTextWarning, ItemError, PreprocessError
 from embeddings_cache._folders import Paths, image_files
-from embeddings_cache._special import expanded, refuse_special, special_kind
+from embeddings_cache._special import (
+    expanded,
+    is_url,
+    kind_of,
+    refuse_special,
+    refuse_url,
+    special_kind,
+)
 
 _FILE_LIMIT = 1 << 30
-# pathlib has made one slash of two.
-_URL = re.compile(r"(?i)(https?|ftps?|s3|gs|hf|az|abfss?|file):/|data:")
 
 
 class Item:
@@ -183,9 +187,12 @@ class _FileItem(Item):
                 # What has no size of its own, such as files of /proc, is bounded too.
                 data = file.read(_FILE_LIMIT + 1)
         except OSError as error:
-            if _URL.match(self.name):
+            if is_url(self.name):
                 raise ItemError("an address, and nothing is downloaded") from error
-            raise ItemError(error.strerror or str(error)) from error
+            # A socket cannot even be opened.
+            kind = kind_of(self.name)
+            said = f"{kind}, not a regular file" if kind else error.strerror
+            raise ItemError(said or str(error)) from error
         if len(data) > _FILE_LIMIT:
             raise ItemError(f"larger than {_FILE_LIMIT} bytes")
         return data
@@ -472,7 +479,7 @@ def _image_item(name: str, value: Any) -> Item:
         return _BytesItem(f"bytes {name}", bytes(value))
     if isinstance(value, dict) and set(value) >= {"bytes", "path"}:
         if value["bytes"] is None:
-            return _FileItem(str(Path(value["path"])))
+            return _FileItem(str(expanded(value["path"])))
         return _BytesItem(str(value["path"] or f"bytes {name}"), value["bytes"])
     if isinstance(value, Image.Image):
         label = str(getattr(value, "filename", "") or f"image {name}")
@@ -492,29 +499,10 @@ def paths_below(path: Path) -> Paths:
         return image_files(path)
     if path.suffix.lower() == ".csv":
         return Paths(paths_of_table(path))
-    refuse_url(path)
+    refuse_url(path, "items")
     if not path.exists():
         raise FileNotFoundError(f"items={str(path)!r}: no such file or folder")
     return Paths([path])
-
-
-def refuse_url(path: Path) -> None:
-    """Raise if what was given as a path is the address of something elsewhere.
-
-    Parameters
-    ----------
-    path : Path
-
-    Raises
-    ------
-    ValueError
-    """
-    match = _URL.match(str(path))
-    if match and not path.exists():
-        raise ValueError(
-            f"items={str(path)!r} is an address, and nothing is downloaded: give the "
-            "path of a file on this machine"
-        )
 
 
 def separator_hint(names: Sequence[str | None]) -> str:

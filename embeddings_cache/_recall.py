@@ -22,6 +22,7 @@ from embeddings_cache._fingerprint import digest, jsonable, versions
 from embeddings_cache._images import fills_truncated
 from embeddings_cache._memo import FileMemo, file_state, memo_folder
 from embeddings_cache._model_kwargs import is_plain
+from embeddings_cache._special import expanded
 
 _LIMIT = 64 << 20
 _MAX_FILES = 1000
@@ -129,10 +130,10 @@ def _weights_files(settings: dict[str, Any]) -> dict[str, Path] | None:
     if name.startswith(("hf-hub:", "hf_hub:", "local-dir:")):
         return None
     if weights is None and family == "sentence-transformers" and settings["pretrained"]:
-        weights = name if Path(name).expanduser().is_dir() else None
+        weights = name if expanded(name).is_dir() else None
     if weights is None:
         return None if settings["pretrained"] else {}
-    path = Path(weights).expanduser()
+    path = expanded(weights)
     if not path.is_dir():
         return {"file": path}
     files = {str(p.relative_to(path)): p for p in path.rglob("*") if p.is_file()}
@@ -146,7 +147,7 @@ def files_state(settings: dict[str, Any]) -> str:
     files = list((_weights_files(settings) or {}).values())
     _, local, folder = str(settings["backbone"]).partition(":local-dir:")
     if local:
-        files += sorted(Path(folder).expanduser().glob("*"))
+        files += sorted(expanded(folder).glob("*"))
     states = [file_state(path) or b"" for path in files]
     return b"".join(states).hex()
 

@@ -10,8 +10,8 @@ from typing import Any
 from embeddings_cache._errors import MissingExtraError
 from embeddings_cache._folders import Paths
 from embeddings_cache._images import SUFFIXES
-from embeddings_cache._readers import paths_below, refuse_url, separator_hint
-from embeddings_cache._special import expanded, refuse_special
+from embeddings_cache._readers import paths_below, separator_hint
+from embeddings_cache._special import expanded, refuse_special, refuse_url
 
 # Columns that are taken without being named, by modality.
 _USUAL = {"text": ("text", "sentence"), "image": ("img_filename", "image")}
@@ -63,7 +63,7 @@ class Sources:
         return Paths((item for part in parts for item in part), "; ".join(left_out))
 
     def _read(self, path: Path) -> Sequence[Any]:
-        refuse_url(path)
+        refuse_url(path, "items")
         refuse_special(path, "items")
         if not path.exists():
             raise FileNotFoundError(f"items={str(path)!r}: no such file or folder")

@@ -13,6 +13,7 @@ from embeddings_cache._export import export_rows
 from embeddings_cache._fingerprint import canonical_json
 from embeddings_cache._folder import ShardFolder
 from embeddings_cache._maintenance import Damage, PruneReport, prune, verify
+from embeddings_cache._special import expanded, refuse_url
 
 ENVIRONMENT = "EMBEDDINGS_CACHE"
 _ALLOW = "EMBEDDINGS_CACHE_ALLOW_SHARED"
@@ -31,9 +32,13 @@ def cache_root(cache_dir: str | os.PathLike[str] | None) -> Path:
         folder of the platform.
     """
     if cache_dir is not None:
-        return _checked_path(cache_dir).expanduser()
+        root = expanded(_checked_path(cache_dir))
+        refuse_url(root, "cache_dir")
+        return root
     if os.environ.get(ENVIRONMENT):
-        return Path(os.environ[ENVIRONMENT]).expanduser()
+        root = expanded(os.environ[ENVIRONMENT])
+        refuse_url(root, ENVIRONMENT)
+        return root
     import platformdirs
 
     return Path(platformdirs.user_cache_dir("embeddings_cache"))
@@ -335,4 +340,4 @@ class EmbeddingStore:
         (n_rows, n_features) : tuple of int
             Shape of what was written; each item once, sorted by key.
         """
-        return export_rows(self.folder(self.select(extractor)), Path(path))
+        return export_rows(self.folder(self.select(extractor)), expanded(path))

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from embeddings_cache._errors import UnknownBackboneError
+from embeddings_cache._special import expanded, refuse_special_below
 from embeddings_cache.backbones._base import BackboneSpec, refuse_kwargs, unknown_name
 
 LOCAL, HUB = "local-dir:", "hf-hub:"
@@ -74,7 +75,9 @@ def resolve(spec: BackboneSpec, open_clip: Any) -> Source:
     refuse_kwargs(spec, _NOT_HERE)
     if spec.name.startswith((LOCAL, HUB)):
         kind, _, place = spec.name.partition(":")
-        place = str(Path(place).expanduser()) if kind == "local-dir" else place
+        if kind == "local-dir":
+            place = str(expanded(place))
+            refuse_special_below(Path(place), "backbone")
         return Source(f"{kind}:{place}", "", dict(spec.model_kwargs), False)
     architecture, _, tag = spec.name.partition("/")
     names = open_clip.list_models()

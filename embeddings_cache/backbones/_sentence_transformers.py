@@ -13,6 +13,7 @@ from torch import nn
 from embeddings_cache._errors import WeightsError
 from embeddings_cache._fingerprint import jsonable, tensors_digest
 from embeddings_cache._randomness import OwnGenerator
+from embeddings_cache._special import expanded, refuse_special_below
 from embeddings_cache.backbones._base import (
     POOLINGS,
     SEED,
@@ -72,9 +73,10 @@ def build(spec: BackboneSpec) -> Backbone:
 def _build_trained(spec: BackboneSpec) -> Backbone:
     library = require("sentence_transformers", _FAMILY)
     source = spec.weights or spec.name
-    folder = Path(source).expanduser()
+    folder = expanded(source)
     local = folder.is_dir()
     if local:
+        refuse_special_below(folder, "weights" if spec.weights else "backbone")
         _check_folder(spec, folder)
     elif spec.weights is not None:
         raise WeightsError(

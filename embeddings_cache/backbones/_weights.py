@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from embeddings_cache._errors import WeightsError
+from embeddings_cache._special import expanded
 
 _PICKLED = frozenset({".pt", ".pth", ".bin", ".ckpt", ".th", ".pkl", ".tar"})
 
@@ -21,9 +22,9 @@ def weights_file(weights: str) -> Path:
         If there is none, if there are several, or if the file is a pickled
         checkpoint, which could run code when it is loaded.
     """
-    path = Path(weights).expanduser()
+    path = expanded(weights)
     if path.is_dir():
-        files = sorted(path.glob("*.safetensors"))
+        files = sorted(p for p in path.glob("*.safetensors") if p.is_file())
         if len(files) == 1:
             return files[0]
         pickled = [entry.name for entry in path.iterdir() if entry.suffix in _PICKLED]

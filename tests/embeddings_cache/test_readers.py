@@ -366,6 +366,7 @@ def test_what_is_no_regular_file_is_refused_and_never_waited_for(
     reasons = [bad.reason for bad in caught.value.bad]
     assert len(reasons) == 5
     assert "a named pipe" in reasons[0]
+    assert "a socket" in reasons[1]
     assert "a named pipe" in reasons[2]
     assert "a device" in reasons[3]
 
