@@ -110,8 +110,8 @@ def test_weights_and_renamed_attributes_are_not_counted():
 
 def test_a_search_asks_the_scorer_once_a_split(monkeypatch):
     calls = []
-    score = _stacks._score
-    monkeypatch.setattr(_stacks, "_score", lambda *a: calls.append(a) or score(*a))
+    score = _stacks.score
+    monkeypatch.setattr(_stacks, "score", lambda *a: calls.append(a) or score(*a))
     rng = np.random.default_rng(0)
     X, y = rng.normal(size=(60, 4)), np.arange(60) % 2
     attributes = np.arange(60) // 2 % 2
