@@ -186,12 +186,13 @@ class _FileItem(Item):
                     raise ItemError(f"{kind}, not a regular file")
                 # What has no size of its own, such as files of /proc, is bounded too.
                 data = file.read(_FILE_LIMIT + 1)
-        except OSError as error:
+        except (OSError, ValueError) as error:
             if is_url(self.name):
                 raise ItemError("an address, and nothing is downloaded") from error
             # A socket cannot even be opened.
             kind = kind_of(self.name)
-            said = f"{kind}, not a regular file" if kind else error.strerror
+            said = getattr(error, "strerror", None)
+            said = f"{kind}, not a regular file" if kind else said
             raise ItemError(said or str(error)) from error
         if len(data) > _FILE_LIMIT:
             raise ItemError(f"larger than {_FILE_LIMIT} bytes")
@@ -246,7 +247,8 @@ class _PixelItem(Item):
             raise
         # A lazily opened image can fail in any way its decoder likes.
         except Exception as error:
-            if _is_closed(self._value):
+            # Pixels that were read are gone too.
+            if _is_closed(self._value) or "closed image" in str(error):
                 raise ItemError("an image of PIL that is closed") from error
             raise ItemError(f"damaged or truncated ({error})") from error
         return image, _images.pixel_bytes(image)
@@ -478,9 +480,15 @@ def _image_item(name: str, value: Any) -> Item:
     if isinstance(value, bytes | bytearray):
         return _BytesItem(f"bytes {name}", bytes(value))
     if isinstance(value, dict) and set(value) >= {"bytes", "path"}:
-        if value["bytes"] is None:
+        if value["bytes"] is None and isinstance(value["path"], str | os.PathLike):
             return _FileItem(str(expanded(value["path"])))
-        return _BytesItem(str(value["path"] or f"bytes {name}"), value["bytes"])
+        if isinstance(value["bytes"], bytes | bytearray):
+            label = str(value["path"] or f"bytes {name}")
+            return _BytesItem(label, bytes(value["bytes"]))
+        raise TypeError(
+            f"items: item {name} has neither bytes nor a path "
+            f"({ {part: type(value[part]).__name__ for part in ('bytes', 'path')} })"
+        )
     if isinstance(value, Image.Image):
         label = str(getattr(value, "filename", "") or f"image {name}")
         return _PixelItem(label, value, _images.to_rgb)
@@ -555,4 +563,20 @@ def paths_of_table(path: Path) -> list[Path]:
             f"value is a file below {path.parent}; columns: {', '.join(rows[0])}"
             f"{separator_hint(list(rows[0]))}"
         )
-    return [path.parent / (row[column] or "") for row in rows]
+    _check_rows(path, rows, column)
+    return [path.parent / row[column] for row in rows]
+
+
+def _check_rows(path: Path, rows: Sequence[dict[Any, Any]], column: str) -> None:
+    """Raise if a row of a table names no file, or has more values than columns."""
+    problems = {
+        f"no value in {column!r}": [not row[column] for row in rows],
+        "too many values": [None in row for row in rows],
+    }
+    for what, found in problems.items():
+        if any(found):
+            raise ValueError(
+                f"items={str(path)!r}: {sum(found)} of {len(rows)} rows have {what}, "
+                f"the first is row {found.index(True) + 1} after the header. Fill or "
+                "drop them, and quote values that hold a comma"
+            )

@@ -184,9 +184,18 @@ def _csv_column(path: Path, choose: Choose) -> list[str]:
         name = choose(names)
         # Where there is one column, a blank line is a row of it.
         settings["skip_blank_lines"] = len(names) > 1
-        table = pd.read_csv(path, usecols=[name], encoding="utf-8-sig", **settings)
+        # Not this column alone: pandas would not count the values of a row then.
+        table = pd.read_csv(path, encoding="utf-8-sig", **settings)
     except (pd.errors.ParserError, pd.errors.EmptyDataError) as error:
         raise ValueError(f"items={str(path)!r}: not a table ({error})") from error
+    if not isinstance(table.index, pd.RangeIndex):
+        # pandas takes the first values of longer rows for the index, and all columns
+        # for their neighbours.
+        raise ValueError(
+            f"items={str(path)!r}: the first row has more values than the "
+            f"{len(names)} columns. Quote values that hold a comma, and leave out a "
+            "comma at the end"
+        )
     values: list[str] = table[name].tolist()
     return values
 
@@ -200,7 +209,7 @@ def _json_lines_column(path: Path, choose: Choose) -> list[Any]:
                 continue
             try:
                 row = json.loads(line)
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 raise ValueError(
                     f"items={str(path)!r}: line {number} is not JSON ({error})"
                 ) from error

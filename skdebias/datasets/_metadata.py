@@ -121,7 +121,7 @@ def load_metadata(
 def _read_table(file):
     """Return a csv file as a data frame, or say what is wrong with it."""
     try:
-        return pd.read_csv(file, encoding="utf-8-sig")
+        frame = pd.read_csv(file, encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(
             f"{file.name} is not a table in UTF-8 ({error.reason} at byte "
@@ -129,6 +129,15 @@ def _read_table(file):
         ) from error
     except (pd.errors.ParserError, pd.errors.EmptyDataError) as error:
         raise ValueError(f"{file.name} is not a table of csv ({error}).") from error
+    # pandas takes the first values of longer rows for the index, and all columns for
+    # their neighbours.
+    if not isinstance(frame.index, pd.RangeIndex):
+        raise ValueError(
+            f"{file.name}: the first row has more values than there are columns "
+            f"({', '.join(map(repr, frame.columns))}). Quote values that hold a comma, "
+            "and leave out a comma at the end."
+        )
+    return frame
 
 
 def _read(frame, column, candidates, parameter, file):

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from embeddings_cache import _memo, _recall
+from embeddings_cache import _memo, _readers, _recall
 from embeddings_cache._memo import FileMemo, file_state
 from embeddings_cache._recall import Recall, compute_without_torch
 
@@ -39,14 +39,13 @@ def settled(monkeypatch):
 def reads(monkeypatch):
     """Return the list of the files that are read."""
     found = []
-    real = Path.read_bytes
+    real = _readers._FileItem.identity
 
-    def read_bytes(path):
-        if path.suffix == ".png":
-            found.append(path.name)
-        return real(path)
+    def identity(item):
+        found.append(Path(item.path).name)
+        return real(item)
 
-    monkeypatch.setattr(Path, "read_bytes", read_bytes)
+    monkeypatch.setattr(_readers._FileItem, "identity", identity)
     return found
 
 

@@ -1,11 +1,14 @@
-"""Paths that are no files, addresses and `~`, wherever a path is taken."""
+"""Paths that are no files, addresses, `~`; tables and items that are not whole."""
 
 import os
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
-from embeddings_cache import EmbeddingStore
+from embeddings_cache import EmbeddingStore, UnreadableItemError
+from embeddings_cache._readers import read_items
+from embeddings_cache._sources import Sources
 from embeddings_cache.backbones._weights import weights_file
 
 
@@ -80,3 +83,50 @@ def test_the_users_folder_is_meant_by_its_sign(
     # Nobody is called that: the name of a folder.
     with pytest.raises(ValueError, match="no such file"):
         make_extractor(weights="~nobody-here/x.safetensors").extractor_key()
+
+
+@pytest.mark.parametrize(
+    "rows", ["a,0,\nb,1,\n", "hello, you,0\nb,1,2\n", "a,0\nb, c,1\n"]
+)
+def test_texts_of_rows_with_too_many_values_are_refused(tmp_path, rows):
+    """They would be those of the next column, for all rows."""
+    table = tmp_path / "texts.csv"
+    table.write_text("text,y\n" + rows)
+    with pytest.raises(ValueError, match=r"Quote values|not a table"):
+        Sources("text", "text").read([str(table)])
+    table.write_text('text,y\n"hello, you",0\nb\n')
+    assert Sources("text", "text").read([str(table)]) == ["hello, you", "b"]
+
+
+def test_tables_of_images_have_a_value_in_every_row(tmp_path):
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    table = tmp_path / "metadata.csv"
+    for rows, message in {
+        "a.png,0\n,1\n": "1 of 2 rows have no value in 'img_filename'.* row 2",
+        "a.png,0\na.png,b.png,1\n": "1 of 2 rows have too many values.* row 2",
+    }.items():
+        table.write_text("img_filename,y\n" + rows)
+        with pytest.raises(ValueError, match=message):
+            read_items(table, "image")
+
+
+def test_json_that_is_nested_beyond_measure_is_refused_by_line(tmp_path):
+    lines = tmp_path / "texts.jsonl"
+    lines.write_text('{"text": ' + "[" * 100_000 + "]" * 100_000 + "}")
+    with pytest.raises(ValueError, match="line 1 is not JSON"):
+        Sources("text").read([str(lines)])
+
+
+def test_odd_items_are_told_by_name(make_extractor, tmp_path):
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    gone = Image.open(tmp_path / "a.png")
+    gone.load()
+    gone.close()
+    with pytest.raises(UnreadableItemError) as caught:
+        make_extractor().transform(["a\0b.png", gone])
+    reasons = [bad.reason for bad in caught.value.bad]
+    assert "null byte" in reasons[0]
+    assert "closed" in reasons[1]
+    for value in ({"bytes": None, "path": None}, {"bytes": "text", "path": None}):
+        with pytest.raises(TypeError, match="item 0 has neither bytes nor a path"):
+            read_items([value], "image")

@@ -162,6 +162,8 @@ def test_published_waterbirds_counts():
         ("img_filename,y,place,split\n\xe4.jpg,0,1,0\n".encode("latin-1"), "UTF-8"),
         (b"img_filename;y;place;split\n1.jpg;0;1;0\n", "separated by ';'"),
         (b"", "not a table"),
+        # pandas would take the first column for an index, and y from the next one.
+        (b"img_filename,y,place,split\n1.jpg,0,1,0,\n", "more values than there are"),
     ],
 )
 def test_files_that_are_no_table(tmp_path, content, message):
