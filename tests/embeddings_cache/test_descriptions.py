@@ -93,7 +93,7 @@ def changed(monkeypatch, owner, name, value):
         (nn.functional, "linear", lambda x, _weight, _bias: x),
         (torch, "tanh", lambda x: x),
     ],
-    ids=lambda value: getattr(value, "__name__", str(value)),
+    ids=lambda value: getattr(value, "__name__", str(value).partition(" at 0x")[0]),
 )
 def test_code_behind_a_network_is_in_its_description(monkeypatch, owner, name, value):
     assert changed(monkeypatch, owner, name, value)

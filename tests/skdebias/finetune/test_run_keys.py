@@ -87,7 +87,7 @@ def steps(monkeypatch):
         {"estimator__beta": np.float64(0.2)},
         {"clip_norm": None},
     ],
-    ids=str,
+    ids=lambda value: str(value).partition(" at 0x")[0],
 )
 @pytest.mark.skipif(torch.cuda.is_available(), reason="device='auto' is the CPU here")
 def test_what_changes_no_number_is_not_in_the_key(tmp_path, steps, change):
@@ -145,7 +145,7 @@ def test_equal_attributes_of_another_type_are_the_same_run(tmp_path, steps, valu
         {"estimator": ERMClassifier(hidden_layer_sizes=(3,))},
         {"backbone": _network(1)},
     ],
-    ids=str,
+    ids=lambda value: str(value).partition(" at 0x")[0],
 )
 def test_what_changes_a_number_is_in_the_key(tmp_path, steps, change):
     assert steps.of(_model(tmp_path), X, Y, ATTRIBUTES) == 6
