@@ -12,6 +12,29 @@ from embeddings_cache._special import special_kind
 
 # What systems and notebooks put beside the files of a user.
 _SYSTEM_NAMES = frozenset({"__macosx", "thumbs.db", "desktop.ini"})
+# Raw files of cameras begin like TIFF; what Pillow finds in them is a thumbnail.
+_RAW = frozenset(
+    [
+        ".3fr",
+        ".arw",
+        ".cr2",
+        ".dcr",
+        ".dng",
+        ".erf",
+        ".fff",
+        ".iiq",
+        ".kdc",
+        ".mef",
+        ".mos",
+        ".nef",
+        ".nrw",
+        ".pef",
+        ".rw2",
+        ".sr2",
+        ".srf",
+        ".srw",
+    ]
+)
 _HIDDEN = "hidden"
 _SHOWN = 5
 
@@ -112,25 +135,29 @@ def _walk(
     folder: Path, seen: set[tuple[int, int]], links: list[Path]
 ) -> Iterator[tuple[Path, str | None]]:
     """Yield the files of a folder and its real sub-folders; note links to others."""
-    try:
-        status = os.stat(folder)
-        if (status.st_dev, status.st_ino) in seen:
-            return
-        seen.add((status.st_dev, status.st_ino))
-        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
-    except OSError as error:
-        yield folder, f"cannot be listed ({error.strerror})"
-        return
-    for entry in entries:
-        path = folder / entry.name
-        if entry.name.startswith(".") or entry.name.lower() in _SYSTEM_NAMES:
-            yield path, _HIDDEN
-        elif entry.is_dir(follow_symlinks=False):
-            yield from _walk(path, seen, links)
-        elif entry.is_dir():
-            links.append(path)
-        else:
-            yield path, _problem(path)
+    waiting = [folder]
+    while waiting:
+        folder = waiting.pop()
+        try:
+            status = os.stat(folder)
+            if (status.st_dev, status.st_ino) in seen:
+                continue
+            seen.add((status.st_dev, status.st_ino))
+            entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+        except OSError as error:
+            yield folder, f"cannot be listed ({error.strerror})"
+            continue
+        for entry in entries:
+            path = folder / entry.name
+            if entry.name.startswith(".") or entry.name.lower() in _SYSTEM_NAMES:
+                yield path, _HIDDEN
+            elif entry.is_dir(follow_symlinks=False):
+                waiting.append(path)
+            # Unlike the method of an entry, this says no of a link to itself.
+            elif os.path.isdir(path):
+                links.append(path)
+            else:
+                yield path, _problem(path)
 
 
 def _problem(path: Path) -> str | None:
@@ -144,13 +171,19 @@ def _problem(path: Path) -> str | None:
 def _is_image(path: Path) -> bool:
     if path.suffix.lower() in _images.SUFFIXES:
         return True
+    raw = path.suffix.lower() in _RAW
+    return not raw and _images.has_signature(_start(path))
+
+
+def _start(path: Path) -> bytes:
     try:
         with path.open("rb") as file:
-            return _images.has_signature(file.read(_images.SIGNATURE_BYTES))
+            return file.read(_images.SIGNATURE_BYTES)
     except OSError:
-        return False
+        return b""
 
 
 def _may_be_image(path: Path) -> bool:
     guess, _ = mimetypes.guess_type(path.name)
-    return bool(guess and guess.startswith("image/"))
+    named = bool(guess and guess.startswith("image/"))
+    return named or _images.has_signature(_start(path))

@@ -110,6 +110,31 @@ def test_images_that_are_left_out_are_named_once(tmp_path, make_extractor, name)
     assert "1 .csv" in report
 
 
+def test_raw_files_of_cameras_are_not_taken_for_their_thumbnails(tmp_path):
+    _save(tmp_path / "a.png")
+    for name in ("raw.nef", "scan"):
+        Image.new("RGB", (8, 8)).save(tmp_path / name, "TIFF")
+    with pytest.warns(LeftOutWarning, match=r"1 \.nef"):
+        assert _names(tmp_path) == ["a.png", "scan"]
+
+
+def test_links_to_themselves_and_deep_folders_end(tmp_path, monkeypatch):
+    _save(tmp_path / "a.png")
+    (tmp_path / "self").symlink_to("self")
+    monkeypatch.chdir(tmp_path)
+    for _ in range(1100):  # deeper than calls may be
+        os.mkdir("d")
+        os.chdir("d")
+    Image.new("RGB", (8, 8)).save("b.png")
+    with pytest.warns(LeftOutWarning, match="1 leads nowhere"):
+        assert len(_names(tmp_path)) == 2
+    # Removing such a folder calls itself once a level.
+    for _ in range(1100):
+        for name in os.listdir("."):
+            (os.rmdir if name == "d" else os.remove)(name)
+        os.chdir("..")
+
+
 def test_what_is_not_a_readable_file_is_named(tmp_path):
     _save(tmp_path / "a.png")
     (tmp_path / "broken.png").symlink_to(tmp_path / "nothing")
