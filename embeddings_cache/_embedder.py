@@ -28,6 +28,20 @@ class Batch(NamedTuple):
     names: Sequence[str]
     prepared: list[Any]
 
+    def only(self, kept: list[int]) -> "Batch":
+        """Return a batch of some of the items, by their positions in this one."""
+        if len(kept) == len(self.prepared):
+            return self
+        indices = [self.indices[i] for i in kept]
+        names = [self.names[i] for i in kept]
+        return Batch(indices, names, [self.prepared[i] for i in kept])
+
+
+def _joined(parts: list[_Fetch]) -> _Fetch:
+    if len(parts) == 1:
+        return parts[0]
+    return lambda: np.concatenate([fetch() for fetch in parts])
+
 
 class Embedder:
     """Computes embeddings on one device, in the settings' fast way.
@@ -41,6 +55,11 @@ class Embedder:
         On the settings' device.
     settings : Settings
         Device, types, batch size; the batch size is halved when memory runs out.
+
+    Attributes
+    ----------
+    too_large : list of int
+        Positions of items for which memory ran out although they were alone.
     """
 
     def __init__(self, backbone: Backbone, settings: Settings) -> None:
@@ -49,6 +68,8 @@ class Embedder:
         self._cuda = settings.device.type == "cuda"
         self._copies = torch.cuda.Stream(settings.device) if self._cuda else None
         self._checked = not self.how
+        self._any_fits = False
+        self.too_large: list[int] = []
 
     @property
     def how(self) -> list[str]:
@@ -67,6 +88,8 @@ class Embedder:
     def embed(self, batches: Iterable[Batch]) -> Iterator[tuple[Batch, np.ndarray]]:
         """Yield each batch with its embeddings, float32, in the order of the batches.
 
+        Items that are `too_large` are no longer in their batch.
+
         Raises
         ------
         CanaryError
@@ -77,14 +100,16 @@ class Embedder:
         in_flight = _IN_FLIGHT if self._cuda else 0
         staged = ordered_map(self._stage, batches, workers=int(self._cuda), ahead=2)
         for batch, collated in staged:
-            exact = None if self._checked else self._exact(batch)
-            fetch = self._launch(batch, collated)
-            if exact is not None:
-                rows = fetch()[: len(exact)]
+            fitting, fetch = self._launch(batch, collated)
+            if not fitting.prepared:
+                continue
+            if not self._checked:
+                rows, exact = fetch(), self._exact(fitting)
                 dtype = self.settings.dtype
-                check_agreement(rows, exact, batch.names, dtype, self.how)
+                names = fitting.names
+                check_agreement(rows[: len(exact)], exact, names, dtype, self.how)
                 self._checked = True
-            waiting.append((batch, fetch))
+            waiting.append((fitting, fetch))
             while len(waiting) > in_flight:
                 done, fetch = waiting.popleft()
                 yield done, fetch()
@@ -136,27 +161,42 @@ class Embedder:
             collated = to_device(collated, self.settings.device)
             return self._checked_output(backbone.forward(collated), len(few))()
 
-    def _launch(self, batch: Batch, collated: Any) -> _Fetch:
-        """Start one batch; what does not fit is halved, for good."""
-        whole = len(batch.prepared)
+    def _launch(self, batch: Batch, collated: Any) -> tuple[Batch, _Fetch]:
+        """Start one batch; what does not fit is halved, for good.
+
+        An item that does not fit alone is left out, and the others are not halved for
+        it.
+        """
+        whole, wanted = len(batch.prepared), self.settings.batch_size
         parts: list[_Fetch] = []
+        kept: list[int] = []
         start = 0
         while start < whole:
             size = min(self.settings.batch_size, whole - start)
             part = batch.prepared[start : start + size]
-            fetch = self._try(part, collated if size == whole else None)
+            # If nothing has fitted yet, the second failure is not the item's.
+            last = not self._any_fits and bool(self.too_large)
+            whole_batch = collated if size == whole else None
+            fetch = self._try(part, whole_batch, last=last and size == 1)
             if fetch is None:
                 self._free()
-                self.settings.batch_size = (size + 1) // 2
-                continue
-            parts.append(fetch)
+                if size > 1:
+                    self.settings.batch_size = (size + 1) // 2
+                    continue
+                self.too_large.append(batch.indices[start])
+                self.settings.batch_size = wanted
+            else:
+                self._any_fits = True
+                parts.append(fetch)
+                kept += range(start, start + size)
             start += size
-        if len(parts) == 1:
-            return parts[0]
-        return lambda: np.concatenate([fetch() for fetch in parts])
+        return batch.only(kept), _joined(parts)
 
-    def _try(self, part: list[Any], collated: Any) -> _Fetch | None:
-        """Start one forward pass; None if there is not enough memory for it."""
+    def _try(self, part: list[Any], collated: Any, *, last: bool) -> _Fetch | None:
+        """Start one forward pass; None if there is not enough memory for it.
+
+        If it is the last try, the error of the lack is raised.
+        """
         settings, size = self.settings, len(part)
         lower = settings.dtype != torch.float32
         try:
@@ -176,7 +216,7 @@ class Embedder:
                 output = self._forward(size)(self._on_device(collated))
                 return self._checked_output(output, size)
         except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error) or size == 1:
+            if last or not is_out_of_memory(error):
                 raise
             return None
 

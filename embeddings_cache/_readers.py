@@ -165,6 +165,21 @@ def _open_at_once(path: str, flags: int) -> int:
     return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
+def why_no_file(path: str) -> str:
+    """Say what a path is that is not the path of a file.
+
+    Parameters
+    ----------
+    path : str
+    """
+    kind = kind_of(path)
+    if kind is not None:
+        return f"{kind}, not a regular file"
+    if os.path.isdir(path):
+        return "a folder"
+    return "an address, and nothing is downloaded" if is_url(path) else "no such file"
+
+
 class _FileItem(Item):
     """An image file."""
 

@@ -110,6 +110,10 @@ class Runner:
                     self._keep(keys, batch, values)
                     bar.update(len(values))
                 bar.update(len(order) - bar.n)
+                bad += [
+                    BadItem(index, items[index].name, _TOO_LARGE)
+                    for index in embedder.too_large
+                ]
         finally:
             self._flush()
             self._warn_of_shallow()
@@ -243,6 +247,9 @@ def _raise_if_all_fail(values: list[Any]) -> None:
     failed = [value for value in values if isinstance(value, PreprocessError)]
     if failed and all(isinstance(value, ItemError) for value in values):
         raise failed[0].error
+
+
+_TOO_LARGE = "needs more memory than there is, although it was alone in its batch"
 
 
 def _lost(task: tuple[Item, bytes], reason: str) -> ItemError:

@@ -19,7 +19,7 @@ from embeddings_cache._parallel import auto_workers, ordered_map
 from embeddings_cache._parameters import check_parameters
 from embeddings_cache._progress import Progress
 from embeddings_cache._randomness import OwnGenerator
-from embeddings_cache._readers import Item, Noted, attempt, read_items
+from embeddings_cache._readers import Item, Noted, attempt, read_items, why_no_file
 from embeddings_cache._turns import Turns
 from embeddings_cache.backbones import build_backbone
 from embeddings_cache.backbones._base import (
@@ -68,4 +68,5 @@ __all__ = [
     "read_weights",
     "resolve_precision",
     "to_device",
+    "why_no_file",
 ]

@@ -28,6 +28,7 @@ from skdebias.finetune._extraction import (
     item_keys,
     ordered_map,
     read_items,
+    why_no_file,
 )
 
 
@@ -63,7 +64,7 @@ class Items:
         UnreadableItemError
         """
         missing = [
-            (number, item.name, "no such file")
+            (number, item.name, why_no_file(item.path))
             for number, item in enumerate(self._items)
             if item.path is not None and not os.path.isfile(item.path)
         ]

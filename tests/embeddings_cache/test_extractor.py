@@ -160,6 +160,48 @@ def test_batch_size_is_halved_when_memory_runs_out(make_extractor, net, images):
     np.testing.assert_allclose(rows, expected(net, images), rtol=2e-3, atol=2e-3)
 
 
+@pytest.mark.parametrize("error", [MemoryError(), torch.OutOfMemoryError("CUDA out")])
+@pytest.mark.parametrize("position", [0, 7, 19])
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_an_item_too_large_for_the_network_is_that_items_alone(
+    make_extractor, net, images, error, position, precision
+):
+    images[position] = 255
+    forward, sizes = net.forward, []
+
+    def limited(x):
+        sizes.append(len(x))
+        if x.flatten(1).amin(1).max() > 0.99:
+            raise error
+        return forward(x)
+
+    net.forward = limited
+    extractor = make_extractor(batch_size=8, precision=precision)
+    with pytest.raises(UnreadableItemError, match=r"1 of 20 items") as caught:
+        extractor.transform(images)
+    assert [bad.index for bad in caught.value.bad] == [position]
+    others = np.delete(images, position, axis=0)
+    assert extractor.transform(others).shape == (19, 8)
+    assert extractor.last_run_.n_computed == 0
+    # The batches after it are as large as those before.
+    assert position == 19 or 8 in sizes[sizes.index(1) :]
+
+
+def test_a_network_too_large_for_every_item_says_so_at_once(
+    make_extractor, net, images
+):
+    sizes = []
+
+    def limited(x):
+        sizes.append(len(x))
+        raise MemoryError("none left")
+
+    net.forward = limited
+    with pytest.raises(MemoryError, match="none left"):
+        make_extractor(batch_size=4).transform(images)
+    assert len(sizes) <= 8
+
+
 def test_set_output_names_the_columns(make_extractor, images):
     extractor = make_extractor().set_output(transform="pandas")
     frame = extractor.fit_transform(images)

@@ -1,5 +1,7 @@
 """Items on their way to a network: the same whatever way they take."""
 
+import os
+
 import numpy as np
 import pytest
 import torch
@@ -87,6 +89,15 @@ def test_what_cannot_be_read_is_named(paths, memory):
         _model(memory=memory).fit(paths, Y, PLACE)
     with pytest.raises(UnreadableItemError, match=r"item 5, .*no such file"):
         _model().fit(IMAGES, Y, PLACE, X_val=paths, y_val=Y)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="named pipes")
+def test_what_is_no_file_is_told_by_its_kind(paths, tmp_path):
+    os.mkfifo(tmp_path / "pipe.png")
+    wrong = {tmp_path / "pipe.png": "a named pipe", "https://host/a.png": "an address"}
+    for item, message in wrong.items():
+        with pytest.raises(UnreadableItemError, match=message):
+            _model().fit([*paths[:-1], item], Y, PLACE)
 
 
 def test_the_fine_tuned_backbone_feeds_a_cache(paths, tmp_path):
