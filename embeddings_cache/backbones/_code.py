@@ -282,7 +282,7 @@ def describe_python_module(
 def _is_foreign(describe: "Describer", value: Any) -> bool:
     """Whether something is, or wraps, a Python function that no library defines."""
     value = getattr(value, "__func__", getattr(value, "fget", value))
-    return isinstance(value, types.FunctionType) and not describe.library(
+    return isinstance(value, types.FunctionType) and not describe.is_library(
         value.__globals__.get("__name__")
     )
 
@@ -389,7 +389,7 @@ def patched_names(describe: "Describer", kind: type) -> list[str]:
     describe : Describer
     kind : type
     """
-    if not describe.library(kind.__module__):
+    if not describe.is_library(kind.__module__):
         return []
     if kind not in describe.patched:
         describe.patched[kind] = sorted(

@@ -145,13 +145,23 @@ class Describer:
 
     def library(self, module: str | None) -> bool:
         """Whether a module is a library's; its version is noted then."""
-        if not module:
-            return False
-        if module not in self._origins:
-            self._origins[module] = library_of(module)
-        found = self._origins[module]
+        found = self._origin(module)
         self.libraries.update(found or {})
         return found is not None
+
+    def is_library(self, module: str | None) -> bool:
+        """Whether a module is a library's; what is only asked about is not noted.
+
+        Which libraries happen to be imported must not be in a description.
+        """
+        return self._origin(module) is not None
+
+    def _origin(self, module: str | None) -> dict[str, str] | None:
+        if not module:
+            return None
+        if module not in self._origins:
+            self._origins[module] = library_of(module)
+        return self._origins[module]
 
     def short(self, tree: Any) -> Any:
         """Return a description, or its digest if it is long."""

@@ -204,10 +204,12 @@ def _curves(estimator, parts, known):
     # Crossing the attribute with the part gives both parts' groups in one history.
     part = np.repeat([0, 1], [len(parts["val"][1]), len(parts["test"][1])])
     colours = np.concatenate([parts["val"][2], parts["test"][2]])
+    # Training rows are a part of their own, so that both have the same columns.
+    known_attributes = np.column_stack([attributes, np.full(len(y), 2)])
     estimator.fit(
         X,
         y,
-        attributes if known else None,
+        known_attributes if known else None,
         X_val=X_val,
         y_val=y_val,
         attributes_val=np.column_stack([colours, part]),
