@@ -48,7 +48,25 @@ _NAMES: dict[str, dict[str, tuple[Any, ...]]] = {
         "weights_only": (True,),
     },
 }  # fmt: skip
-_FOLDERS = ("cache_dir", "cache_folder")
+_REMEDY = (
+    "Leave it out and give weights=<safetensors file or folder>, which is known by its "
+    "content"
+)
+_ENVIRONMENT = "Leave it out and set the environment variable HF_HOME"
+_CODE = (
+    "Leave it out: code that comes with a model is not run; build the network yourself "
+    "and pass it as a torch.nn.Module"
+)
+# Where the usual way is not the way.
+_REMEDIES = {
+    "cache_dir": _ENVIRONMENT,
+    "cache_folder": _ENVIRONMENT,
+    "trust_remote_code": _CODE,
+    "code_revision": _CODE,
+    "backend": "Leave it out: networks run in torch",
+    "pretrained": "Leave it out and give pretrained= to the extractor",
+    "use_safetensors": f"{_REMEDY}: pickled checkpoints are not loaded",
+}
 
 
 def check_model_kwargs(family: str, model_kwargs: Mapping[str, Any]) -> None:
@@ -76,15 +94,9 @@ def check_model_kwargs(family: str, model_kwargs: Mapping[str, Any]) -> None:
         # Not "in", which would compare an array with False.
         if name not in names or any(value is off for off in names[name]):
             continue
-        remedy = (
-            "Leave it out and give weights=<safetensors file or folder>, which is "
-            "known by its content"
-        )
-        if name in _FOLDERS:
-            remedy = "Leave it out and set the environment variable HF_HOME"
         raise ValueError(
             f"{where}={value!r} decides what {family} loads, which the key of the "
-            f"cache could not tell. {remedy}"
+            f"cache could not tell. {_REMEDIES.get(name, _REMEDY)}"
         )
     config = model_kwargs.get("pretrained_cfg")
     if family == "timm" and not isinstance(config, str | dict | None):

@@ -93,7 +93,7 @@ def test_the_configuration_of_every_tag():
         ({"in_chans": 1}, r"in_chans=1: images are RGB"),
         ({"features_only": True}, "one map a stage and no vector; give layer="),
         ({"num_classes": 3}, "'num_classes', which is always 0"),
-        ({"pretrained": True}, "pretrained.* decides what"),
+        ({"pretrained": True}, "give pretrained= to the extractor"),
     ],
 )
 def test_arguments_without_a_place(make_extractor, kwargs, message):
