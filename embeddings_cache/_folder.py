@@ -3,7 +3,6 @@
 import hashlib
 import time
 import uuid
-import warnings
 from collections.abc import Iterable
 from itertools import pairwise
 from pathlib import Path
@@ -31,6 +30,7 @@ from embeddings_cache._shards import (
     write_shard,
     write_small,
 )
+from embeddings_cache._warnings import warn_caller
 
 FOLDERS = ("shards", "commits", "tmp", "quarantine", "access")
 _READ_REMEDY = (
@@ -352,9 +352,8 @@ class ShardFolder:
 
     def _warn(self, what: str) -> None:
         self.n_damaged += 1
-        warnings.warn(
+        warn_caller(
             f"damaged cache entry number {self.n_damaged} of this run: {what}. It was "
             f"moved to {self.path / 'quarantine'} and its items are computed again",
             DamagedShardWarning,
-            stacklevel=2,
         )

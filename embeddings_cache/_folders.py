@@ -2,13 +2,13 @@
 
 import mimetypes
 import os
-import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from embeddings_cache import _images
 from embeddings_cache._special import special_kind
+from embeddings_cache._warnings import warn_caller
 
 # What systems and notebooks put beside the files of a user.
 _SYSTEM_NAMES = frozenset({"__macosx", "thumbs.db", "desktop.ini"})
@@ -101,11 +101,10 @@ def image_files(folder: Path) -> Paths:
         said = f" ({left_out})" if left_out else ""
         raise ValueError(f"items={str(folder)!r}: no image file in this folder{said}")
     if doubtful:
-        warnings.warn(
+        warn_caller(
             f"items={str(folder)!r}: {len(found)} image files are read; {left_out}. "
             f"Formats that are read: {', '.join(_images.FORMATS)}.",
             LeftOutWarning,
-            stacklevel=2,
         )
     return Paths(sorted(found), left_out)
 

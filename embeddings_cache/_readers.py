@@ -8,7 +8,6 @@ once to decode; the second reading must give the same key.
 import csv
 import hashlib
 import os
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import count
 from pathlib import Path
@@ -28,6 +27,7 @@ from embeddings_cache._special import (
     refuse_url,
     special_kind,
 )
+from embeddings_cache._warnings import warn_caller
 
 _FILE_LIMIT = 1 << 30
 
@@ -405,12 +405,11 @@ class FileItems(list[Item]):
 def _warn_of_blanks(texts: Sequence[str]) -> None:
     blank = [number for number, text in enumerate(texts) if not text.strip()]
     if blank:
-        warnings.warn(
+        warn_caller(
             f"{len(blank)} of {len(texts)} texts are blank, the first is item "
             f"{blank[0]}: they are embedded as the network embeds no words. Leave them "
             "out if a text is missing there.",
             BlankTextWarning,
-            stacklevel=2,
         )
 
 

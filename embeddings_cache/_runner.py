@@ -1,7 +1,6 @@
 """Reader, network, writer: compute what the cache does not have, keep what is done."""
 
 import time
-import warnings
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing
 from functools import partial
@@ -28,6 +27,7 @@ from embeddings_cache._progress import Progress
 from embeddings_cache._readers import Item, Noted, Preparation
 from embeddings_cache._settings import Settings
 from embeddings_cache._shards import KEY_DTYPE
+from embeddings_cache._warnings import warn_caller
 from embeddings_cache.backbones._base import Backbone
 
 SHARD_BYTES = 64 << 20
@@ -121,13 +121,13 @@ class Runner:
 
     def _warn_of_shallow(self) -> None:
         if self.shallow:
-            warnings.warn(
-                f"{len(self.shallow)} images of 16 bits hold values below 4096 only, "
-                f"the first is {self.shallow[0]}. The high byte is read, and values up "
-                "to 255 as they are: data of 10 or 12 bits come out almost black. "
-                "Save them as 8-bit images if that is not meant.",
+            n_images = len(self.shallow)
+            warn_caller(
+                f"{n_images} image{'s' * (n_images > 1)} of 16 bits with values below "
+                f"4096 only, the first is {self.shallow[0]}. The high byte is read, "
+                "and values up to 255 as they are: data of 10 or 12 bits come out "
+                "almost black. Save them as 8-bit images if that is not meant.",
                 ShallowImageWarning,
-                stacklevel=2,
             )
 
     def _prepared(

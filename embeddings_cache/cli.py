@@ -18,6 +18,7 @@ import os
 import signal
 import sys
 import threading
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import asdict, dataclass
@@ -31,6 +32,21 @@ _EXIT_CODES = (
     "entries, the cache, a disk); 2 the request makes no sense; 130 interrupted, what "
     "was computed is in the cache"
 )
+
+
+@contextmanager
+def _plain_warnings() -> Iterator[None]:
+    """Show a warning as one line; where in the code it was raised says nothing here."""
+    before = warnings.formatwarning
+
+    def one_line(message: Warning | str, *_: Any, **__: Any) -> str:
+        return f"embeddings-cache: warning: {message}\n"
+
+    warnings.formatwarning = one_line
+    try:
+        yield
+    finally:
+        warnings.formatwarning = before
 
 
 @dataclass(frozen=True)
@@ -65,7 +81,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     run: Callable[[argparse.Namespace], _Result | None] = options.run
     try:
         # Whatever a library prints, results alone go to the output.
-        with redirect_stdout(sys.stderr), _termination_interrupts():
+        with redirect_stdout(sys.stderr), _termination_interrupts(), _plain_warnings():
             result = run(options)
     except (UnreadableItemError, EmbeddingValueError, StoreError) as error:
         return _fail(error, 1)

@@ -2,6 +2,8 @@
 
 import io
 import os
+import subprocess
+import sys
 import warnings
 
 import numpy as np
@@ -296,3 +298,37 @@ def test_blank_texts_are_counted_wherever_they_come_from(tmp_path, suffix):
         texts = Sources("text").read([str(path)])
     with pytest.warns(BlankTextWarning, match=r"^2 of 4 .* item 1:"):
         assert len(read_items(texts, "text")) == 4
+
+
+@pytest.mark.parametrize("what", ["folder", "blank texts", "shallow"])
+def test_warnings_point_at_the_users_line(tmp_path, make_extractor, what):
+    _save(tmp_path / "data" / "a.png")
+    if what == "folder":
+        (tmp_path / "data" / "photo.heic").write_bytes(b"anything")
+    if what == "shallow":
+        dark = np.linspace(0, 1023, 64).reshape(8, 8)
+        (tmp_path / "data" / "b.png").write_bytes(_sixteen(dark, "PNG"))
+    calls = {
+        "folder": lambda: make_extractor().transform(tmp_path / "data"),
+        "shallow": lambda: make_extractor().transform(tmp_path / "data"),
+        "blank texts": lambda: read_items(TEXTS, "text"),
+    }
+    kinds = (LeftOutWarning, BlankTextWarning, ShallowImageWarning)
+    with pytest.warns(kinds) as caught:
+        calls[what]()
+    assert [warning.filename for warning in caught] == [__file__]
+
+
+def test_the_command_shows_a_warning_as_one_line(tmp_path):
+    _save(tmp_path / "data" / "a.png")
+    (tmp_path / "data" / "photo.heic").write_bytes(b"anything")
+    code = f"""if True:
+        import sys
+        from embeddings_cache.cli import main
+        sys.exit(main(["extract", {str(tmp_path / "data")!r}, "--random", "--backbone",
+                       "timm:test_resnet", "--cache-dir", {str(tmp_path / "c")!r}]))
+    """
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    (line,) = [text for text in done.stderr.splitlines() if "warning" in text.lower()]
+    assert line.startswith("embeddings-cache: warning: items=")
