@@ -2,7 +2,9 @@
 
 import argparse
 import sys
+import warnings
 from collections.abc import Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 # Only argparse and friends here: torch and scikit-learn take seconds to import, and
@@ -34,7 +36,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.command is None:
         parser.print_help()
         return 2
-    return args.run(args)
+    with _plain_warnings():
+        return args.run(args)
+
+
+@contextmanager
+def _plain_warnings():
+    """Show a warning as one line; where in the code it was raised says nothing here."""
+    before = warnings.formatwarning
+    warnings.formatwarning = lambda message, *_, **__: f"skdebias: warning: {message}\n"
+    try:
+        yield
+    finally:
+        warnings.formatwarning = before
 
 
 def _build_parser() -> argparse.ArgumentParser:

@@ -179,6 +179,24 @@ def test_fit_names_beta_and_its_bound(files, capsys):
     assert "c=0.5" in error
 
 
+def test_a_warning_is_one_line(tmp_path):
+    rng = np.random.default_rng(0)
+    np.save(tmp_path / "X.npy", rng.normal(size=(30, 4)).astype(np.float32))
+    rare = np.repeat([0, 1], [28, 2])
+    table = {"img_filename": rare, "y": np.arange(30) % 2, "place": rare, "split": 0}
+    pd.DataFrame(table).to_csv(tmp_path / "metadata.csv", index=False)
+    command = ["fit", tmp_path / "X.npy", tmp_path / "metadata.csv", "--out",
+               tmp_path / "head.safetensors"]  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-m", "skdebias.cli", *command],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("skdebias: warning: attributes forms 2 of 4 groups")
+
+
 def test_report_refuses_a_file_that_is_no_head(files, capsys):
     (files / "head.safetensors").write_text("no head")
     arguments = [files / "head.safetensors", files / "X.npy", files / "metadata.csv"]
