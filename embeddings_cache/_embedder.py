@@ -2,7 +2,7 @@
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,8 +11,9 @@ import torch
 from embeddings_cache._canary import CANARY_ITEMS, check_agreement, exact_arithmetic
 from embeddings_cache._context import standard_context
 from embeddings_cache._device import is_out_of_memory, pinned, to_device
-from embeddings_cache._parallel import ordered_map
+from embeddings_cache._parallel import ordered_map, usual_threads
 from embeddings_cache._settings import Settings
+from embeddings_cache._thread_limits import own_threads
 from embeddings_cache.backbones._base import Backbone
 
 _IN_FLIGHT = 2  # batches a GPU works on while the next ones are read
@@ -134,6 +135,15 @@ class Embedder:
         """Make the settings' device the current one of this thread."""
         return torch.cuda.device(self.settings.device) if self._cuda else nullcontext()
 
+    def _usual_threads(self) -> AbstractContextManager[None]:
+        """Give operations on the CPU as many threads as in a fresh process.
+
+        The last bits of a product depend on how many threads share it.
+        """
+        if self.settings.device.type != "cpu":
+            return nullcontext()
+        return own_threads(usual_threads())
+
     def _exact(self, batch: Batch) -> np.ndarray:
         try:
             return self._exactly(batch.prepared[:CANARY_ITEMS])
@@ -153,6 +163,7 @@ class Embedder:
         collated = backbone.collate(few)
         with (
             standard_context(),
+            self._usual_threads(),
             torch.inference_mode(),
             # The network is another one meanwhile.
             backbone.turns.alone(),
@@ -204,6 +215,7 @@ class Embedder:
                 collated = self.backbone.collate(part)
             with (
                 standard_context(),
+                self._usual_threads(),
                 torch.inference_mode(),
                 # Casts that are remembered could be another thread's.
                 torch.autocast(

@@ -140,9 +140,10 @@ class EmbeddingExtractor(
     Notes
     -----
     ``fit`` learns nothing. Pickles and clones carry the parameters, never weights.
-    Different batch sizes, devices or numbers of threads can change an embedding in its
-    last bits; they are not part of the key. What else the caller has switched on in
-    torch, such as autocast or another default type, has no effect. An extractor may be
+    Different batch sizes, devices or numbers of cores can change an embedding in its
+    last bits; they are not part of the key. What the caller has switched on in torch,
+    such as autocast, another default type or number of threads, has no effect:
+    ``OMP_NUM_THREADS`` limits the threads of a network on the CPU. An extractor may be
     used by several threads. A `torch.nn.Module` is copied for each call.
 
     Examples

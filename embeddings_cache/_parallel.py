@@ -3,11 +3,17 @@
 import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import cache
 from itertools import islice
 from typing import TypeVar
 
+from joblib import cpu_count
+
 T = TypeVar("T")
 R = TypeVar("R")
+
+# As the process has begun: torch, too, looks once.
+_ENVIRONMENT = dict(os.environ)
 
 
 def ordered_map(
@@ -45,3 +51,17 @@ def auto_workers(n_items: int) -> int:
     if cores < 2 or n_items < 32:
         return 0
     return min(cores, 16)
+
+
+@cache
+def usual_threads() -> int:
+    """Return how many threads torch's operations have in a fresh process.
+
+    As many as ``OMP_NUM_THREADS`` says, else one for each core that it may use.
+    """
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+        given = _ENVIRONMENT.get(name, "").partition(",")[0].strip()
+        if given.isdecimal() and int(given):
+            return int(given)
+    cores = int(cpu_count(only_physical_cores=True))
+    return max(1, cores // int(_ENVIRONMENT.get("LOCAL_WORLD_SIZE", "1")))

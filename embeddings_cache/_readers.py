@@ -8,7 +8,9 @@ once to decode; the second reading must give the same key.
 import csv
 import hashlib
 import os
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -27,6 +29,7 @@ from embeddings_cache._special import (
     refuse_url,
     special_kind,
 )
+from embeddings_cache._thread_limits import own_threads
 from embeddings_cache._warnings import warn_caller
 
 _FILE_LIMIT = 1 << 30
@@ -125,7 +128,14 @@ class Noted:
         self.value = value
 
 
-def _noted(value: Any, prepared: Any) -> Any:
+def _prepared(value: Any, prepare: Callable[[Any], Any]) -> Any:
+    try:
+        prepared = prepare(value)
+    except (ItemError, MemoryError, RecursionError):
+        raise
+    # Of libraries and of users: it may fail in any way, for one item or for all.
+    except Exception as error:
+        return PreprocessError(f"preprocess raised {error!r}", error)
     shallow = isinstance(value, Image.Image) and _images.SHALLOW in value.info
     return Noted(prepared) if shallow else prepared
 
@@ -144,15 +154,11 @@ def attempt(load: Callable[[], Any], prepare: Callable[[Any], Any]) -> Any:
     -------
     object, Noted or ItemError
     """
+    # What a thread does that reads for itself is what one that only reads does.
+    alone = own_threads(1) if "torch" in sys.modules else nullcontext()
     try:
-        value = load()
-        try:
-            return _noted(value, prepare(value))
-        except (ItemError, MemoryError, RecursionError):
-            raise
-        # Of libraries and of users: it may fail in any way, for one item or for all.
-        except Exception as error:
-            return PreprocessError(f"preprocess raised {error!r}", error)
+        with alone:
+            return _prepared(load(), prepare)
     except ItemError as error:
         return error
     except (MemoryError, RecursionError) as error:

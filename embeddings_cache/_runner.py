@@ -8,8 +8,6 @@ from itertools import islice
 from typing import Any
 
 import numpy as np
-import torch
-from threadpoolctl import threadpool_limits
 
 from embeddings_cache import _images
 from embeddings_cache._embedder import Batch, ready
@@ -27,6 +25,7 @@ from embeddings_cache._progress import Progress
 from embeddings_cache._readers import Item, Noted, Preparation
 from embeddings_cache._settings import Settings
 from embeddings_cache._shards import KEY_DTYPE
+from embeddings_cache._thread_limits import set_own_threads
 from embeddings_cache._warnings import warn_caller
 from embeddings_cache.backbones._base import Backbone
 
@@ -159,7 +158,9 @@ class Runner:
         self.readers = f"{workers} reader threads" if workers else ""
         if refusal:
             self.readers += f", not processes: {refusal}"
-        yield from ordered_map(function, tasks, workers, ahead, initializer=_one_core)
+        yield from ordered_map(
+            function, tasks, workers, ahead, initializer=_on_one_core
+        )
 
     def _refusal(self, items: Sequence[Item], order: list[int]) -> str | None:
         """Say why items are not read in processes; None if they are, "" if by rule."""
@@ -256,14 +257,9 @@ def _lost(task: tuple[Item, bytes], reason: str) -> ItemError:
     return ItemError(reason)
 
 
-def _one_core() -> None:
-    """Keep the readers' small tensor operations off the cores of the network.
-
-    OpenMP counts threads for each thread that asks; torch would set its number again
-    at the first operation, so it is asked before.
-    """
-    torch.get_num_threads()
-    threadpool_limits(1, user_api="openmp")
+def _on_one_core() -> None:
+    """Keep the readers' small tensor operations off the cores of the network."""
+    set_own_threads(1)
 
 
 def checked_rows(

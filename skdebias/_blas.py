@@ -7,20 +7,17 @@ puts it back.
 """
 
 import os
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from threading import Lock
 from typing import Any
 
-from threadpoolctl import ThreadpoolController
+from skdebias._thread_limits import thread_pools
 
 _LOCK = Lock()
 #: How many blocks run, and the number of threads that each library had before.
 _running = 0
 _before: dict[str, tuple[Any, int]] = {}
-#: The libraries that were loaded when there were so many modules.
-_known: tuple[int, list[Any]] = (0, [])
 
 
 def _after_fork() -> None:
@@ -70,17 +67,3 @@ def _set_threads(library: Any, number: int) -> None:
     library.set_num_threads(number)
     if release is not None:
         release(force=True)
-
-
-def thread_pools() -> list[Any]:
-    """Return threadpoolctl's handles on all libraries that have threads of their own.
-
-    Returns
-    -------
-    list of threadpoolctl.LibController
-    """
-    global _known
-    n_modules = len(sys.modules)
-    if _known[0] != n_modules:  # a look at what is loaded takes milliseconds
-        _known = n_modules, ThreadpoolController().lib_controllers
-    return _known[1]

@@ -158,11 +158,17 @@ def test_an_error_inside():
     assert torch.get_float32_matmul_precision() == "high"
 
 
+@pytest.mark.parametrize("name", ["_context", "_precision", "_thread_limits"])
+def test_both_packages_have_the_same_file(name):
+    """They do not import each other."""
+    packages = Path(embeddings_cache.__file__), Path(skdebias.__file__)
+    one, other = (p.with_name(f"{name}.py").read_bytes() for p in packages)
+    packages = (b"embeddings_cache", b"skdebias")
+    assert one.replace(packages[0], packages[1]) == other.replace(*packages)
+
+
 def test_the_packages_share_their_holders():
-    """They do not import each other, so both have the file."""
     copies = embeddings_cache._precision, skdebias._precision
-    one, other = (Path(copy.__file__).read_text(encoding="utf-8") for copy in copies)
-    assert one == other
     torch.set_float32_matmul_precision("high")
     with copies[0].exact_float32():
         with copies[1].exact_float32():

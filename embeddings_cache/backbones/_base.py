@@ -16,6 +16,7 @@ from embeddings_cache._errors import MissingExtraError, UnknownBackboneError
 from embeddings_cache._fingerprint import jsonable, tensors_digest, versions
 from embeddings_cache._model_kwargs import is_plain
 from embeddings_cache._randomness import OwnGenerator
+from embeddings_cache._thread_limits import own_threads
 from embeddings_cache._turns import Turns
 from embeddings_cache.backbones._describe import Describer
 
@@ -345,7 +346,8 @@ def construct(spec: BackboneSpec, build: Callable[[], Any]) -> Any:
     """Call a library's constructor; its refusals become errors that say what to do."""
     try:
         if spec.random or spec.weights is not None:
-            with OwnGenerator(SEED):
+            # Orthogonal weights are products.
+            with OwnGenerator(SEED), own_threads(1):
                 return _on_the_cpu(spec, build())
         return build()
     except TypeError as error:

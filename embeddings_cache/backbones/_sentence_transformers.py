@@ -14,6 +14,7 @@ from embeddings_cache._errors import WeightsError
 from embeddings_cache._fingerprint import jsonable, tensors_digest
 from embeddings_cache._randomness import OwnGenerator
 from embeddings_cache._special import expanded, refuse_special_below
+from embeddings_cache._thread_limits import own_threads
 from embeddings_cache.backbones._base import (
     POOLINGS,
     SEED,
@@ -84,7 +85,7 @@ def _build_trained(spec: BackboneSpec) -> Backbone:
             "modules, tokenizer and model.safetensors; there is no such folder"
         )
     # What a folder has no tensor for, such as a pooler that nothing reads, is drawn.
-    with quiet_files(quiet=local), OwnGenerator(SEED):
+    with quiet_files(quiet=local), OwnGenerator(SEED), own_threads(1):
         network = construct(
             spec,
             lambda: library.SentenceTransformer(

@@ -7,20 +7,18 @@ bit on every number of threads, idle or busy. Python threads also wait for each 
 without spinning, and lose little where another process has one of the cores.
 """
 
-import ctypes
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from functools import cache, partial
 from itertools import islice, pairwise
-from pathlib import Path
-from threading import Lock, Thread, local
-from typing import Any, TypeVar
+from threading import local
+from typing import TypeVar
 
 import torch
 
-from skdebias._blas import blas_on_one_thread, thread_pools
+from skdebias._blas import blas_on_one_thread
+from skdebias._thread_limits import own_threads, set_own_threads
 
 Result = TypeVar("Result")
 Piece = TypeVar("Piece")
@@ -32,7 +30,6 @@ _PIECE_WORK = 32_000_000
 _MOST_PIECES = 16
 
 _CPU = torch.device("cpu")
-_SETTING = Lock()
 _own = local()
 
 
@@ -56,77 +53,11 @@ def one_thread(device: torch.device = _CPU) -> Iterator[None]:
         return
     outer = getattr(_own, "available", None)
     _own.available = available_threads()
-    with blas_on_one_thread():
-        put_back = _limit_own_threads()
-        try:
+    try:
+        with blas_on_one_thread(), own_threads(1):
             yield
-        finally:
-            for setter, threads in reversed(put_back):
-                setter(threads)
-            _own.available = outer
-
-
-def _limit_own_threads() -> list[tuple[Callable[[int], Any], int]]:
-    """Give one thread to each operation of the calling thread.
-
-    OpenMP and MKL count the threads of each thread separately.
-
-    Returns
-    -------
-    list of (callable, int)
-        What puts back what was changed, last change last.
-    """
-    # In a new thread torch would set its number again when it is first used.
-    torch_threads = torch.get_num_threads()
-    put_back: list[tuple[Callable[[int], Any], int]] = []
-    set_mkl_threads = _mkl_setter()
-    if set_mkl_threads is not None:
-        put_back.append((set_mkl_threads, set_mkl_threads(1)))
-    elif torch.backends.mkl.is_available():
-        _set_torch_threads(1)
-        put_back.append((_set_torch_threads, torch_threads))
-    for library in thread_pools():
-        if library.user_api == "openmp" and (threads := library.num_threads) != 1:
-            library.set_num_threads(1)
-            put_back.append((library.set_num_threads, threads))
-    return put_back
-
-
-@cache
-def _mkl_setter() -> Callable[[int], int] | None:
-    """Return what sets the threads of MKL's products in the calling thread.
-
-    It returns their number before, which is 0 where they follow OpenMP. None is
-    returned where torch has no MKL, or keeps it to itself.
-    """
-    for path in sorted(Path(torch.__file__).parent.glob("lib/*torch_cpu.*")):
-        try:
-            setter: Any = ctypes.CDLL(str(path)).MKL_Set_Num_Threads_Local
-        except (OSError, AttributeError):
-            continue
-        setter.argtypes, setter.restype = [ctypes.c_int], ctypes.c_int
-        return setter
-    return None
-
-
-def _set_torch_threads(number: int) -> None:
-    """Set how many threads torch's operations have in the calling thread.
-
-    `torch.set_num_threads` also sets what threads begin with that have not used torch
-    yet. That is put back, which takes another thread.
-    """
-    with _SETTING:
-        beginning = _in_new_thread(torch.get_num_threads)
-        torch.set_num_threads(number)
-        _in_new_thread(partial(torch.set_num_threads, beginning))
-
-
-def _in_new_thread(task: Callable[[], Result]) -> Result:
-    found: list[Result] = []
-    thread = Thread(target=lambda: found.append(task()))
-    thread.start()
-    thread.join()
-    return found[0]
+    finally:
+        _own.available = outer
 
 
 def available_threads() -> int:
@@ -158,7 +89,7 @@ def thread_pool(n_threads: int, available: int = 1) -> ThreadPoolExecutor:
 
     def begin() -> None:
         _own.available = available
-        _limit_own_threads()
+        set_own_threads(1)
 
     return ThreadPoolExecutor(n_threads, initializer=begin)
 

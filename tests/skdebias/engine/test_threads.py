@@ -18,6 +18,7 @@ from skdebias import (
     ERMClassifier,
     GERNEClassifier,
     UGCClassifier,
+    _thread_limits,
 )
 from skdebias._blas import blas_on_one_thread
 from skdebias._engine import _lbfgs, _threads
@@ -53,7 +54,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 def _settings():
     """Threads of each library, of torch, and of torch in a thread to come."""
     libraries = {lib["filepath"]: lib["num_threads"] for lib in threadpool_info()}
-    to_come = _threads._in_new_thread(torch.get_num_threads)
+    to_come = _thread_limits.in_new_thread(torch.get_num_threads)
     return libraries, torch.get_num_threads(), to_come
 
 
@@ -337,12 +338,12 @@ def test_matrix_products_have_one_thread_whatever_was_set(limited):
 
 
 def test_without_a_handle_on_mkl_torch_is_asked(monkeypatch):
-    monkeypatch.setattr(_threads, "_mkl_setter", lambda: None)
+    monkeypatch.setattr(_thread_limits, "mkl_setter", lambda: None)
     torch.set_num_threads(3)
     before = _settings()
     with one_thread():
         assert torch.get_num_threads() == 1
-        assert _threads._in_new_thread(torch.get_num_threads) == 3
+        assert _thread_limits.in_new_thread(torch.get_num_threads) == 3
     assert _settings() == before
 
 
