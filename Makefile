@@ -28,7 +28,7 @@ reproduce-cmnist: $(VENV)/.installed-demo
 	$(BIN)/python examples/reproduce/cmnist.py --seeds $(SEEDS) --minority $(MINORITY)
 
 # Table 1 of the ULE paper, the CNN from scratch on all real MNIST digits. Runs that
-# docs/results holds are not repeated; anew, in an hour on one core for three seeds:
+# examples/reproduce/rows holds are not repeated. Anew, an hour on one core for 3 seeds:
 # make reproduce-ule ULE="--out mine.csv", or ULE="--out mine.csv --rows 6000 --seeds 0"
 ULE ?=
 reproduce-ule: $(VENV)/.installed-reproduce

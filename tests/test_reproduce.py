@@ -1,6 +1,8 @@
-"""The runner and the method table of the reproduction scripts."""
+"""The runner, the method table and the pages of the reproduction scripts."""
 
 import importlib
+import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -9,7 +11,18 @@ import pytest
 
 import skdebias
 
-SCRIPTS = Path(__file__).parents[1] / "examples" / "reproduce"
+ROOT = Path(__file__).parents[1]
+SCRIPTS = ROOT / "examples" / "reproduce"
+PAGES = {
+    "ccifar10": "ccifar10",
+    "cmnist": "cmnist",
+    "cmnist_sweeps": "cmnist_sweeps",
+    "finetune_cmnist": "finetune_cmnist",
+    "frozen_finetuned": "frozen_finetuned",
+    "image_embeddings": "image",
+    "text_embeddings": "text",
+    "ule_mnist": "ule_mnist",
+}
 
 
 @pytest.fixture(scope="module")
@@ -178,3 +191,16 @@ def test_tables_are_made_from_the_rows_alone(scripts, tmp_path):
     assert "| no attributes | ERM |" in page
     assert f"| {methods.FULL} | GERNE |" in page
     assert "y=1, attribute=0" in page
+
+
+@pytest.mark.parametrize("script", PAGES)
+def test_page_is_what_the_script_prints_of_the_rows(script, tmp_path):
+    command = [sys.executable, str(SCRIPTS / f"{script}.py"), "--table-only"]
+    if script == "cmnist_sweeps":
+        command += ["--figure", str(tmp_path / "cmnist_sweeps.png")]
+    paths = [str(ROOT), os.environ.get("PYTHONPATH", "")]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
+    printed = subprocess.run(
+        command, cwd=tmp_path, env=environment, capture_output=True, check=True
+    ).stdout.decode()
+    assert printed == (ROOT / "docs" / "results" / f"{PAGES[script]}.md").read_text()

@@ -209,7 +209,7 @@ def main(doc, make_sets, out, epilogue=""):
         Docstring of the script, which also heads its tables.
     make_sets : callable
         Takes the arguments, returns {name: Set}.
-    out : str
+    out : Path
         The tidy CSV.
     epilogue : str
         What follows the tables, such as known limits.
@@ -221,7 +221,7 @@ def main(doc, make_sets, out, epilogue=""):
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS)
     parser.add_argument("--cache-dir", default=None, help="embeddings cache")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--out", type=Path, default=Path(out))
+    parser.add_argument("--out", type=Path, default=out)
     parser.add_argument("--table-only", action="store_true")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)

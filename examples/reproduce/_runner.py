@@ -14,6 +14,8 @@ from pathlib import Path
 import pandas as pd
 from tqdm import tqdm
 
+ROWS = Path(__file__).parent / "rows"  # raw rows behind every table of the pages
+PAGES = Path(__file__).parents[2] / "docs" / "results"
 COLUMNS = [
     "dataset",
     "method",

@@ -31,7 +31,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from _runner import Task, chosen, read, run
+from _runner import ROWS, Task, chosen, read, run
 from cmnist import KNOWN, score
 from sklearn.base import clone
 from sklearn.model_selection import train_test_split
@@ -281,7 +281,7 @@ def main():
     parser.add_argument("--test-rows", type=int, help="default: all")
     parser.add_argument("--checkpoints", type=Path, help="where killed fits go on from")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
-    parser.add_argument("--out", type=Path, default=Path("docs/results/ccifar10.csv"))
+    parser.add_argument("--out", type=Path, default=ROWS / "ccifar10.csv")
     parser.add_argument("--table-only", action="store_true")
     arguments = parser.parse_args()
     rows = read(arguments.out) if arguments.table_only else _run(arguments)

@@ -22,7 +22,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from _runner import Task, chosen, run
+from _runner import ROWS, Task, chosen, run
 from sklearn.base import BaseEstimator, clone
 from sklearn.model_selection import train_test_split
 
@@ -274,7 +274,7 @@ def main():
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--minority", nargs="+", default=list(MINORITY))
     parser.add_argument("--methods", nargs="+", default=None)
-    parser.add_argument("--out", type=Path, default=Path("docs/results/cmnist.csv"))
+    parser.add_argument("--out", type=Path, default=ROWS / "cmnist.csv")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--table-only", action="store_true")
     arguments = parser.parse_args()

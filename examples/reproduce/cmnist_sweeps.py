@@ -19,7 +19,7 @@ from pathlib import Path
 
 import pandas as pd
 import torch
-from _runner import Task, read, run
+from _runner import PAGES, ROWS, Task, read, run
 from cmnist import MINORITY, SHARED, load, score, settings
 from sklearn.base import BaseEstimator, clone
 
@@ -167,9 +167,8 @@ def main():
     """Run the command line."""
     title, _, protocol = __doc__.partition("\n\n")
     parser = argparse.ArgumentParser(description=title)
-    folder = Path("docs/results")
-    parser.add_argument("--out", type=Path, default=folder / "cmnist_sweeps.csv")
-    parser.add_argument("--figure", type=Path, default=folder / "cmnist_sweeps.png")
+    parser.add_argument("--out", type=Path, default=ROWS / "cmnist_sweeps.csv")
+    parser.add_argument("--figure", type=Path, default=PAGES / "cmnist_sweeps.png")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--table-only", action="store_true")
     arguments = parser.parse_args()

@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 
 import torch
-from _runner import Task, chosen, run
+from _runner import ROWS, Task, chosen, run
 
 from skdebias import GERNEClassifier
 
@@ -41,7 +41,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", default=os.environ.get("SKDEBIAS_DATA"))
     parser.add_argument("--splits", type=int, default=5)
-    parser.add_argument("--out", type=Path, default=Path("docs/results/coupling.csv"))
+    parser.add_argument("--out", type=Path, default=ROWS / "coupling.csv")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     X, y, attributes = load(arguments.data)

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from _runner import Task, read, run
+from _runner import ROWS, Task, read, run
 from cmnist import KNOWN, MINORITY, SHARED, load, score, settings
 from sklearn.base import clone
 from torch import nn
@@ -159,9 +159,8 @@ def main():
     parser.add_argument("--methods", nargs="+", default=METHODS)
     parser.add_argument("--engines", nargs="+", default=["backbone"], choices=ENGINES)
     parser.add_argument("--rounding", action="store_true", help="compare logits only")
-    folder = Path("docs/results")
-    parser.add_argument("--heads", type=Path, default=folder / "cmnist.csv")
-    parser.add_argument("--out", type=Path, default=folder / "finetune_cmnist.csv")
+    parser.add_argument("--heads", type=Path, default=ROWS / "cmnist.csv")
+    parser.add_argument("--out", type=Path, default=ROWS / "finetune_cmnist.csv")
     parser.add_argument("--checkpoints", type=Path, default=None)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--table-only", action="store_true")

@@ -31,7 +31,7 @@ import numpy as np
 import torch
 from _embeddings import scaled
 from _methods import METHODS, OPTIMISER, Part, settings
-from _runner import Task, chosen, read, run
+from _runner import ROWS, Task, chosen, read, run
 from PIL import Image, ImageOps
 from sklearn.base import clone
 from sklearn.metrics import balanced_accuracy_score
@@ -277,9 +277,7 @@ def main():
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--learning-rates", type=float, nargs="+", default=[1e-4, 3e-4])
     parser.add_argument("--threads", type=int, default=os.cpu_count())
-    parser.add_argument(
-        "--out", type=Path, default=Path("docs/results/frozen_finetuned.csv")
-    )
+    parser.add_argument("--out", type=Path, default=ROWS / "frozen_finetuned.csv")
     parser.add_argument("--table-only", action="store_true")
     arguments = parser.parse_args()
     rows = read(arguments.out) if arguments.table_only else _run(arguments)

@@ -28,6 +28,7 @@ from pathlib import Path
 import numpy as np
 from _embeddings import Set, main, scaled
 from _methods import INFERRED, NONE, Part
+from _runner import ROWS
 from sklearn.model_selection import train_test_split
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -93,4 +94,4 @@ the highest mean there, .057 above ERM (.001 to .112, paired by split).
 """
 
 if __name__ == "__main__":
-    main(__doc__, sets, "docs/results/image_embeddings.csv", EPILOGUE)
+    main(__doc__, sets, ROWS / "image_embeddings.csv", EPILOGUE)

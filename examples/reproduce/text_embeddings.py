@@ -34,6 +34,7 @@ from functools import cache, partial
 import _text_sets as text
 from _embeddings import Set, main, scaled
 from _methods import INFERRED, NONE, Part
+from _runner import ROWS
 
 
 def _drawn(load, split, arguments, *, hide=False):
@@ -96,4 +97,4 @@ originals.
 """
 
 if __name__ == "__main__":
-    main(__doc__, sets, "docs/results/text_embeddings.csv", EPILOGUE)
+    main(__doc__, sets, ROWS / "text_embeddings.csv", EPILOGUE)

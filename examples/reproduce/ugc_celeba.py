@@ -26,7 +26,7 @@ from functools import cache, lru_cache
 from pathlib import Path
 
 import pandas as pd
-from _runner import Task, run
+from _runner import ROWS, Task, run
 from sklearn.base import BaseEstimator, clone
 from sklearn.metrics import accuracy_score, recall_score
 from sklearn.model_selection import ParameterGrid
@@ -271,7 +271,7 @@ def main():
     """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--splits", type=int, default=5)
-    parser.add_argument("--out", type=Path, default="docs/results/ugc_celeba.csv")
+    parser.add_argument("--out", type=Path, default=ROWS / "ugc_celeba.csv")
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")  # weak clusters and bounds are looked at elsewhere
     tasks = [

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from _runner import Task, run
+from _runner import ROWS, Task, run
 
 from skdebias import ERMClassifier, UGCClassifier
 from skdebias.metrics import worst_group_accuracy_score
@@ -118,7 +118,7 @@ def main():
     """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--seeds", type=int, default=10)
-    parser.add_argument("--out", type=Path, default="docs/results/ugc_synthetic.csv")
+    parser.add_argument("--out", type=Path, default=ROWS / "ugc_synthetic.csv")
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")  # weak clusters are part of what is measured
     tasks = [

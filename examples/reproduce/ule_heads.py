@@ -31,7 +31,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from _runner import Task, run
+from _runner import ROWS, Task, run
 from sklearn.model_selection import train_test_split
 from sklearn.preprocessing import StandardScaler
 
@@ -241,14 +241,14 @@ def main():
     parser.add_argument("--heads", nargs="+", choices=PLANS, default=list(PLANS))
     parser.add_argument("--datasets", nargs="+", default=[CELEBA, BAR])
     parser.add_argument("--forms", nargs="+", choices=FORMS, default=list(FORMS))
-    parser.add_argument("--out", type=Path, default=Path("docs/results/ule.csv"))
+    parser.add_argument("--out", type=Path, default=ROWS / "ule.csv")
     args = parser.parse_args()
     todo = tasks(args.splits, args.heads, args.datasets, args.forms)
     print(markdown(run(todo, fit, args.out)))
 
 
 def markdown(rows):
-    """Return the tables of docs/results/ule.md, in per cent."""
+    """Return the tables of the page, in per cent."""
     shown = ["worst group", "group-balanced", "worst class", "average"]
     keys = ["dataset", "setting", "selection"]
     lines = []

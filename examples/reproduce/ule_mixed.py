@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from _embeddings import scaled
 from _methods import OPTIMISER
-from _runner import Task, chosen, run
+from _runner import ROWS, Task, chosen, run
 from sklearn.metrics import accuracy_score
 from sklearn.model_selection import ParameterGrid, train_test_split
 
@@ -85,7 +85,7 @@ def main():
     """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--splits", type=int, default=5)
-    parser.add_argument("--out", type=Path, default="docs/results/ule_mixed.csv")
+    parser.add_argument("--out", type=Path, default=ROWS / "ule_mixed.csv")
     arguments = parser.parse_args()
     tasks = [
         Task(DATASET, name, setting, seed)

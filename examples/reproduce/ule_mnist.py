@@ -24,7 +24,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from _runner import Task, read, run
+from _runner import ROWS, Task, read, run
 from torch import nn
 
 from skdebias import ERMClassifier, ULEClassifier
@@ -347,7 +347,7 @@ def main():
     parser.add_argument("--precision", default="bfloat16")
     parser.add_argument("--checkpoints", type=Path, default=None)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--out", type=Path, default=Path("docs/results/ule_mnist.csv"))
+    parser.add_argument("--out", type=Path, default=ROWS / "ule_mnist.csv")
     parser.add_argument("--figure", type=Path, default=None, help="of the first seed")
     parser.add_argument("--table-only", action="store_true")
     arguments = parser.parse_args()

@@ -10,7 +10,7 @@ import argparse
 from pathlib import Path
 
 import numpy as np
-from _runner import Task, run
+from _runner import ROWS, Task, run
 from sklearn.metrics import accuracy_score
 from ule_heads import CELEBA, celeba
 
@@ -53,9 +53,7 @@ def main():
     """Run what is missing and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--splits", type=int, default=3)
-    parser.add_argument(
-        "--out", type=Path, default=Path("docs/results/ule_students.csv")
-    )
+    parser.add_argument("--out", type=Path, default=ROWS / "ule_students.csv")
     args = parser.parse_args()
     methods = ["ERM", *STUDENTS]
     seeds = range(args.splits)
