@@ -29,18 +29,18 @@ if TYPE_CHECKING:
         WeightsError,
     )
     from embeddings_cache._extractor import EmbeddingExtractor
-    from embeddings_cache._folders import LeftOutWarning
     from embeddings_cache._settings import RunReport
-    from embeddings_cache._store import EmbeddingStore
+    from embeddings_cache.items._folders import LeftOutWarning
+    from embeddings_cache.store._store import EmbeddingStore
 
 _HOME = {
     "BlankTextWarning": "_errors",
     "CanaryError": "_errors",
     "DamagedShardWarning": "_errors",
     "EmbeddingExtractor": "_extractor",
-    "EmbeddingStore": "_store",
+    "EmbeddingStore": "store._store",
     "EmbeddingValueError": "_errors",
-    "LeftOutWarning": "_folders",
+    "LeftOutWarning": "items._folders",
     "MissingExtraError": "_errors",
     "RunReport": "_settings",
     "ShallowImageWarning": "_errors",

@@ -3,6 +3,7 @@
 import os
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,31 +15,28 @@ from sklearn.base import (
 
 from embeddings_cache._context import standard_context
 from embeddings_cache._fingerprint import SCHEMA, digest
-from embeddings_cache._images import fills_truncated
-from embeddings_cache._memo import FileMemo
-from embeddings_cache._model_kwargs import is_plain
 from embeddings_cache._parallel import auto_workers
 from embeddings_cache._parameters import check_parameters
+from embeddings_cache._paths import expanded
 from embeddings_cache._progress import Progress
-from embeddings_cache._readers import Item, read_items
-from embeddings_cache._recall import (
-    Recall,
-    StaleDescriptionError,
-    compute_without_torch,
-    files_state,
-)
 from embeddings_cache._settings import RunReport, Settings
-from embeddings_cache._special import expanded
-from embeddings_cache._store import EmbeddingStore
 from embeddings_cache._turns import Turns, turns_of
+from embeddings_cache.backbones._model_kwargs import is_plain
+from embeddings_cache.backbones._request import description_request, files_state
+from embeddings_cache.compute._arithmetic import compute_without_torch, describe_compute
+from embeddings_cache.items._images import fills_truncated
+from embeddings_cache.items._readers import Item, read_items
+from embeddings_cache.store._descriptions import DescriptionCache, StaleDescriptionError
+from embeddings_cache.store._file_hashes import FileMemo
+from embeddings_cache.store._store import EmbeddingStore
 
 if TYPE_CHECKING:
     import torch
 
     from embeddings_cache._job import Job
-    from embeddings_cache._ranks import Part
-    from embeddings_cache._runner import Runner
     from embeddings_cache.backbones._base import Backbone
+    from embeddings_cache.compute._runner import Runner
+    from embeddings_cache.items._partition import Part
 
 _BACKBONE_PARAMETERS = (
     "backbone", "pretrained", "weights", "layer", "pooling", "model_kwargs",
@@ -323,8 +321,8 @@ class EmbeddingExtractor(
         >>> extractor.precompute(images).n_found
         4
         """
-        from embeddings_cache._export import check_output
-        from embeddings_cache._ranks import Part
+        from embeddings_cache.items._partition import Part
+        from embeddings_cache.store._export import check_output
 
         part = Part(*shard)
         if output is None:
@@ -373,20 +371,23 @@ class EmbeddingExtractor(
         progress = Progress(bool(self.progress))
         store = EmbeddingStore(self.cache_dir)
         memo = FileMemo(store.root)
-        recall = Recall(store.root, _backbone_settings(parameters), memo)
+        settings = _backbone_settings(parameters)
+        remembered = DescriptionCache(
+            store.root, partial(description_request, settings, memo)
+        )
         build = build or self.rehash
-        description, backbone = self._identify(parameters, recall, progress, build)
+        description, backbone = self._identify(parameters, remembered, progress, build)
         folder = store.open(description)
         workers = self.num_workers
         if workers == "auto":
             workers = auto_workers(len(items))
 
         def make_runner() -> "Runner":
-            from embeddings_cache._runner import Runner
+            from embeddings_cache.compute._runner import Runner
 
             built = backbone or self._load(parameters, progress)
             if backbone is None and self._describe(built) != description:
-                recall.put(built.description, built.note)
+                remembered.put(built.description, built.note)
                 raise StaleDescriptionError
             return Runner(built, folder, self._settings(built, workers), progress)
 
@@ -410,31 +411,31 @@ class EmbeddingExtractor(
     def _identify(
         self,
         parameters: dict[str, Any],
-        recall: Recall,
+        remembered: DescriptionCache,
         progress: Progress,
         build: bool,
     ) -> "tuple[dict[str, Any], Backbone | None]":
         """Return the description, and the network if it had to be built for it."""
         backbone = self._at_hand(parameters)
         if backbone is None and not build:
-            remembered = self._recalled(recall, progress)
-            if remembered is not None:
-                return remembered, None
+            description = self._recalled(remembered, progress)
+            if description is not None:
+                return description, None
         if backbone is None:
             backbone = self._load(parameters, progress)
-            recall.put(backbone.description, backbone.note)
+            remembered.put(backbone.description, backbone.note)
         return self._describe(backbone), backbone
 
-    def _recalled(self, recall: Recall, progress: Progress) -> dict[str, Any] | None:
+    def _recalled(
+        self, remembered: DescriptionCache, progress: Progress
+    ) -> dict[str, Any] | None:
         """Return the description that was remembered, if it is certain."""
-        found = recall.get()
-        if found is None:
+        content = remembered.get()
+        if content is None:
             return None
-        described, note = found
+        described, note = content
         compute = compute_without_torch(self.device, self.precision)
         if compute is None:
-            from embeddings_cache._device import describe_compute
-
             compute = describe_compute(self._resolve()[1])
         if note:
             progress.line(note)
@@ -465,8 +466,6 @@ class EmbeddingExtractor(
         return digest(self.describe())
 
     def _describe(self, backbone: "Backbone") -> dict[str, Any]:
-        from embeddings_cache._device import describe_compute
-
         return self._whole(backbone.description, describe_compute(self._resolve()[1]))
 
     def _whole(
@@ -481,7 +480,7 @@ class EmbeddingExtractor(
         }
 
     def _resolve(self) -> "tuple[torch.device, torch.dtype]":
-        from embeddings_cache._device import resolve_device, resolve_precision
+        from embeddings_cache.compute._device import resolve_device, resolve_precision
 
         own = None if isinstance(self.backbone, str) else self.backbone
         device = resolve_device(self.device, own)
@@ -521,7 +520,7 @@ class EmbeddingExtractor(
         return backbone if wanted and backbone.built_from == wanted else None
 
     def _settings(self, backbone: "Backbone", num_workers: int) -> Settings:
-        from embeddings_cache._device import usable_device
+        from embeddings_cache.compute._device import usable_device
 
         device, dtype = self._resolve()
         device = usable_device(device)

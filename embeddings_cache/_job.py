@@ -8,17 +8,17 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 
 from embeddings_cache._errors import BadItem, StoreError, UnreadableItemError
-from embeddings_cache._export import write_rows
-from embeddings_cache._folder import ShardFolder
-from embeddings_cache._keys import item_keys
-from embeddings_cache._memo import FileMemo
 from embeddings_cache._progress import Progress
-from embeddings_cache._readers import Item
 from embeddings_cache._settings import RunReport
-from embeddings_cache._shards import ShardRecord
+from embeddings_cache.items._keys import item_keys
+from embeddings_cache.items._readers import Item
+from embeddings_cache.store._export import write_rows
+from embeddings_cache.store._file_hashes import FileMemo
+from embeddings_cache.store._folder import ShardFolder
+from embeddings_cache.store._shards import ShardRecord
 
 if TYPE_CHECKING:
-    from embeddings_cache._runner import Runner
+    from embeddings_cache.compute._runner import Runner
 
 _ATTEMPTS = 4
 _GATHER_BYTES = 32 << 20

@@ -4,8 +4,8 @@ import numbers
 import os
 from typing import Any
 
-from embeddings_cache._model_kwargs import check_model_kwargs
-from embeddings_cache._special import expanded, refuse_special_below, refuse_url
+from embeddings_cache._paths import expanded, refuse_special_below, refuse_url
+from embeddings_cache.backbones._model_kwargs import check_model_kwargs
 
 _CHOICES = {
     "pooling": ("default", "cls", "mean"),

@@ -19,7 +19,7 @@ import signal
 import sys
 import threading
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -279,12 +279,37 @@ def _layer(text: str | None) -> int | str | None:
     return text
 
 
+def local_device(device: str, environment: Mapping[str, str]) -> str:
+    """Return the CUDA device of this process under torchrun.
+
+    A device that is named with its number is left alone, and so is every device
+    where there is no CUDA.
+
+    Parameters
+    ----------
+    device : str
+    environment : mapping of str to str
+
+    Returns
+    -------
+    str
+    """
+    if "LOCAL_RANK" not in environment or device not in ("auto", "cuda"):
+        return device
+    import torch
+
+    if not torch.cuda.is_available():
+        return device
+    # More processes than devices share them in turn.
+    return f"cuda:{int(environment['LOCAL_RANK']) % torch.cuda.device_count()}"
+
+
 def _extract(options: argparse.Namespace) -> _Result | None:
     from embeddings_cache._errors import UnreadableItemError
     from embeddings_cache._extractor import EmbeddingExtractor
-    from embeddings_cache._ranks import Part, local_device
-    from embeddings_cache._sources import Sources
     from embeddings_cache.backbones import resolve_modality
+    from embeddings_cache.items._partition import Part
+    from embeddings_cache.items._sources import Sources
 
     rank = Part.of_environment(os.environ)
     part = rank.within(Part.parse(options.shard))
@@ -337,7 +362,7 @@ def _extract(options: argparse.Namespace) -> _Result | None:
 
 
 def _info(options: argparse.Namespace) -> _Result:
-    from embeddings_cache._store import EmbeddingStore
+    from embeddings_cache.store._store import EmbeddingStore
 
     store = EmbeddingStore(options.cache_dir)
     found = store.extractors()
@@ -355,7 +380,7 @@ def _info(options: argparse.Namespace) -> _Result:
 
 
 def _verify(options: argparse.Namespace) -> _Result:
-    from embeddings_cache._store import EmbeddingStore
+    from embeddings_cache.store._store import EmbeddingStore
 
     store = EmbeddingStore(options.cache_dir)
     damage = store.verify(options.level, quarantine=options.quarantine)
@@ -365,7 +390,7 @@ def _verify(options: argparse.Namespace) -> _Result:
 
 
 def _prune(options: argparse.Namespace) -> _Result:
-    from embeddings_cache._store import EmbeddingStore
+    from embeddings_cache.store._store import EmbeddingStore
 
     days = options.older_than
     report = EmbeddingStore(options.cache_dir).prune(
@@ -381,7 +406,7 @@ def _prune(options: argparse.Namespace) -> _Result:
 
 
 def _export(options: argparse.Namespace) -> _Result:
-    from embeddings_cache._store import EmbeddingStore
+    from embeddings_cache.store._store import EmbeddingStore
 
     store = EmbeddingStore(options.cache_dir)
     rows, columns = store.export(options.path, options.extractor)

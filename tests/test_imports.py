@@ -240,6 +240,85 @@ print(sum(name.startswith("skdebias.") for name in __import__("sys").modules))
     assert int(run_python(code)) > 20
 
 
+# Floors of embeddings_cache, from the ground up: a module may import those of its own
+# floor and of lower ones. What is not named here is of the last floor.
+FLOORS = (
+    "_context _errors _fingerprint _memory _parallel _paths _precision _progress "
+    "_settings _thread_limits _turns _warnings",
+    "store",
+    "items",
+    "backbones",
+    "compute",
+    "_job _parameters",
+    "_extractor",
+)
+
+
+def _floor(module):
+    top = module.split(".")[1] if "." in module else ""
+    floors = [number for number, names in enumerate(FLOORS) if top in names.split()]
+    return floors[0] if floors else len(FLOORS)
+
+
+def _module_imports(package, *, for_types):
+    """Which modules of a package each of them imports, also inside functions.
+
+    Modules that are imported for the type checker alone are left out on request.
+    """
+    home = ROOT / package
+    paths = {
+        ".".join((package, *path.relative_to(home).with_suffix("").parts)): path
+        for path in home.rglob("*.py")
+    }
+    paths = {name.removesuffix(".__init__"): path for name, path in paths.items()}
+    graph = {}
+    for name, path in paths.items():
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        skipped = {
+            node
+            for branch in ast.walk(tree)
+            if isinstance(branch, ast.If) and _dotted(branch.test) == "TYPE_CHECKING"
+            for statement in branch.body
+            for node in ast.walk(statement)
+        }
+        targets = graph[name] = set()
+        for node in ast.walk(tree):
+            if node in skipped and not for_types:
+                continue
+            if isinstance(node, ast.Import):
+                targets |= {alias.name for alias in node.names} & set(paths)
+            elif isinstance(node, ast.ImportFrom):
+                names = {f"{node.module}.{alias.name}" for alias in node.names}
+                targets |= (names & set(paths)) or ({node.module} & set(paths))
+    return graph
+
+
+def test_no_module_of_the_cache_imports_from_a_higher_floor():
+    graph = _module_imports("embeddings_cache", for_types=True)
+    upwards = [
+        f"{name} imports {other}"
+        for name, others in graph.items()
+        for other in others
+        if _floor(other) > _floor(name)
+    ]
+    assert upwards == []
+    tops = {name.split(".")[1] for name in graph if "." in name}
+    assert tops >= {name for names in FLOORS for name in names.split()}
+    assert any(_floor(name) == 0 for others in graph.values() for name in others)
+
+
+def test_no_modules_of_the_cache_import_each_other_in_a_circle():
+    graph = _module_imports("embeddings_cache", for_types=False)
+    assert sum(map(len, graph.values())) > 100
+    while leaves := [name for name, others in graph.items() if not others]:
+        graph = {
+            name: others.difference(leaves)
+            for name, others in graph.items()
+            if name not in leaves
+        }
+    assert graph == {}
+
+
 def _imports(path):
     """Top-level packages that a module imports anywhere, also inside functions."""
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):

@@ -14,11 +14,11 @@ from torch import nn
 
 from embeddings_cache._errors import MissingExtraError, UnknownBackboneError
 from embeddings_cache._fingerprint import jsonable, tensors_digest, versions
-from embeddings_cache._model_kwargs import is_plain
-from embeddings_cache._randomness import OwnGenerator
 from embeddings_cache._thread_limits import own_threads
 from embeddings_cache._turns import Turns
 from embeddings_cache.backbones._describe import Describer
+from embeddings_cache.backbones._model_kwargs import is_plain
+from embeddings_cache.backbones._randomness import OwnGenerator
 
 SEED = 0
 POOLINGS = ("default", "cls", "mean")

@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from embeddings_cache._declared import declared
+from embeddings_cache.backbones._declared import declared
 from embeddings_cache.backbones._lookups import (
     DUNDER,
     Names,

@@ -27,11 +27,11 @@ import numpy as np
 import torch
 from torch import fx, nn
 
-from embeddings_cache._declared import declared
 from embeddings_cache._errors import UndescribableError
 from embeddings_cache._fingerprint import canonical_json, tensors_digest
-from embeddings_cache._origin import library_of
 from embeddings_cache.backbones import _code, _modules, _tensors
+from embeddings_cache.backbones._declared import declared
+from embeddings_cache.backbones._origin import library_of
 
 _SHORT = 200  # characters of JSON; a longer part becomes its digest
 _LARGE = 1 << 63  # Python refuses to write much larger numbers in decimal

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from embeddings_cache._origin import library_of
+from embeddings_cache.backbones._origin import library_of
 
 # With these, code finds an attribute whose name is not in it.
 _LOOKING_UP = frozenset({"getattr", "vars", "__dict__", "attrgetter"})

@@ -6,9 +6,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from embeddings_cache._declared import IDENTITY
-from embeddings_cache._device import is_out_of_memory
-from embeddings_cache._images import decoder_description
+from embeddings_cache._memory import is_out_of_memory
 from embeddings_cache.backbones._base import (
     Backbone,
     BackboneSpec,
@@ -16,10 +14,12 @@ from embeddings_cache.backbones._base import (
     library_versions,
     pool,
 )
+from embeddings_cache.backbones._declared import IDENTITY
 from embeddings_cache.backbones._describe import describe_network
 from embeddings_cache.backbones._preprocess import crop_fraction, overrides
 from embeddings_cache.backbones._transforms import describe_transform
 from embeddings_cache.backbones._weights import load_strictly, read_weights
+from embeddings_cache.items._images import decoder_description
 
 _LIBRARIES = ("torch", "torchvision")
 

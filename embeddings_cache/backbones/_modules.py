@@ -8,9 +8,9 @@ import torch
 from torch import fx, nn
 from torch.nn.modules import module as torch_module
 
-from embeddings_cache._declared import declared
 from embeddings_cache.backbones import _code
 from embeddings_cache.backbones._code import state_of
+from embeddings_cache.backbones._declared import declared
 
 if TYPE_CHECKING:
     from embeddings_cache.backbones._describe import Describer

@@ -8,7 +8,6 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from embeddings_cache._images import decoder_description
 from embeddings_cache.backbones._base import (
     Backbone,
     BackboneSpec,
@@ -27,6 +26,7 @@ from embeddings_cache.backbones._open_clip_source import LOCAL, Source, resolve
 from embeddings_cache.backbones._preprocess import crop_fraction, overrides, square
 from embeddings_cache.backbones._tokenizers import describe_tokenizer
 from embeddings_cache.backbones._weights import load_strictly, read_weights
+from embeddings_cache.items._images import decoder_description
 
 # How open_clip can shorten a text: these three draw random numbers.
 _RANDOM_REDUCTIONS = ("simple", "random", "shuffle")

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from embeddings_cache._errors import UnknownBackboneError
-from embeddings_cache._special import expanded, refuse_special_below
+from embeddings_cache._paths import expanded, refuse_special_below
 from embeddings_cache.backbones._base import BackboneSpec, refuse_kwargs, unknown_name
 
 LOCAL, HUB = "local-dir:", "hf-hub:"

@@ -19,7 +19,7 @@ from embeddings_cache.backbones._base import (
     require,
     unknown_name,
 )
-from embeddings_cache.backbones._sentence_transformers import pooled_tokens
+from embeddings_cache.backbones._text_pooling import pooled_tokens
 
 _MINILM = {"hidden_size": 384, "num_attention_heads": 12, "intermediate_size": 1536}
 _LARGE = {

@@ -6,7 +6,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from embeddings_cache._images import decoder_description
 from embeddings_cache.backbones._base import (
     Backbone,
     BackboneSpec,
@@ -25,6 +24,7 @@ from embeddings_cache.backbones._base import (
 )
 from embeddings_cache.backbones._preprocess import overrides
 from embeddings_cache.backbones._weights import load_strictly, read_weights
+from embeddings_cache.items._images import decoder_description
 
 _NOT_HERE = {
     "features_only": "it gives one map a stage and no vector; give layer=, the number "

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from embeddings_cache._declared import declared
 from embeddings_cache.backbones._code import replaced_functions
+from embeddings_cache.backbones._declared import declared
 from embeddings_cache.backbones._describe import Describer
 
 # Names of a library's public modules: classes, and one function.

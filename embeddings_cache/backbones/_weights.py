@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from embeddings_cache._errors import WeightsError
-from embeddings_cache._special import expanded
+from embeddings_cache._paths import expanded
 
 _PICKLED = frozenset({".pt", ".pth", ".bin", ".ckpt", ".th", ".pkl", ".tar"})
 

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from embeddings_cache import EmbeddingExtractor, EmbeddingStore
-from embeddings_cache._shards import KEY_DTYPE
+from embeddings_cache.store._shards import KEY_DTYPE
 
 BANDWIDTH = 0.5
 OPEN_MS = 50

@@ -10,16 +10,11 @@ from embeddings_cache import (
     UndescribableError,
     UnreadableItemError,
 )
-from embeddings_cache._device import is_out_of_memory, resolve_precision, to_device
 from embeddings_cache._errors import ItemError, PreprocessError
-from embeddings_cache._io import make_folder
-from embeddings_cache._keys import item_keys
-from embeddings_cache._memo import FileMemo
+from embeddings_cache._memory import is_out_of_memory
 from embeddings_cache._parallel import auto_workers, ordered_map
 from embeddings_cache._parameters import check_parameters
 from embeddings_cache._progress import Progress
-from embeddings_cache._randomness import OwnGenerator
-from embeddings_cache._readers import Item, Noted, attempt, read_items, why_no_file
 from embeddings_cache._turns import Turns
 from embeddings_cache.backbones import build_backbone
 from embeddings_cache.backbones._base import (
@@ -30,9 +25,21 @@ from embeddings_cache.backbones._base import (
 )
 from embeddings_cache.backbones._copies import own_copy
 from embeddings_cache.backbones._describe import Describer, describe_network
+from embeddings_cache.backbones._randomness import OwnGenerator
 from embeddings_cache.backbones._sentence_transformers import quiet_files
 from embeddings_cache.backbones._transforms import describe_transform
 from embeddings_cache.backbones._weights import load_strictly, read_weights
+from embeddings_cache.compute._device import resolve_precision, to_device
+from embeddings_cache.items._keys import item_keys
+from embeddings_cache.items._readers import (
+    Item,
+    Noted,
+    attempt,
+    read_items,
+    why_no_file,
+)
+from embeddings_cache.store._file_hashes import FileMemo
+from embeddings_cache.store._io import make_folder
 
 __all__ = [
     "Backbone",

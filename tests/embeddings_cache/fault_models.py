@@ -16,7 +16,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from embeddings_cache import _io
+from embeddings_cache.store import _io
 
 CHANGING = (
     "mkdir", "open_new", "write", "sync", "close", "rename", "sync_folder", "unlink",

@@ -16,10 +16,11 @@ from unittest import mock
 
 import numpy as np
 
-from embeddings_cache import DamagedShardWarning, EmbeddingStore, StoreError, _shards
-from embeddings_cache._folder import ShardFolder
-from embeddings_cache._shard_reading import read_keys, read_rows
-from embeddings_cache._shards import KEY_DTYPE
+from embeddings_cache import DamagedShardWarning, EmbeddingStore, StoreError
+from embeddings_cache.store import _shards
+from embeddings_cache.store._folder import ShardFolder
+from embeddings_cache.store._shard_reading import read_keys, read_rows
+from embeddings_cache.store._shards import KEY_DTYPE
 
 SHARD_ROWS = 4
 
@@ -201,7 +202,7 @@ class TransformRun(Run):
     def __init__(self, scratch: Path, n_items: int, seed: int = 0) -> None:
         import torch
 
-        from embeddings_cache import _runner
+        from embeddings_cache.compute import _runner
 
         torch.set_num_threads(1)  # processes are forked: no thread may be lost
         # Two batches of two images make a shard.

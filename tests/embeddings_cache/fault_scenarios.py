@@ -24,7 +24,7 @@ from fault_models import FailingCall, Instants, PowerCut, PowerLoss
 from fault_runs import SHARD_ROWS, Run, ignore_damage, require
 
 from embeddings_cache import EmbeddingStore, StoreError
-from embeddings_cache._shards import HEADER_BYTES
+from embeddings_cache.store._shards import HEADER_BYTES
 
 ERRORS = (errno.ENOSPC, errno.EIO, errno.EINTR, errno.EMFILE)
 

@@ -14,9 +14,10 @@ import pytest
 import torch
 from torch import nn
 
-from embeddings_cache import _runner, backbones, cli
+from embeddings_cache import backbones, cli
 from embeddings_cache.backbones import Family
 from embeddings_cache.backbones._base import Backbone
+from embeddings_cache.compute import _runner
 
 SHARD_ROWS = 2
 N_FEATURES = 4

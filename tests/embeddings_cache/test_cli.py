@@ -424,7 +424,7 @@ def test_odd_file_names_are_kept(extract, photo_folder, tmp_path, capsys):
 def test_parquet_export_and_output(embed_texts, tmp_path, monkeypatch, capsys):
     parquet = pytest.importorskip("pyarrow.parquet")
     # Several groups of rows, and a name that is not valid text.
-    monkeypatch.setattr("embeddings_cache._export._GROUP_BYTES", 32)
+    monkeypatch.setattr("embeddings_cache.store._export._GROUP_BYTES", 32)
     path = tmp_path / "x.parquet"
     (tmp_path / "t.txt").write_text("b\na\nc\nb\nd\n")
     assert embed_texts(tmp_path / "t.txt", "--output", path) == 0

@@ -159,7 +159,7 @@ def test_a_weight_that_autocast_remembers_is_not_used():
 def test_random_weights_are_those_of_torchs_own_seed():
     import timm
 
-    from embeddings_cache._randomness import OwnGenerator
+    from embeddings_cache.backbones._randomness import OwnGenerator
 
     for name in ("test_vit", "test_resnet", "test_efficientnet"):
         torch.manual_seed(0)
@@ -192,7 +192,7 @@ def test_random_weights_are_those_of_torchs_own_seed():
     ],
 )
 def test_every_way_to_draw_has_the_own_generator(draw):
-    from embeddings_cache._randomness import OwnGenerator
+    from embeddings_cache.backbones._randomness import OwnGenerator
 
     torch.manual_seed(3)
     expected = draw()
@@ -230,7 +230,7 @@ def _lstm(training):
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
 def test_layers_that_draw_have_the_own_generator_in_any_mode(draw, training, mode):
     """In inference mode operations arrive whole, which have no generator."""
-    from embeddings_cache._randomness import OwnGenerator
+    from embeddings_cache.backbones._randomness import OwnGenerator
 
     torch.manual_seed(3)
     with mode():
@@ -323,7 +323,7 @@ def test_truncated_images_that_pillow_fills_have_a_key_of_their_own(
 
 
 def test_a_picture_that_pillow_warns_of_is_read_where_warnings_are_errors():
-    from embeddings_cache import _images
+    from embeddings_cache.items import _images
 
     # The warning is Pillow's of transparency in a palette.
     picture = Image.new("P", (4, 4))

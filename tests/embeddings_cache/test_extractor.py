@@ -133,7 +133,7 @@ def test_interruption_keeps_what_was_computed(make_extractor, net, images):
 
 
 def test_shards_are_flushed_by_size(make_extractor, images, monkeypatch, tmp_path):
-    monkeypatch.setattr("embeddings_cache._runner.SHARD_BYTES", 4 * 8 * 2)
+    monkeypatch.setattr("embeddings_cache.compute._runner.SHARD_BYTES", 4 * 8 * 2)
     make_extractor(batch_size=4).transform(images)
     (info,) = EmbeddingStore(tmp_path / "cache").extractors()
     assert (info.n_shards, info.n_rows) == (5, 20)
@@ -299,7 +299,7 @@ def test_duplicates_of_an_unreadable_item_are_listed_too(make_extractor, tmp_pat
 def test_a_file_that_changes_while_it_is_read(
     make_extractor, photo_folder, monkeypatch
 ):
-    from embeddings_cache._readers import Item
+    from embeddings_cache.items._readers import Item
 
     key = Item.key
 

@@ -12,8 +12,8 @@ from torchvision import transforms
 
 from embeddings_cache import EmbeddingStore, UndescribableError
 from embeddings_cache._fingerprint import canonical_json, digest, tensors_digest
-from embeddings_cache._readers import read_items
 from embeddings_cache.backbones import build_backbone
+from embeddings_cache.items._readers import read_items
 
 TIMM = {"backbone": "timm:resnet18", "pretrained": False}
 

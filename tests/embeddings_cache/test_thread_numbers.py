@@ -103,7 +103,8 @@ def test_the_test_has_sums_whose_bits_follow_the_threads(tmp_path, monkeypatch):
     found = []
     for number in NUMBERS:
         monkeypatch.setattr(
-            "embeddings_cache._embedder.usual_threads", lambda number=number: number
+            "embeddings_cache.compute._embedder.usual_threads",
+            lambda number=number: number,
         )
         found.append(rows(tmp_path / str(number), "own"))
     assert any(not np.array_equal(found[0], other) for other in found[1:])

@@ -1,0 +1,1 @@
+"""From prepared items to rows: the network, its device, and the readers beside it."""

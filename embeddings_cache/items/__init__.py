@@ -1,0 +1,1 @@
+"""What to embed: arguments made into items, and the content that names each."""

@@ -1,0 +1,102 @@
+"""Item keys of a call: from the table of files where it knows them, else by reading."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from embeddings_cache._errors import BadItem, ItemError
+from embeddings_cache._fingerprint import KEY_BYTES
+from embeddings_cache._parallel import ordered_map
+from embeddings_cache._progress import Progress
+from embeddings_cache.items._readers import Item, Texts, read_keys
+from embeddings_cache.store._file_hashes import FileMemo, file_state, settled_state
+from embeddings_cache.store._shards import KEY_DTYPE
+
+_TEXTS = 4096  # texts hashed between two looks at the bar
+_CHUNK = 64  # items of one task; a task costs more than a small file
+
+
+def item_keys(
+    items: Sequence[Item], workers: int, progress: Progress, memo: FileMemo | None
+) -> tuple[np.ndarray, list[BadItem]]:
+    """Return the key of every item.
+
+    Parameters
+    ----------
+    items : sequence of Item
+        Items of a call.
+    workers : int
+        Threads that read.
+    progress : Progress
+        Shows the bar.
+    memo : FileMemo or None
+        Known files, which are not read; None reads every file.
+
+    Returns
+    -------
+    keys : ndarray of shape (n,), 32-byte void
+        Zero where the item cannot be read.
+    bad : list of BadItem
+        The items that cannot be read.
+    """
+    found: list[bytes | ItemError] = []
+    bad: list[BadItem] = []
+    known = _known(items, workers, memo)
+
+    def read(start: int) -> list[bytes | ItemError]:
+        chunk = slice(start, start + step)
+        if isinstance(items, Texts):
+            return items.keys(chunk)
+        pairs = zip(known[chunk], items[chunk])
+        return [key or _read(item, memo) for key, item in pairs]
+
+    step = _TEXTS if isinstance(items, Texts) else _CHUNK
+    starts = range(0, len(items), step)
+    parts = ordered_map(read, starts, workers, ahead=4 * max(1, workers))
+    with progress.bar(len(items), "reading") as bar:
+        for part in parts:
+            if set(map(type, part)) != {bytes}:
+                bad += [
+                    BadItem(index, items[index].name, str(result))
+                    for index, result in enumerate(part, len(found))
+                    if isinstance(result, ItemError)
+                ]
+            found += part
+            bar.update(len(part))
+    if memo is not None:
+        memo.save()
+    for entry in bad:
+        found[entry.index] = bytes(KEY_BYTES)
+    keys: list[Any] = found  # no error is left
+    return np.frombuffer(b"".join(keys), dtype=KEY_DTYPE), bad
+
+
+def _known(
+    items: Sequence[Item], workers: int, memo: FileMemo | None
+) -> list[bytes | None]:
+    if memo is None or not any(item.path for item in items):
+        return [None] * len(items)
+
+    def states(start: int) -> list[bytes | None]:
+        part = items[start : start + _CHUNK]
+        return [file_state(item.path) if item.path else None for item in part]
+
+    starts = range(0, len(items), _CHUNK)
+    found = ordered_map(states, starts, workers, ahead=4 * max(1, workers))
+    return memo.look_up([state for part in found for state in part])
+
+
+def _read(item: Item, memo: FileMemo | None) -> bytes | ItemError:
+    path = item.path or ""
+    state = settled_state(path) if memo and path else None
+    (key,) = read_keys([item])
+    # The same state before and after: what was read in between is its content.
+    if (
+        memo
+        and state
+        and isinstance(key, bytes)
+        and file_state(item.path or "") == state
+    ):
+        memo.learn(state, key)
+    return key
