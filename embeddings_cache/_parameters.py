@@ -34,7 +34,7 @@ def check_parameters(parameters: dict[str, Any]) -> dict[str, Any]:
     ValueError, TypeError
         For a value that cannot be used.
     """
-    from embeddings_cache.backbones import resolve_modality, split_name
+    from embeddings_cache.backbones import family_of, resolve_modality
 
     checked = dict(parameters)
     for name, allowed in _CHOICES.items():
@@ -75,7 +75,7 @@ def check_parameters(parameters: dict[str, Any]) -> dict[str, Any]:
         )
     model_kwargs: dict[str, Any] = dict(checked["model_kwargs"] or {})
     if isinstance(checked["backbone"], str):
-        check_model_kwargs(split_name(checked["backbone"])[0], model_kwargs)
+        check_model_kwargs(family_of(checked["backbone"]), model_kwargs)
     checked["model_kwargs"] = model_kwargs
     checked["modality"] = resolve_modality(checked["backbone"], checked["modality"])
     return checked

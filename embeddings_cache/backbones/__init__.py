@@ -1,14 +1,11 @@
-"""The networks that can be used, by prefix; each library loads when it is asked for.
-
-Adding a library is one module with ``build(spec) -> Backbone`` and one row in
-`_FAMILIES`.
-"""
+"""The networks that can be used, by prefix; each library loads when it is asked for."""
 
 import difflib
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from embeddings_cache._errors import UnknownBackboneError
+from embeddings_cache.backbones._registry import Family, families
 
 # Names and modalities are checked without torch.
 if TYPE_CHECKING:
@@ -16,41 +13,54 @@ if TYPE_CHECKING:
 
     from embeddings_cache.backbones._base import Backbone
 
-__all__ = ["build_backbone", "resolve_modality"]
-
-
-class Family(NamedTuple):
-    """A library: its module here, what its networks take, an example for messages."""
-
-    module: str
-    modalities: tuple[str, ...]
-    example: str
-
-
-_FAMILIES = {
-    "timm": Family("_timm", ("image",), "timm:resnet50"),
-    "open_clip": Family(
-        "_open_clip", ("image", "text"), "open_clip:ViT-H-14/laion2b_s32b_b79k"
-    ),
-    "sentence-transformers": Family(
-        "_sentence_transformers", ("text",), "sentence-transformers:all-MiniLM-L6-v2"
-    ),
-    "torchvision": Family("_torchvision", ("image",), "torchvision:resnet50"),
-}
+__all__ = ["build_backbone", "family_of", "resolve_modality", "split_name"]
 
 
 def split_name(backbone: str) -> tuple[str, str]:
-    """Split ``"<library>:<name>"``, and refuse libraries that are not known."""
+    """Split ``"<library>:<name>"``, and refuse libraries that are not known.
+
+    Parameters
+    ----------
+    backbone : str
+
+    Returns
+    -------
+    prefix, name : str
+
+    Raises
+    ------
+    UnknownBackboneError
+    """
+    known = families()
     prefix, colon, name = backbone.partition(":")
-    if prefix in _FAMILIES and colon and name:
+    if prefix in known and colon and name:
         return prefix, name
-    near = difflib.get_close_matches(prefix.lower(), _FAMILIES, n=2, cutoff=0.4)
-    examples = [f"{_FAMILIES[other].example!r}" for other in near or _FAMILIES]
+    near = difflib.get_close_matches(prefix.lower(), known, n=2, cutoff=0.4)
+    examples = [f"{known[other].example!r}" for other in near or known]
     raise UnknownBackboneError(
         f"backbone={backbone!r} must be '<library>:<name>' with a library out of "
-        f"{', '.join(_FAMILIES)}, or a torch.nn.Module. "
+        f"{', '.join(known)}, or a torch.nn.Module. "
         f"Did you mean something like {' or '.join(examples)}?"
     )
+
+
+def family_of(backbone: str) -> Family:
+    """Return what is known of the library that a backbone's name begins with.
+
+    Parameters
+    ----------
+    backbone : str
+        ``"<library>:<name>"``.
+
+    Returns
+    -------
+    Family
+
+    Raises
+    ------
+    UnknownBackboneError
+    """
+    return families()[split_name(backbone)[0]]
 
 
 def resolve_modality(backbone: "str | torch.nn.Module", modality: str) -> str:
@@ -60,16 +70,25 @@ def resolve_modality(backbone: "str | torch.nn.Module", modality: str) -> str:
     """
     known: tuple[str, ...] = ("image", "text")
     if isinstance(backbone, str):
-        known = _FAMILIES[split_name(backbone)[0]].modalities
+        known = family_of(backbone).modalities
     if modality == "auto":
         return known[0]
     if modality not in known:
+        texts, images, both = (
+            _prefixes(*kinds) for kinds in (("text",), ("image",), ("image", "text"))
+        )
         raise ValueError(
             f"modality={modality!r}: {backbone} takes {known[0]}s only. Texts go to "
-            "'sentence-transformers:...', images to 'timm:...' or 'torchvision:...', "
-            "and 'open_clip:...' takes either"
+            f"{texts}, images to {images}, and {both} takes either"
         )
     return modality
+
+
+def _prefixes(*modalities: str) -> str:
+    """Name the libraries that take exactly these."""
+    known = families().values()
+    names = [f"'{f.prefix}:...'" for f in known if f.modalities == modalities]
+    return " or ".join(names)
 
 
 def build_backbone(backbone: "str | torch.nn.Module", **settings: Any) -> "Backbone":
@@ -86,11 +105,11 @@ def build_backbone(backbone: "str | torch.nn.Module", **settings: Any) -> "Backb
 
     if isinstance(backbone, str):
         prefix, name = split_name(backbone)
-        module = _FAMILIES[prefix].module
+        builder = family_of(backbone).builder
         spec = BackboneSpec(prefix, name, **settings)
     else:
-        module = "_module"
+        builder = "embeddings_cache.backbones._module"
         spec = BackboneSpec("torch", type(backbone).__name__, **settings)
         spec = spec.with_network(backbone)
-    built: Backbone = import_module(f"embeddings_cache.backbones.{module}").build(spec)
+    built: Backbone = import_module(builder).build(spec)
     return built

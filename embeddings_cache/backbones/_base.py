@@ -5,14 +5,13 @@ import threading
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
-from importlib import import_module
 from math import isfinite
 from typing import Any
 
 import torch
 from torch import nn
 
-from embeddings_cache._errors import MissingExtraError, UnknownBackboneError
+from embeddings_cache._errors import UnknownBackboneError
 from embeddings_cache._fingerprint import jsonable, tensors_digest, versions
 from embeddings_cache._thread_limits import own_threads
 from embeddings_cache._turns import Turns
@@ -29,12 +28,6 @@ _STATED_BY = {
     "size": ("input_size", "crop_size", "resize_size"),
     "crop": ("crop_pct", "crop_mode", "resize_size"),
     "interpolation": ("interpolation",),
-}
-_EXTRAS = {
-    "timm": "timm",
-    "torchvision": "torchvision",
-    "open_clip": "open-clip",
-    "sentence-transformers": "text",
 }
 
 
@@ -241,18 +234,6 @@ def prefers_channels_last(network: nn.Module) -> bool:
     A patch embedding is one convolution, and the only one of a vision transformer.
     """
     return sum(isinstance(module, nn.Conv2d) for module in network.modules()) > 1
-
-
-def require(module: str, family: str) -> Any:
-    """Import an optional library, or name the command that installs it."""
-    try:
-        return import_module(module)
-    except ImportError as error:
-        extra = _EXTRAS[family]
-        raise MissingExtraError(
-            f"backbone='{family}:...' needs the package {module}, which cannot be "
-            f'imported ({error}). Run: pip install "skdebias[{extra}]"'
-        ) from error
 
 
 def random_weights() -> dict[str, Any]:

@@ -3,51 +3,15 @@
 The weights of a network are those that the library publishes, seeded random ones, or
 the safetensors file of `weights`. A constructor's own options for loading are none of
 these: their files are pickles, or are not looked at again when they are replaced.
+Each library registers which they are. Further options are refused by the module that
+builds its networks, which knows where they belong.
 """
 
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-# What each library's constructor would load weights or code by, at any depth, with the
-# values that load nothing. Further options are refused by the library's module of
-# `backbones`, which knows where they belong.
-_OFF = (None, False)
-_NAMES: dict[str, dict[str, tuple[Any, ...]]] = {
-    "timm": dict.fromkeys(
-        (
-            "checkpoint_path", "pretrained", "file", "url", "hf_hub_id",
-            "hf_hub_filename", "state_dict", "source", "custom_load", "cache_dir",
-        ),
-        _OFF,
-    ),
-    "torchvision": dict.fromkeys(
-        ("weights", "weights_backbone", "pretrained", "pretrained_backbone"), _OFF
-    ),
-    "open_clip": {
-        **dict.fromkeys(
-            (
-                "pretrained_image", "pretrained_text", "pretrained_image_path",
-                "pretrained_text_path", "pretrained_hf", "require_pretrained",
-                "timm_model_pretrained", "hf_model_pretrained", "cache_dir",
-            ),
-            _OFF,
-        ),
-        "weights_only": (True,),
-    },
-    "sentence-transformers": {
-        **dict.fromkeys(
-            (
-                "state_dict", "gguf_file", "from_tf", "from_flax", "config",
-                "adapter_kwargs", "adapter_name", "trust_remote_code", "code_revision",
-                "backend", "file_name", "export", "use_kernels", "kernel_config",
-                "allow_all_kernels", "cache_dir", "cache_folder", "offload_folder",
-            ),
-            _OFF,
-        ),
-        "use_safetensors": (True,),
-        "weights_only": (True,),
-    },
-}  # fmt: skip
+from embeddings_cache.backbones._registry import Family
+
 _REMEDY = (
     "Leave it out and give weights=<safetensors file or folder>, which is known by its "
     "content"
@@ -69,13 +33,13 @@ _REMEDIES = {
 }
 
 
-def check_model_kwargs(family: str, model_kwargs: Mapping[str, Any]) -> None:
+def check_model_kwargs(family: Family, model_kwargs: Mapping[str, Any]) -> None:
     """Refuse options that load weights or code.
 
     Parameters
     ----------
-    family : str
-        The library, as in a backbone's name.
+    family : Family
+        The library.
     model_kwargs : dict
         What goes to its constructor.
 
@@ -87,23 +51,19 @@ def check_model_kwargs(family: str, model_kwargs: Mapping[str, Any]) -> None:
     Examples
     --------
     >>> from embeddings_cache.backbones._model_kwargs import check_model_kwargs
-    >>> check_model_kwargs("timm", {"img_size": 64})
+    >>> from embeddings_cache.backbones import family_of
+    >>> check_model_kwargs(family_of("timm:resnet50"), {"img_size": 64})
     """
-    names = _NAMES.get(family, {})
+    options = family.loading_options
     for where, name, value in _options(model_kwargs, "model_kwargs"):
         # Not "in", which would compare an array with False.
-        if name not in names or any(value is off for off in names[name]):
+        if name not in options or any(value is off for off in options[name]):
             continue
         raise ValueError(
-            f"{where}={value!r} decides what {family} loads, which the key of the "
-            f"cache could not tell. {_REMEDIES.get(name, _REMEDY)}"
+            f"{where}={value!r} decides what {family.prefix} loads, which the key of "
+            f"the cache could not tell. {_REMEDIES.get(name, _REMEDY)}"
         )
-    config = model_kwargs.get("pretrained_cfg")
-    if family == "timm" and not isinstance(config, str | dict | None):
-        raise ValueError(
-            f"model_kwargs['pretrained_cfg']={config!r} must be the tag of published "
-            "weights; give weights=<safetensors file> for others"
-        )
+    family.check_kwargs(model_kwargs)
 
 
 def _options(given: Any, where: str) -> Iterator[tuple[str, Any, Any]]:

@@ -14,17 +14,13 @@ from importlib import metadata
 from pathlib import Path
 
 from embeddings_cache._fingerprint import versions
+from embeddings_cache.backbones._registry import families
 
 # Import name to distribution, of the libraries whose version is enough: their
-# releases do not change. The packages of this project are here since their own
-# sources decide what is described.
+# releases do not change. Those that networks come from register themselves. The
+# packages of this project are here since their own sources decide what is described.
 _LIBRARIES = {
     "torch": "torch",
-    "torchvision": "torchvision",
-    "timm": "timm",
-    "open_clip": "open_clip_torch",
-    "transformers": "transformers",
-    "sentence_transformers": "sentence-transformers",
     "numpy": "numpy",
     "scipy": "scipy",
     "PIL": "pillow",
@@ -57,11 +53,20 @@ def library_of(module: str) -> dict[str, str] | None:
     True
     """
     top = module.partition(".")[0]
-    if top in _LIBRARIES:
-        return _without_local_part(_LIBRARIES[top])
+    if top in _libraries():
+        return _without_local_part(_libraries()[top])
     if top in sys.stdlib_module_names and _is_pythons(top):
         return {"python": "{}.{}".format(*sys.version_info[:2])}
     return _installed(top)
+
+
+@cache
+def _libraries() -> dict[str, str]:
+    """Return the distributions of all libraries whose version is enough."""
+    packages = dict(_LIBRARIES)
+    for family in families().values():
+        packages |= family.packages
+    return packages
 
 
 def _without_local_part(name: str) -> dict[str, str]:

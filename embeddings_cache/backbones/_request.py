@@ -12,16 +12,15 @@ from typing import Any
 
 from embeddings_cache._fingerprint import digest, jsonable, versions
 from embeddings_cache._paths import expanded
+from embeddings_cache.backbones import split_name
 from embeddings_cache.backbones._model_kwargs import is_plain
+from embeddings_cache.backbones._registry import families
 from embeddings_cache.items._images import fills_truncated
 from embeddings_cache.store._file_hashes import FileMemo, file_state
 
 _PACKAGE = Path(__file__).parents[1]
 _MAX_FILES = 1000
-_LIBRARIES = (
-    "torch", "torchvision", "timm", "open_clip_torch", "sentence-transformers",
-    "transformers", "tokenizers", "huggingface_hub", "safetensors", "pillow", "numpy",
-)  # fmt: skip
+_LIBRARIES = ("torch", "huggingface_hub", "safetensors", "pillow", "numpy")
 
 
 def description_request(settings: dict[str, Any], memo: FileMemo) -> str | None:
@@ -47,7 +46,7 @@ def description_request(settings: dict[str, Any], memo: FileMemo) -> str | None:
             {
                 "settings": jsonable({**settings, "weights": None}),
                 "files": {name: memo.digest(path) for name, path in files.items()},
-                "libraries": versions(*_LIBRARIES),
+                "libraries": versions(*_libraries()),
                 "sources": _sources_digest(),
                 "truncated": fills_truncated(),
             }
@@ -62,14 +61,15 @@ def _weights_files(settings: dict[str, Any]) -> dict[str, Path] | None:
     Seeded random weights need none.
     """
     backbone, weights = settings["backbone"], settings["weights"]
-    if not isinstance(backbone, str) or ":" not in backbone:
+    if not isinstance(backbone, str):
         return None
-    family, _, name = backbone.partition(":")
-    # timm and open_clip read the configuration of such a model from the hub, and it
-    # can name a tokenizer or a text network that is elsewhere.
-    if name.startswith(("hf-hub:", "hf_hub:", "local-dir:")):
+    prefix, name = split_name(backbone)
+    family = families()[prefix]
+    # The configuration of such a network can name a tokenizer or a text network that
+    # is elsewhere.
+    if name.startswith(family.hub_names):
         return None
-    if weights is None and family == "sentence-transformers" and settings["pretrained"]:
+    if weights is None and family.folders and settings["pretrained"]:
         weights = name if expanded(name).is_dir() else None
     if weights is None:
         return None if settings["pretrained"] else {}
@@ -90,6 +90,12 @@ def files_state(settings: dict[str, Any]) -> str:
         files += sorted(expanded(folder).glob("*"))
     states = [file_state(path) or b"" for path in files]
     return b"".join(states).hex()
+
+
+def _libraries() -> list[str]:
+    """Return the distributions that any description can follow from."""
+    names = {name for family in families().values() for name in family.distributions}
+    return sorted({*_LIBRARIES, *names})
 
 
 @cache

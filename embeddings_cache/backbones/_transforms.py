@@ -1,12 +1,13 @@
 """Descriptions of preprocessing: transforms that are known to be deterministic.
 
-The transforms of torchvision and timm that give the same pixels every time are listed,
+The transforms that give the same pixels every time are registered by their libraries,
 and described by all their attributes. Everything else is refused unless it carries a
 description of its own: chance, and code that nobody has looked at.
 """
 
 import sys
 import types
+from itertools import chain
 from typing import Any
 
 import torch
@@ -15,22 +16,9 @@ from torch import nn
 from embeddings_cache.backbones._code import replaced_functions
 from embeddings_cache.backbones._declared import declared
 from embeddings_cache.backbones._describe import Describer
+from embeddings_cache.backbones._registry import families
 
-# Names of a library's public modules: classes, and one function.
-_DETERMINISTIC = {
-    "torchvision.transforms": "CenterCrop Compose ConvertImageDtype FiveCrop Grayscale "
-    "LinearTransformation Normalize PILToTensor Pad Resize TenCrop ToPILImage ToTensor",
-    "torchvision.transforms.v2": "CenterCrop Compose ConvertImageDtype FiveCrop "
-    "Grayscale Identity LinearTransformation Normalize PILToTensor Pad RGB Resize "
-    "TenCrop ToDtype ToImage ToPILImage ToPureTensor ToTensor",
-    "torchvision.transforms._presets": "ImageClassification ObjectDetection "
-    "OpticalFlow SemanticSegmentation VideoClassification",
-    "timm.data.transforms": "CenterCropOrPad MaybePILToTensor MaybeToTensor "
-    "ResizeKeepRatio ToNumpy ToTensor TrimBorder",
-    "open_clip.transform": "CenterCropOrPad ResizeKeepRatio ResizeMaxSize "
-    "MaybeConvertMode MaybeToTensor _convert_to_rgb",
-}
-# Where the transforms above find what they do.
+# Where the transforms that libraries register find what they do.
 _FUNCTIONS = (
     "torchvision.transforms.functional",
     "torchvision.transforms.v2.functional",
@@ -40,12 +28,13 @@ _CHANCES = ("random_scale_prob", "random_aspect_prob")
 
 
 def _deterministic() -> set[Any]:
-    """Return what is listed, of the libraries that are imported."""
-    found: set[Any] = {nn.Sequential, nn.Identity, nn.Flatten}
-    for module, names in _DETERMINISTIC.items():
+    """Return what is registered, of the libraries that are imported."""
+    transforms: set[Any] = {nn.Sequential, nn.Identity, nn.Flatten}
+    listed = [family.transforms.items() for family in families().values()]
+    for module, names in chain(*listed):
         scope = vars(sys.modules.get(module, types.ModuleType(module)))
-        found |= {scope[name] for name in names.split() if name in scope}
-    return found
+        transforms |= {scope[name] for name in names.split() if name in scope}
+    return transforms
 
 
 class _Deterministic(Describer):

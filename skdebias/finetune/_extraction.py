@@ -26,9 +26,9 @@ from embeddings_cache.backbones._base import (
 from embeddings_cache.backbones._copies import own_copy
 from embeddings_cache.backbones._describe import Describer, describe_network
 from embeddings_cache.backbones._randomness import OwnGenerator
-from embeddings_cache.backbones._sentence_transformers import quiet_files
 from embeddings_cache.backbones._transforms import describe_transform
 from embeddings_cache.backbones._weights import load_strictly, read_weights
+from embeddings_cache.backbones.sentence_transformers._network import quiet_files
 from embeddings_cache.compute._device import resolve_precision, to_device
 from embeddings_cache.items._keys import item_keys
 from embeddings_cache.items._readers import (

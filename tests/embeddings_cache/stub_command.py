@@ -14,8 +14,8 @@ import pytest
 import torch
 from torch import nn
 
-from embeddings_cache import backbones, cli
-from embeddings_cache.backbones import Family
+from embeddings_cache import cli
+from embeddings_cache.backbones import _registry
 from embeddings_cache.backbones._base import Backbone
 from embeddings_cache.compute import _runner
 
@@ -58,7 +58,8 @@ def install(patch):
     module = types.ModuleType("embeddings_cache.backbones._stub")
     module.build = build
     patch.setitem(sys.modules, module.__name__, module)
-    patch.setitem(backbones._FAMILIES, "stub", Family("_stub", ("text",), "stub:x"))
+    stub = _registry.Family("stub", module.__name__, ("text",), "stub:x")
+    patch.setitem(_registry._registered, "stub", stub)
     patch.setattr(_runner, "SHARD_BYTES", SHARD_ROWS * N_FEATURES * 2)
 
 

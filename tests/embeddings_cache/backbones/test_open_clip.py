@@ -179,8 +179,8 @@ def published_names():
 
 def test_the_settings_of_every_published_tag(monkeypatch):
     """What the library's factory would make of each tag, without building it."""
-    from embeddings_cache.backbones import _open_clip, _open_clip_source
     from embeddings_cache.backbones._base import BackboneSpec
+    from embeddings_cache.backbones.open_clip import _network, _source
 
     monkeypatch.setattr(
         library.model, "_build_vision_tower", lambda _, vision, quick: (vision, quick)
@@ -188,8 +188,8 @@ def test_the_settings_of_every_published_tag(monkeypatch):
     assert len(published_names()) > 150
     for name, tag in published_names():
         spec = BackboneSpec("open_clip", f"{name}/{tag}", weights="file")
-        source = _open_clip_source.resolve(spec, library)
-        tower = _open_clip._tower(spec, library, source)
+        source = _source.resolve(spec, library)
+        tower = _network._tower(spec, library, source)
         settings = pretrained.get_pretrained_cfg(name, tag)
         model = library.get_model_config(name)
         fields = ("mean", "std", "interpolation", "resize_mode")

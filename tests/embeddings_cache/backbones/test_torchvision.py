@@ -75,13 +75,13 @@ def test_networks_that_scale_their_input_have_a_key_of_their_own(make_extractor)
 
 
 def test_the_transforms_of_every_entry():
-    from embeddings_cache.backbones import _torchvision
     from embeddings_cache.backbones._base import BackboneSpec
+    from embeddings_cache.backbones.torchvision import _network
 
     for name in models.list_models(module=models):
         for entry in models.get_model_weights(name):
             spec = BackboneSpec("torchvision", f"{name}/{entry.name}")
-            found = _torchvision._transform(spec, entry, None)
+            found = _network._transform(spec, entry, None)
             assert repr(found) == repr(entry.transforms())
 
 

@@ -20,12 +20,12 @@ from embeddings_cache.backbones._base import (
     pool,
     prefers_channels_last,
     random_note,
-    require,
 )
-from embeddings_cache.backbones._open_clip_source import LOCAL, Source, resolve
 from embeddings_cache.backbones._preprocess import crop_fraction, overrides, square
 from embeddings_cache.backbones._tokenizers import describe_tokenizer
 from embeddings_cache.backbones._weights import load_strictly, read_weights
+from embeddings_cache.backbones.open_clip import FAMILY
+from embeddings_cache.backbones.open_clip._source import LOCAL, Source, resolve
 from embeddings_cache.items._images import decoder_description
 
 # How open_clip can shorten a text: these three draw random numbers.
@@ -37,12 +37,12 @@ def build(spec: BackboneSpec) -> Backbone:
 
     ``open_clip:local-dir:<folder>`` has its configuration beside its weights.
     """
-    open_clip = require("open_clip", "open_clip")
+    open_clip = FAMILY.require("open_clip")
     source = resolve(spec, open_clip)
     tower = _tower(spec, open_clip, source)
     _load_weights(spec, source, tower.network)
     common: dict[str, Any] = {
-        "libraries": library_versions("open_clip_torch", "torchvision", "torch"),
+        "libraries": library_versions(*FAMILY.distributions, "torch"),
         "weights": describe_weights(spec, tower.network),
         **_describe_source(open_clip, source),
     }

@@ -16,10 +16,10 @@ from embeddings_cache.backbones._base import (
     library_versions,
     random_note,
     random_weights,
-    require,
     unknown_name,
 )
-from embeddings_cache.backbones._text_pooling import pooled_tokens
+from embeddings_cache.backbones.sentence_transformers import FAMILY
+from embeddings_cache.backbones.sentence_transformers._pooling import pooled_tokens
 
 _MINILM = {"hidden_size": 384, "num_attention_heads": 12, "intermediate_size": 1536}
 _LARGE = {
@@ -47,7 +47,7 @@ _SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
 def build_random(spec: BackboneSpec) -> Backbone:
     """Build a known architecture by name, with a character tokenizer made here."""
-    transformers = require("transformers", "sentence-transformers")
+    transformers = FAMILY.require("transformers")
     name = spec.name.split("/")[-1]
     if name not in _ARCHITECTURES:
         if Path(spec.name).is_dir():
@@ -110,7 +110,7 @@ def _collate(
 
 def _character_tokenizer(positions: int, vocab_size: int) -> Any:
     """Return a WordPiece tokenizer over printable ASCII and Latin letters."""
-    tokenizers = require("tokenizers", "sentence-transformers")
+    tokenizers = FAMILY.require("tokenizers")
     latin = "".join(chr(code) for code in range(0xA1, 0x250))
     letters = string.digits + string.ascii_letters + string.punctuation + latin
     words = [*_SPECIAL, *letters, *(f"##{letter}" for letter in letters)]

@@ -18,12 +18,12 @@ from embeddings_cache.backbones._base import (
     prefers_channels_last,
     random_note,
     refuse_kwargs,
-    require,
     settings_note,
     unknown_name,
 )
 from embeddings_cache.backbones._preprocess import overrides
 from embeddings_cache.backbones._weights import load_strictly, read_weights
+from embeddings_cache.backbones.timm import FAMILY
 from embeddings_cache.items._images import decoder_description
 
 _NOT_HERE = {
@@ -38,7 +38,7 @@ _SETTINGS = ("mean", "std", "input_size", "interpolation", "crop_pct", "crop_mod
 
 def build(spec: BackboneSpec) -> Backbone:
     """Build ``timm:<name>``: pooled features, or an inner block's."""
-    timm = require("timm", "timm")
+    timm = FAMILY.require("timm")
     _check_name(spec, timm)
     from_hub = spec.pretrained and spec.weights is None
     network = construct(
@@ -65,7 +65,7 @@ def build(spec: BackboneSpec) -> Backbone:
         collate=torch.stack,
         forward=_forward(spec, network),
         description=spec.describe(
-            libraries=library_versions("timm", "torchvision", "torch"),
+            libraries=library_versions(*FAMILY.distributions, "torch"),
             weights=describe_weights(spec, network),
             preprocess={
                 "image": decoder_description(),

@@ -18,12 +18,12 @@ from embeddings_cache.backbones._base import (
     prefers_channels_last,
     random_note,
     refuse_kwargs,
-    require,
     settings_note,
     unknown_name,
 )
 from embeddings_cache.backbones._preprocess import crop_fraction, overrides, square
 from embeddings_cache.backbones._weights import load_strictly, read_weights
+from embeddings_cache.backbones.torchvision import FAMILY
 from embeddings_cache.items._images import decoder_description
 
 _HEADS = ("fc", "head", "heads", "classifier")
@@ -40,7 +40,7 @@ _SETTINGS = ("crop_size", "resize_size", "mean", "std", "interpolation")
 
 def build(spec: BackboneSpec) -> Backbone:
     """Build ``torchvision:<name>[/<weights tag>]`` without its classifier."""
-    models = require("torchvision.models", "torchvision")
+    models = FAMILY.require("torchvision.models")
     name, _, tag = spec.name.partition("/")
     names = models.list_models(module=models)
     if name not in names:
@@ -66,7 +66,7 @@ def build(spec: BackboneSpec) -> Backbone:
         collate=torch.stack,
         forward=_forward(spec, network),
         description=spec.describe(
-            libraries=library_versions("torchvision", "torch"),
+            libraries=library_versions(*FAMILY.distributions, "torch"),
             weights=describe_weights(spec, network),
             preprocess={
                 "image": decoder_description(),

@@ -24,13 +24,12 @@ from embeddings_cache.backbones._base import (
     construct,
     library_versions,
     refuse_kwargs,
-    require,
 )
 from embeddings_cache.backbones._randomness import OwnGenerator
-from embeddings_cache.backbones._text_pooling import pooled_tokens
 from embeddings_cache.backbones._tokenizers import describe_tokenizer
+from embeddings_cache.backbones.sentence_transformers import FAMILY
+from embeddings_cache.backbones.sentence_transformers._pooling import pooled_tokens
 
-_FAMILY = "sentence-transformers"
 # Arguments of `SentenceTransformer`; the other ones are the transformer's.
 _OWN_KWARGS = frozenset(
     {
@@ -66,14 +65,16 @@ def build(spec: BackboneSpec) -> Backbone:
             "counted from 1 or from the end with -1"
         )
     if spec.random:
-        from embeddings_cache.backbones._random_text import build_random
+        from embeddings_cache.backbones.sentence_transformers._random import (
+            build_random,
+        )
 
         return build_random(spec)
     return _build_trained(spec)
 
 
 def _build_trained(spec: BackboneSpec) -> Backbone:
-    library = require("sentence_transformers", _FAMILY)
+    library = FAMILY.require("sentence_transformers")
     source = spec.weights or spec.name
     folder = expanded(source)
     local = folder.is_dir()
@@ -248,9 +249,7 @@ def _check_folder(spec: BackboneSpec, folder: Path) -> None:
 def _describe(spec: BackboneSpec, network: Any) -> dict[str, Any]:
     """Describe a loaded encoder by content, so that its folder's name is no matter."""
     described = spec.describe(
-        libraries=library_versions(
-            "sentence-transformers", "transformers", "tokenizers", "torch"
-        ),
+        libraries=library_versions(*FAMILY.distributions, "torch"),
         weights={"tensors": tensors_digest(network.state_dict().items())},
         modules=[
             {
