@@ -25,7 +25,8 @@ from embeddings_cache.backbones._model_kwargs import is_plain
 from embeddings_cache.backbones._request import description_request, files_state
 from embeddings_cache.compute._arithmetic import compute_without_torch, describe_compute
 from embeddings_cache.items._images import fills_truncated
-from embeddings_cache.items._readers import Item, read_items
+from embeddings_cache.items._item import Item
+from embeddings_cache.items._readers import read_items
 from embeddings_cache.store._descriptions import DescriptionCache, StaleDescriptionError
 from embeddings_cache.store._file_hashes import FileMemo
 from embeddings_cache.store._store import EmbeddingStore

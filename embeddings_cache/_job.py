@@ -10,8 +10,8 @@ import numpy as np
 from embeddings_cache._errors import BadItem, StoreError, UnreadableItemError
 from embeddings_cache._progress import Progress
 from embeddings_cache._settings import RunReport
+from embeddings_cache.items._item import Item
 from embeddings_cache.items._keys import item_keys
-from embeddings_cache.items._readers import Item
 from embeddings_cache.store._export import write_rows
 from embeddings_cache.store._file_hashes import FileMemo
 from embeddings_cache.store._folder import ShardFolder

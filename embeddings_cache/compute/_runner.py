@@ -25,7 +25,8 @@ from embeddings_cache.backbones._base import Backbone
 from embeddings_cache.compute._embedder import Batch, ready
 from embeddings_cache.compute._processes import WorkerProcesses, WorkerStartError
 from embeddings_cache.items import _images
-from embeddings_cache.items._readers import Item, Noted, Preparation
+from embeddings_cache.items._item import Item
+from embeddings_cache.items._preparation import Noted, Preparation
 from embeddings_cache.store._folder import ShardFolder
 from embeddings_cache.store._shards import KEY_DTYPE
 

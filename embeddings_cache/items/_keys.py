@@ -9,7 +9,8 @@ from embeddings_cache._errors import BadItem, ItemError
 from embeddings_cache._fingerprint import KEY_BYTES
 from embeddings_cache._parallel import ordered_map
 from embeddings_cache._progress import Progress
-from embeddings_cache.items._readers import Item, Texts, read_keys
+from embeddings_cache.items._item import Item, read_keys
+from embeddings_cache.items._readers import Texts
 from embeddings_cache.store._file_hashes import FileMemo, file_state, settled_state
 from embeddings_cache.store._shards import KEY_DTYPE
 

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from embeddings_cache._errors import ItemError
-from embeddings_cache.items._readers import Item
+from embeddings_cache.items._item import Item
 
 
 @dataclass(frozen=True)

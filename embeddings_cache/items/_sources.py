@@ -11,7 +11,7 @@ from embeddings_cache._errors import MissingExtraError
 from embeddings_cache._paths import expanded, refuse_special, refuse_url
 from embeddings_cache.items._folders import Paths
 from embeddings_cache.items._images import SUFFIXES
-from embeddings_cache.items._readers import paths_below, separator_hint
+from embeddings_cache.items._tables import paths_below, separator_hint
 
 # Columns that are taken without being named, by modality.
 _USUAL = {"text": ("text", "sentence"), "image": ("img_filename", "image")}

@@ -30,14 +30,10 @@ from embeddings_cache.backbones._transforms import describe_transform
 from embeddings_cache.backbones._weights import load_strictly, read_weights
 from embeddings_cache.backbones.sentence_transformers._network import quiet_files
 from embeddings_cache.compute._device import resolve_precision, to_device
+from embeddings_cache.items._item import Item, why_no_file
 from embeddings_cache.items._keys import item_keys
-from embeddings_cache.items._readers import (
-    Item,
-    Noted,
-    attempt,
-    read_items,
-    why_no_file,
-)
+from embeddings_cache.items._preparation import Noted, attempt
+from embeddings_cache.items._readers import read_items
 from embeddings_cache.store._file_hashes import FileMemo
 from embeddings_cache.store._io import make_folder
 

@@ -299,7 +299,7 @@ def test_duplicates_of_an_unreadable_item_are_listed_too(make_extractor, tmp_pat
 def test_a_file_that_changes_while_it_is_read(
     make_extractor, photo_folder, monkeypatch
 ):
-    from embeddings_cache.items._readers import Item
+    from embeddings_cache.items._item import Item
 
     key = Item.key
 

@@ -20,7 +20,7 @@ from embeddings_cache.backbones import _request
 from embeddings_cache.backbones._request import description_request
 from embeddings_cache.compute import _arithmetic
 from embeddings_cache.compute._arithmetic import compute_without_torch
-from embeddings_cache.items import _readers
+from embeddings_cache.items import _item
 from embeddings_cache.store import _file_hashes
 from embeddings_cache.store._descriptions import DescriptionCache
 from embeddings_cache.store._file_hashes import FileMemo, file_state
@@ -53,13 +53,13 @@ def settled(monkeypatch):
 def reads(monkeypatch):
     """Return the list of the files that are read."""
     found = []
-    real = _readers._FileItem.identity
+    real = _item.FileItem.identity
 
     def identity(item):
         found.append(Path(item.path).name)
         return real(item)
 
-    monkeypatch.setattr(_readers._FileItem, "identity", identity)
+    monkeypatch.setattr(_item.FileItem, "identity", identity)
     return found
 
 
