@@ -259,16 +259,16 @@ def test_clip_without_a_tag_lists_the_tags(make_extractor):
 def test_a_missing_extra_names_the_command(
     make_extractor, monkeypatch, backbone, module, extra
 ):
-    from embeddings_cache.backbones import _base
+    from embeddings_cache.backbones import _registry
 
-    real = _base.import_module
+    real = _registry.import_module
 
     def absent(name):
         if name == module:
             raise ModuleNotFoundError(f"No module named {name!r}")
         return real(name)
 
-    monkeypatch.setattr(_base, "import_module", absent)
+    monkeypatch.setattr(_registry, "import_module", absent)
     with pytest.raises(MissingExtraError, match=rf'pip install "skdebias\[{extra}\]"'):
         make_extractor(backbone).extractor_key()
 
