@@ -28,7 +28,7 @@ from embeddings_cache.items._images import fills_truncated
 from embeddings_cache.items._item import Item
 from embeddings_cache.items._readers import read_items
 from embeddings_cache.store._descriptions import DescriptionCache, StaleDescriptionError
-from embeddings_cache.store._file_hashes import FileMemo
+from embeddings_cache.store._file_hashes import FileHashCache
 from embeddings_cache.store._store import EmbeddingStore
 
 if TYPE_CHECKING:
@@ -371,7 +371,7 @@ class EmbeddingExtractor(
 
         progress = Progress(bool(self.progress))
         store = EmbeddingStore(self.cache_dir)
-        memo = FileMemo(store.root)
+        memo = FileHashCache(store.root)
         settings = _backbone_settings(parameters)
         remembered = DescriptionCache(
             store.root, partial(description_request, settings, memo)

@@ -13,7 +13,7 @@ from embeddings_cache._settings import RunReport
 from embeddings_cache.items._item import Item
 from embeddings_cache.items._keys import item_keys
 from embeddings_cache.store._export import write_rows
-from embeddings_cache.store._file_hashes import FileMemo
+from embeddings_cache.store._file_hashes import FileHashCache
 from embeddings_cache.store._folder import ShardFolder
 from embeddings_cache.store._shards import ShardRecord
 
@@ -48,7 +48,7 @@ class Job:
         Type of the shards.
     num_workers : int
         Threads that read items for their keys.
-    memo : FileMemo or None
+    memo : FileHashCache or None
         Keys of known files; None reads every file.
     progress : Progress
         Shows what goes on.
@@ -63,7 +63,7 @@ class Job:
         modality: str,
         storage_dtype: str,
         num_workers: int,
-        memo: FileMemo | None,
+        memo: FileHashCache | None,
         progress: Progress,
     ) -> None:
         self.items = items

@@ -25,7 +25,29 @@ def ordered_map(
 ) -> Iterator[R]:
     """Apply a function in threads and yield the results in order.
 
-    At most `ahead` results wait; leaving the iteration early cancels the rest.
+    Parameters
+    ----------
+    function : callable
+        Of one value.
+    values : iterable
+        Taken when there is room for their results.
+    workers : int
+        Number of threads; 0 works in the calling thread.
+    ahead : int
+        How many results may wait. Leaving the iteration early cancels the rest.
+    initializer : callable, default=None
+        Called in every thread first.
+
+    Yields
+    ------
+    object
+        The results, in the order of the values.
+
+    Examples
+    --------
+    >>> from embeddings_cache.networks import ordered_map
+    >>> list(ordered_map(abs, [-1, 2, -3], workers=2, ahead=2))
+    [1, 2, 3]
     """
     if workers == 0:
         yield from map(function, values)
@@ -44,7 +66,23 @@ def ordered_map(
 
 
 def auto_workers(n_items: int) -> int:
-    """Return the number of readers for a number of items."""
+    """Return how many readers a number of items is worth on this machine.
+
+    Parameters
+    ----------
+    n_items : int
+
+    Returns
+    -------
+    int
+        At most 16, and 0 where the calling thread does as well.
+
+    Examples
+    --------
+    >>> from embeddings_cache.networks import auto_workers
+    >>> auto_workers(8)
+    0
+    """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
     # The processes that torchrun starts on one machine share its cores.
     cores //= int(os.environ.get("LOCAL_WORLD_SIZE", "1"))

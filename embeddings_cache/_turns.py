@@ -34,7 +34,12 @@ class Turns:
 
     @contextmanager
     def together(self) -> Iterator[None]:
-        """Use the network beside other threads that use it as it is."""
+        """Use the network beside other threads that use it as it is.
+
+        Yields
+        ------
+        None
+        """
         with self._changed:
             self._changed.wait_for(lambda: not self._alone)
             self._together += 1
@@ -47,7 +52,12 @@ class Turns:
 
     @contextmanager
     def alone(self) -> Iterator[None]:
-        """Use the network while no other thread does."""
+        """Use the network while no other thread does.
+
+        Yields
+        ------
+        None
+        """
         with self._changed:
             self._changed.wait_for(lambda: not (self._alone or self._together))
             self._alone = True

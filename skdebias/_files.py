@@ -49,6 +49,28 @@ def written_whole(path: Path) -> Iterator[Path]:
     _sync_folder(path.parent)
 
 
+def make_folder(path: Path) -> None:
+    """Create a folder and its parents, on the disk and for this user only.
+
+    Parameters
+    ----------
+    path : Path
+        It may exist.
+    """
+    missing = []
+    while not path.is_dir():
+        missing.append(path)
+        path = path.parent
+    for folder in reversed(missing):
+        try:
+            os.mkdir(folder, 0o700)
+        except FileExistsError:
+            if not folder.is_dir():
+                raise
+        # Without this a power loss could take the folder, and all that is below it.
+        _sync_folder(folder.parent)
+
+
 def new_owner() -> str:
     """Return a text that names this process, and is another one in each call."""
     return f"{_machine()}-{os.getpid()}-{secrets.token_hex(8)}"

@@ -353,6 +353,32 @@ def test_packages_never_import_each_other():
     assert crossing  # the demo uses both, so the walk does see imports
 
 
+def _private_parts(path, package):
+    """Names of another package that are private and that a module imports."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        else:
+            continue
+        for name in names:
+            first, *rest = name.split(".")
+            if first == package and any(part.startswith("_") for part in rest):
+                yield name
+
+
+def test_skdebias_takes_public_names_of_the_cache_only():
+    private = {
+        _relative(path): list(_private_parts(path, "embeddings_cache"))
+        for path in (ROOT / "skdebias").rglob("*.py")
+    }
+    assert SHARED in private
+    assert {name: parts for name, parts in private.items() if parts} == {}
+    (path,) = (ROOT / "embeddings_cache").rglob("networks.py")
+    assert list(_private_parts(path, "embeddings_cache"))  # the walk does see them
+
+
 def _dangers(path):
     """Calls that run code out of data or a shell, as (line, what)."""
     aliases = {}

@@ -100,6 +100,24 @@ def build_backbone(backbone: "str | torch.nn.Module", **settings: Any) -> "Backb
         ``"<library>:<name>"`` or a network.
     **settings
         The other fields of `BackboneSpec`.
+
+    Returns
+    -------
+    Backbone
+
+    Raises
+    ------
+    UnknownBackboneError
+        If the library, or its network, is not known.
+    MissingExtraError
+        If the library is not installed.
+
+    Examples
+    --------
+    >>> from embeddings_cache.networks import build_backbone
+    >>> built = build_backbone("timm:test_vit.r160_in1k", pretrained=False)
+    >>> type(built.network).__name__, built.modality
+    ('VisionTransformer', 'image')
     """
     from embeddings_cache.backbones._base import BackboneSpec
 

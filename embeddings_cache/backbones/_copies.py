@@ -41,7 +41,7 @@ class PrivateCopy:
     """
 
     def __init__(self, original: nn.Module) -> None:
-        self.network, copies = own_copy(original, _WHY)
+        self.network, copies = private_copy(original, _WHY)
         # Those in lists, which eval() would not reach, too.
         for module in [*copies, *self.network.modules()]:
             module.training = False
@@ -61,7 +61,7 @@ class PrivateCopy:
         self._before = [_plain(own) for _, own in self._pairs]
 
 
-def own_copy(original: nn.Module, why: str) -> tuple[nn.Module, list[nn.Module]]:
+def private_copy(original: nn.Module, why: str) -> tuple[nn.Module, list[nn.Module]]:
     """Return a copy of a network that computes with nothing of the original.
 
     Parameters

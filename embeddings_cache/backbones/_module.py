@@ -7,15 +7,11 @@ import torch
 from torch import nn
 
 from embeddings_cache._memory import is_out_of_memory
-from embeddings_cache.backbones._base import (
-    Backbone,
-    BackboneSpec,
-    layer_output,
-    library_versions,
-    pool,
-)
+from embeddings_cache.backbones._base import Backbone, BackboneSpec
+from embeddings_cache.backbones._building import library_versions
 from embeddings_cache.backbones._declared import IDENTITY
 from embeddings_cache.backbones._describe import describe_network
+from embeddings_cache.backbones._output import layer_output, pool
 from embeddings_cache.backbones._preprocess import crop_fraction, overrides
 from embeddings_cache.backbones._transforms import describe_transform
 from embeddings_cache.backbones._weights import load_strictly, read_weights

@@ -15,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 _COMPOSITE = torch._C.DispatchKey.CompositeImplicitAutograd
 
 
-class OwnGenerator(TorchDispatchMode):
+class SeededGenerator(TorchDispatchMode):
     """Let all that this thread draws on the CPU come from one generator.
 
     Parameters
@@ -29,7 +29,12 @@ class OwnGenerator(TorchDispatchMode):
         self._generator = torch.Generator().manual_seed(seed)
 
     def manual_seed(self, seed: int) -> None:
-        """Draw as from the start with a seed."""
+        """Draw as from the start with a seed.
+
+        Parameters
+        ----------
+        seed : int
+        """
         self._generator.manual_seed(seed)
 
     def __torch_dispatch__(

@@ -16,21 +16,21 @@ from embeddings_cache.backbones import split_name
 from embeddings_cache.backbones._model_kwargs import is_plain
 from embeddings_cache.backbones._registry import families
 from embeddings_cache.items._images import fills_truncated
-from embeddings_cache.store._file_hashes import FileMemo, file_state
+from embeddings_cache.store._file_hashes import FileHashCache, file_state
 
 _PACKAGE = Path(__file__).parents[1]
 _MAX_FILES = 1000
 _LIBRARIES = ("torch", "huggingface_hub", "safetensors", "pillow", "numpy")
 
 
-def description_request(settings: dict[str, Any], memo: FileMemo) -> str | None:
+def description_request(settings: dict[str, Any], memo: FileHashCache) -> str | None:
     """Digest everything a description follows from.
 
     Parameters
     ----------
     settings : dict
         The extractor's parameters that a backbone is built from.
-    memo : FileMemo
+    memo : FileHashCache
         Knows the content of files of weights.
 
     Returns

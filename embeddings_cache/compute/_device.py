@@ -35,7 +35,26 @@ def resolve_device(device: Any, own: torch.nn.Module | None) -> torch.device:
 
 
 def resolve_precision(precision: str, device: torch.device) -> torch.dtype:
-    """Return the compute type; "auto" is bfloat16 or float16 on CUDA."""
+    """Return the type that a network computes in.
+
+    Parameters
+    ----------
+    precision : {"auto", "float32", "bfloat16", "float16"}
+        "auto" is float32 on the CPU, and bfloat16 on CUDA, or float16 where that is
+        missing or emulated.
+    device : torch.device
+
+    Returns
+    -------
+    torch.dtype
+
+    Examples
+    --------
+    >>> import torch
+    >>> from embeddings_cache.networks import resolve_precision
+    >>> resolve_precision("auto", torch.device("cpu"))
+    torch.float32
+    """
     if precision != "auto":
         dtype: torch.dtype = getattr(torch, precision)
         return dtype
@@ -91,7 +110,25 @@ def pinned(batch: Any) -> Any:
 
 
 def to_device(batch: Any, device: torch.device) -> Any:
-    """Move a collated batch: a tensor, or the tensors of a dict."""
+    """Move a collated batch.
+
+    Parameters
+    ----------
+    batch : torch.Tensor, dict or object
+        Of a dict, the values are moved; what is no tensor stays as it is.
+    device : torch.device
+
+    Returns
+    -------
+    torch.Tensor, dict or object
+
+    Examples
+    --------
+    >>> import torch
+    >>> from embeddings_cache.networks import to_device
+    >>> to_device({"x": torch.ones(2), "n": 2}, torch.device("meta"))["x"].device
+    device(type='meta')
+    """
     if isinstance(batch, dict):
         return {name: to_device(value, device) for name, value in batch.items()}
     if not isinstance(batch, torch.Tensor):

@@ -25,10 +25,13 @@ class Item:
 
     There can be millions, so an item has slots and nothing is made before it is used.
 
-    Attributes
+    Parameters
     ----------
     name : str
         How messages call it.
+
+    Attributes
+    ----------
     weight : int
         Rough size, for sorting texts by length.
     path : str or None
@@ -49,7 +52,14 @@ class Item:
         return None
 
     def content(self) -> tuple[Any, bytes]:
-        """Return the value to embed (an RGB image or a text) and its identity.
+        """Return the value to embed and its identity.
+
+        Returns
+        -------
+        value : PIL.Image.Image or str
+            An RGB image, or a text.
+        identity : bytes
+            What identifies the content.
 
         Raises
         ------
@@ -59,11 +69,22 @@ class Item:
         raise NotImplementedError
 
     def identity(self) -> bytes:
-        """Return the bytes that identify the content."""
+        """Return the bytes that identify the content.
+
+        Returns
+        -------
+        bytes
+        """
         return self.content()[1]
 
     def key(self) -> bytes:
-        """Return the 32 bytes that name the content."""
+        """Return the 32 bytes that name the content.
+
+        Returns
+        -------
+        bytes
+            The SHA-256 of the identity.
+        """
         return hashlib.sha256(self.identity()).digest()
 
     @property
@@ -72,7 +93,22 @@ class Item:
         return False
 
     def load(self, key: bytes) -> Any:
-        """Return the value to embed, if it still is the content of that key."""
+        """Return the value to embed, if it still is the content of that key.
+
+        Parameters
+        ----------
+        key : bytes
+            As `key` returned it.
+
+        Returns
+        -------
+        PIL.Image.Image or str
+
+        Raises
+        ------
+        ItemError
+            If it cannot be read, or has another content now.
+        """
         value, identity = self.content()
         if hashlib.sha256(identity).digest() != key:
             raise ItemError(

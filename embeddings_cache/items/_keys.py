@@ -11,7 +11,7 @@ from embeddings_cache._parallel import ordered_map
 from embeddings_cache._progress import Progress
 from embeddings_cache.items._item import Item, read_keys
 from embeddings_cache.items._readers import Texts
-from embeddings_cache.store._file_hashes import FileMemo, file_state, settled_state
+from embeddings_cache.store._file_hashes import FileHashCache, file_state, settled_state
 from embeddings_cache.store._shards import KEY_DTYPE
 
 _TEXTS = 4096  # texts hashed between two looks at the bar
@@ -19,7 +19,7 @@ _CHUNK = 64  # items of one task; a task costs more than a small file
 
 
 def item_keys(
-    items: Sequence[Item], workers: int, progress: Progress, memo: FileMemo | None
+    items: Sequence[Item], workers: int, progress: Progress, memo: FileHashCache | None
 ) -> tuple[np.ndarray, list[BadItem]]:
     """Return the key of every item.
 
@@ -31,7 +31,7 @@ def item_keys(
         Threads that read.
     progress : Progress
         Shows the bar.
-    memo : FileMemo or None
+    memo : FileHashCache or None
         Known files, which are not read; None reads every file.
 
     Returns
@@ -74,7 +74,7 @@ def item_keys(
 
 
 def _known(
-    items: Sequence[Item], workers: int, memo: FileMemo | None
+    items: Sequence[Item], workers: int, memo: FileHashCache | None
 ) -> list[bytes | None]:
     if memo is None or not any(item.path for item in items):
         return [None] * len(items)
@@ -88,7 +88,7 @@ def _known(
     return memo.look_up([state for part in found for state in part])
 
 
-def _read(item: Item, memo: FileMemo | None) -> bytes | ItemError:
+def _read(item: Item, memo: FileHashCache | None) -> bytes | ItemError:
     path = item.path or ""
     state = settled_state(path) if memo and path else None
     (key,) = read_keys([item])

@@ -119,6 +119,12 @@ def read_items(items: Any, modality: str) -> Sequence[Item]:
     TypeError, ValueError
         If the argument as a whole makes no sense; single bad images are reported
         when they are read.
+
+    Examples
+    --------
+    >>> from embeddings_cache.networks import read_items
+    >>> [item.name for item in read_items(["a.png", "b.png"], "image")]
+    ['a.png', 'b.png']
     """
     if isinstance(items, str | os.PathLike):
         if modality == "text":

@@ -37,7 +37,7 @@ def memo_folder(root: Path) -> Path:
     return root / "memo"
 
 
-class FileMemo:
+class FileHashCache:
     """The table of one cache folder.
 
     Parameters

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from skdebias.finetune._extraction import OwnGenerator, Turns
+from skdebias.finetune._extraction import SeededGenerator, Turns
 
 _ALONE = Turns()
 
@@ -87,7 +87,7 @@ def _seeded(seed: int) -> Iterator[None]:
     """Seed the generators of torch, numpy and Python inside, and put them back."""
     # The process's own generators of numpy and Python are those that augmentations draw
     # from: one thread at a time.
-    with _ALONE.alone(), OwnGenerator(seed):
+    with _ALONE.alone(), SeededGenerator(seed):
         numpys, pythons = np.random.get_state(), random.getstate()  # noqa: NPY002
         np.random.seed([seed & 0xFFFFFFFF, seed >> 32 & 0xFFFFFFFF])  # noqa: NPY002
         random.seed(seed)

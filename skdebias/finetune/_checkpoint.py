@@ -18,9 +18,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from skdebias._files import TEMPORARY, new_owner, remove_dead_partials
+from skdebias._files import TEMPORARY, make_folder, new_owner, remove_dead_partials
 from skdebias._serialize import read_file, write_file
-from skdebias.finetune._extraction import make_folder
 from skdebias.methods import Method
 
 _FORMAT = "skdebias-checkpoint-3"

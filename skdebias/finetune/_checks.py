@@ -11,7 +11,7 @@ from torch.distributed.fsdp import FSDPModule, FullyShardedDataParallel
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 from torch.nn.parameter import UninitializedTensorMixin
 
-from skdebias.finetune._extraction import is_out_of_memory, own_copy
+from skdebias.finetune._extraction import copy_network, is_out_of_memory
 
 # Errors of a network's own code on items that it does not take.
 _OF_THE_NETWORK = (
@@ -111,7 +111,7 @@ def copied_module(module: nn.Module) -> nn.Module:
                 "network has: register it on a tensor within forward, use "
                 "torch.nn.Module.register_full_backward_hook, or freeze."
             )
-    return own_copy(module, "A copy is trained, and the network stays as it is.")[0]
+    return copy_network(module, "A copy is trained, and the network stays as it is.")
 
 
 def check_parameters_of(network: nn.Module) -> None:

@@ -54,12 +54,13 @@ from skdebias.finetune._checks import (
 )
 from skdebias.finetune._extraction import (
     EmbeddingExtractor,
-    OwnGenerator,
+    SeededGenerator,
     auto_workers,
     describe_transform,
     is_out_of_memory,
     quiet_files,
     resolve_precision,
+    saves_folders,
     to_device,
 )
 from skdebias.finetune._files import load_network, save_network
@@ -649,7 +650,7 @@ default=None
         first = members[0]
         batch = next(source.batches(first.tools, [(0, np.arange(1))]))
         first.eval()
-        with OwnGenerator(seed), about_items(batch):
+        with SeededGenerator(seed), about_items(batch):
             embedding = first.embed(batch)
         n_features = embedding.shape[1]
         hidden = [int(size) for size in inner.hidden_layer_sizes]
@@ -970,7 +971,7 @@ default=None
         if self.network_.has_folder:
             with quiet_files():
                 backbone.save(str(path))
-        elif self.backbone.startswith("sentence-transformers:"):
+        elif saves_folders(self.backbone):
             raise ValueError(
                 f"backbone={self.backbone!r}, pretrained=False: a text network trained "
                 "from scratch has no folder that an extractor could read. Use "

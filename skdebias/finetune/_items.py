@@ -1,7 +1,6 @@
 """Items as a network takes them: read, prepared and put together in batches."""
 
 import hashlib
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -16,19 +15,15 @@ from torch.utils.data import DataLoader, Dataset
 from skdebias.finetune._augmentation import augmented
 from skdebias.finetune._extraction import (
     Backbone,
-    FileMemo,
     Item,
     ItemError,
-    Noted,
-    PreprocessError,
-    Progress,
     UnreadableItemError,
-    attempt,
     auto_workers,
-    item_keys,
+    check_files,
+    content_keys,
     ordered_map,
+    prepare_item,
     read_items,
-    why_no_file,
 )
 
 
@@ -63,23 +58,13 @@ class Items:
         ------
         UnreadableItemError
         """
-        missing = [
-            (number, item.name, why_no_file(item.path))
-            for number, item in enumerate(self._items)
-            if item.path is not None and not os.path.isfile(item.path)
-        ]
-        if missing:
-            raise UnreadableItemError(missing, len(self), cached=False)
+        check_files(self._items)
 
     def read(self, index: int, tools: Backbone) -> Any:
         """Return one item as `tools.collate` takes it, or what is wrong with it."""
         if self._tensor is not None:
             return self._tensor[index]
-        value = attempt(lambda: self._items[index].content()[0], tools.prepare)
-        if isinstance(value, Noted):
-            value = value.value
-        if isinstance(value, PreprocessError):
-            raise value.error
+        value = prepare_item(self._items[index], tools.prepare)
         if isinstance(value, ItemError):
             # Returned, for an exception that crosses processes loses what it says.
             return _BadItemError(index, self._items[index].name, str(value))
@@ -219,12 +204,7 @@ class Items:
             found.update(repr((self._tensor.dtype, self._tensor.shape)).encode())
             found.update(np.ascontiguousarray(self._tensor.numpy()))
             return found.hexdigest()
-        keys, bad = item_keys(
-            self._items, auto_workers(len(self)), Progress(False), FileMemo(folder)
-        )
-        if bad:
-            raise UnreadableItemError(bad, len(self), cached=False)
-        found.update(keys.tobytes())
+        found.update(content_keys(self._items, folder).tobytes())
         return found.hexdigest()
 
 

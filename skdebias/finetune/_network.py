@@ -23,12 +23,12 @@ from skdebias.finetune._extraction import (
     EmbeddingExtractor,
     UndescribableError,
     build_backbone,
-    check_parameters,
     describe_network,
     layer_output,
-    load_strictly,
+    load_weights,
+    network_settings,
     pool,
-    read_weights,
+    saves_folders,
 )
 
 
@@ -61,7 +61,7 @@ def build_tools(backbone: Any, settings: Mapping[str, Any]) -> Backbone:
     )
     if settings["weights"] is not None:
         weights = str(Path(settings["weights"]).expanduser())
-        load_strictly(backbone, read_weights(weights), weights, spec.label)
+        load_weights(backbone, weights, spec.label)
     output = {}
     forward = backbone
     if spec.layer is not None or spec.pooling != "default":
@@ -98,8 +98,7 @@ def has_folder(backbone: Any, settings: Mapping[str, Any]) -> bool:
     bool
     """
     trained = settings["pretrained"] or settings["weights"] is not None
-    name = backbone if isinstance(backbone, str) else ""
-    return name.startswith("sentence-transformers:") and trained
+    return isinstance(backbone, str) and saves_folders(backbone) and trained
 
 
 def rebuild_tools(
@@ -621,5 +620,4 @@ def backbone_settings(parameters: Mapping[str, Any]) -> dict[str, Any]:
                 )
         return {**own, "model_kwargs": {}}
     extractor = EmbeddingExtractor(backbone, **own)
-    checked = check_parameters(extractor.get_params(deep=False))
-    return {name: checked[name] for name in names}
+    return network_settings(extractor)

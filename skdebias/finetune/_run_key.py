@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from skdebias import __version__
-from skdebias.finetune._extraction import Describer, UndescribableError
+from skdebias.finetune._extraction import UndescribableError, describe_code
 
 
 def digest(description: Mapping[str, Any]) -> str:
@@ -98,8 +98,7 @@ def _parts(value: Any) -> Mapping[str, Any] | None:
 def _describe_class(kind: type, name: str) -> list[Any]:
     """Return the name of a class, and by its code what is not a library's."""
     remedy = "Put the class into a module, or leave checkpoint_dir=None"
-    describe = Describer(name, remedy, training=True)
-    described = describe.whole(kind, kind.__qualname__)
+    described = describe_code(kind, name, remedy)
     # The libraries' versions are those of the backbone's description.
     return [f"{kind.__module__}.{kind.__qualname__}", described]
 

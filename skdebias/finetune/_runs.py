@@ -8,14 +8,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from skdebias._files import is_dead, new_owner
+from skdebias._files import is_dead, make_folder, new_owner
 from skdebias.finetune._checkpoint import (
     Checkpoints,
     CheckpointWarning,
     UnusableCheckpointError,
     naming_checkpoint_dir,
 )
-from skdebias.finetune._extraction import make_folder
 from skdebias.finetune._training import NetworkTraining, Recipe, agreed
 
 _OWNER = ".run-"

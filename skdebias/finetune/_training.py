@@ -49,7 +49,7 @@ from skdebias.finetune._checkpoint import (
 )
 from skdebias.finetune._extraction import (
     Backbone,
-    OwnGenerator,
+    SeededGenerator,
     is_out_of_memory,
     to_device,
 )
@@ -470,7 +470,7 @@ class NetworkTraining:
         position = position_in_passes([len(part) for part in self._parts])
         self._position = torch.from_numpy(position).to(device)
         self._objective = torch.zeros(len(members), device=device)
-        self._generator: OwnGenerator | None = None
+        self._generator: SeededGenerator | None = None
         self.step = 0
         self.done = self._stopped = False
         if found is not None:
@@ -586,7 +586,7 @@ class NetworkTraining:
             return torch.random.fork_rng(devices=cuda)
         # To intercept operations takes time, so not where none of them draws.
         if may_draw(self._model):
-            self._generator = OwnGenerator(0)
+            self._generator = SeededGenerator(0)
         return self._generator or nullcontext()
 
     def _set_seed(self, part: int) -> None:

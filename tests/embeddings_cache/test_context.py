@@ -159,13 +159,13 @@ def test_a_weight_that_autocast_remembers_is_not_used():
 def test_random_weights_are_those_of_torchs_own_seed():
     import timm
 
-    from embeddings_cache.backbones._randomness import OwnGenerator
+    from embeddings_cache.backbones._randomness import SeededGenerator
 
     for name in ("test_vit", "test_resnet", "test_efficientnet"):
         torch.manual_seed(0)
         expected = timm.create_model(name).state_dict()
         torch.manual_seed(7)
-        with OwnGenerator(0):
+        with SeededGenerator(0):
             found = timm.create_model(name).state_dict()
         assert all(torch.equal(found[k], v) for k, v in expected.items())
 
@@ -192,13 +192,13 @@ def test_random_weights_are_those_of_torchs_own_seed():
     ],
 )
 def test_every_way_to_draw_has_the_own_generator(draw):
-    from embeddings_cache.backbones._randomness import OwnGenerator
+    from embeddings_cache.backbones._randomness import SeededGenerator
 
     torch.manual_seed(3)
     expected = draw()
     torch.manual_seed(4)
     before = torch.get_rng_state()
-    with OwnGenerator(3):
+    with SeededGenerator(3):
         found = draw()
     assert torch.equal(found, expected)
     assert torch.equal(torch.get_rng_state(), before)
@@ -230,14 +230,14 @@ def _lstm(training):
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
 def test_layers_that_draw_have_the_own_generator_in_any_mode(draw, training, mode):
     """In inference mode operations arrive whole, which have no generator."""
-    from embeddings_cache.backbones._randomness import OwnGenerator
+    from embeddings_cache.backbones._randomness import SeededGenerator
 
     torch.manual_seed(3)
     with mode():
         expected = draw(training)
     torch.manual_seed(4)
     before = torch.get_rng_state()
-    with mode(), OwnGenerator(3):
+    with mode(), SeededGenerator(3):
         found = draw(training)
     assert torch.equal(found, expected)
     assert torch.equal(torch.get_rng_state(), before)

@@ -112,7 +112,8 @@ def test_the_test_has_sums_whose_bits_follow_the_threads(tmp_path, monkeypatch):
 
 def test_random_weights_are_the_same_on_any_number_of_threads(tmp_path):
     """Some libraries draw orthogonal matrices, by a decomposition."""
-    from embeddings_cache.backbones._base import BackboneSpec, construct
+    from embeddings_cache.backbones._base import BackboneSpec
+    from embeddings_cache.backbones._building import construct
 
     def build():
         layer = nn.Linear(700, 700)

@@ -8,19 +8,15 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from embeddings_cache.backbones._base import (
-    Backbone,
-    BackboneSpec,
-    Cuts,
-    check_pooling,
+from embeddings_cache.backbones._base import Backbone, BackboneSpec, Cuts
+from embeddings_cache.backbones._building import (
     construct,
     describe_weights,
-    layer_output,
     library_versions,
-    pool,
     prefers_channels_last,
     random_note,
 )
+from embeddings_cache.backbones._output import check_pooling, layer_output, pool
 from embeddings_cache.backbones._preprocess import crop_fraction, overrides, square
 from embeddings_cache.backbones._tokenizers import describe_tokenizer
 from embeddings_cache.backbones._weights import load_strictly, read_weights

@@ -12,7 +12,8 @@ from typing import Any
 
 from embeddings_cache._errors import UnknownBackboneError
 from embeddings_cache._paths import expanded, refuse_special_below
-from embeddings_cache.backbones._base import BackboneSpec, refuse_kwargs, unknown_name
+from embeddings_cache.backbones._base import BackboneSpec
+from embeddings_cache.backbones._building import refuse_kwargs, unknown_name
 
 LOCAL, HUB = "local-dir:", "hf-hub:"
 # The constructor's argument -> the field of a tag and of the preprocessing -> where

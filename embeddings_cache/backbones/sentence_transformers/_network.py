@@ -1,8 +1,7 @@
 """Sentence encoders: published, from a local folder, or of seeded random weights."""
 
 import math
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,20 +13,18 @@ from embeddings_cache._errors import WeightsError
 from embeddings_cache._fingerprint import jsonable, tensors_digest
 from embeddings_cache._paths import expanded, refuse_special_below
 from embeddings_cache._thread_limits import own_threads
-from embeddings_cache.backbones._base import (
-    POOLINGS,
+from embeddings_cache.backbones._base import Backbone, BackboneSpec, Cuts
+from embeddings_cache.backbones._building import (
     SEED,
-    Backbone,
-    BackboneSpec,
-    Cuts,
-    check_pooling,
     construct,
     library_versions,
     refuse_kwargs,
 )
-from embeddings_cache.backbones._randomness import OwnGenerator
+from embeddings_cache.backbones._output import POOLINGS, check_pooling
+from embeddings_cache.backbones._randomness import SeededGenerator
 from embeddings_cache.backbones._tokenizers import describe_tokenizer
 from embeddings_cache.backbones.sentence_transformers import FAMILY
+from embeddings_cache.backbones.sentence_transformers._bars import quiet_files
 from embeddings_cache.backbones.sentence_transformers._pooling import pooled_tokens
 
 # Arguments of `SentenceTransformer`; the other ones are the transformer's.
@@ -87,7 +84,7 @@ def _build_trained(spec: BackboneSpec) -> Backbone:
             "modules, tokenizer and model.safetensors; there is no such folder"
         )
     # What a folder has no tensor for, such as a pooler that nothing reads, is drawn.
-    with quiet_files(quiet=local), OwnGenerator(SEED), own_threads(1):
+    with quiet_files(quiet=local), SeededGenerator(SEED), own_threads(1):
         network = construct(
             spec,
             lambda: library.SentenceTransformer(
@@ -211,27 +208,6 @@ def _length(tokenizer: Any, text: str) -> int:
     if hasattr(tokenizer, "save_pretrained"):
         return len(tokenizer(text, truncation=False, verbose=False)["input_ids"])
     return len(tokenizer.tokenize(text))
-
-
-@contextmanager
-def quiet_files(*, quiet: bool = True) -> Iterator[None]:
-    """Switch off the library's own bars for local files.
-
-    Parameters
-    ----------
-    quiet : bool, default=True
-        Whether to do so.
-    """
-    from transformers.utils import logging
-
-    shown = logging.is_progress_bar_enabled()
-    if quiet:
-        logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if quiet and shown:
-            logging.enable_progress_bar()
 
 
 def _check_folder(spec: BackboneSpec, folder: Path) -> None:

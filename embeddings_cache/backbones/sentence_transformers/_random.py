@@ -8,10 +8,8 @@ from typing import Any
 
 import torch
 
-from embeddings_cache.backbones._base import (
-    Backbone,
-    BackboneSpec,
-    Cuts,
+from embeddings_cache.backbones._base import Backbone, BackboneSpec, Cuts
+from embeddings_cache.backbones._building import (
     construct,
     library_versions,
     random_note,

@@ -6,21 +6,18 @@ from typing import Any
 import torch
 from torch import nn
 
-from embeddings_cache.backbones._base import (
-    Backbone,
-    BackboneSpec,
-    check_pooling,
+from embeddings_cache.backbones._base import Backbone, BackboneSpec
+from embeddings_cache.backbones._building import (
     construct,
     describe_weights,
-    layer_output,
     library_versions,
-    pool,
     prefers_channels_last,
     random_note,
     refuse_kwargs,
     settings_note,
     unknown_name,
 )
+from embeddings_cache.backbones._output import check_pooling, layer_output, pool
 from embeddings_cache.backbones._preprocess import overrides
 from embeddings_cache.backbones._weights import load_strictly, read_weights
 from embeddings_cache.backbones.timm import FAMILY

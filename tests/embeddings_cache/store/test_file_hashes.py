@@ -23,7 +23,7 @@ from embeddings_cache.compute._arithmetic import compute_without_torch
 from embeddings_cache.items import _item
 from embeddings_cache.store import _file_hashes
 from embeddings_cache.store._descriptions import DescriptionCache
-from embeddings_cache.store._file_hashes import FileMemo, file_state
+from embeddings_cache.store._file_hashes import FileHashCache, file_state
 
 RANDOM = {
     "backbone": "timm:resnet18",
@@ -39,7 +39,7 @@ RANDOM = {
 
 def described_in(root, settings):
     """The cache of the description that follows from some settings."""
-    request = partial(description_request, settings, FileMemo(root))
+    request = partial(description_request, settings, FileHashCache(root))
     return DescriptionCache(root, request)
 
 
@@ -205,7 +205,7 @@ def test_a_table_that_cannot_be_written_costs_nothing_else(
 def test_segments_are_merged(tmp_path):
     keys = {}
     for _ in range(30):
-        memo = FileMemo(tmp_path)
+        memo = FileHashCache(tmp_path)
         for _ in range(3):
             state, key = os.urandom(16), os.urandom(32)
             keys[state] = key
@@ -213,7 +213,7 @@ def test_segments_are_merged(tmp_path):
         memo.save()
     assert len(list((tmp_path / "memo" / "files").iterdir())) <= 8
     asked = [*keys, None, os.urandom(16)]
-    found = FileMemo(tmp_path).look_up(asked)
+    found = FileHashCache(tmp_path).look_up(asked)
     assert found == [*keys.values(), None, None]
 
 
