@@ -19,7 +19,7 @@ from embeddings_cache._parallel import auto_workers
 from embeddings_cache._parameters import check_parameters
 from embeddings_cache._paths import expanded
 from embeddings_cache._progress import Progress
-from embeddings_cache._settings import RunReport, Settings
+from embeddings_cache._settings import RunConfig, RunReport
 from embeddings_cache._turns import Turns, turns_of
 from embeddings_cache.backbones._model_kwargs import is_plain
 from embeddings_cache.backbones._request import description_request, files_state
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from embeddings_cache._job import Job
     from embeddings_cache.backbones._base import Backbone
     from embeddings_cache.compute._runner import Runner
-    from embeddings_cache.items._partition import Part
+    from embeddings_cache.items._partition import Partition
 
 _BACKBONE_PARAMETERS = (
     "backbone", "pretrained", "weights", "layer", "pooling", "model_kwargs",
@@ -322,10 +322,10 @@ class EmbeddingExtractor(
         >>> extractor.precompute(images).n_found
         4
         """
-        from embeddings_cache.items._partition import Part
+        from embeddings_cache.items._partition import Partition
         from embeddings_cache.store._export import check_output
 
-        part = Part(*shard)
+        part = Partition(*shard)
         if output is None:
             self._run(X, lambda job: job.fill(), part)
             return self.last_run_
@@ -342,7 +342,7 @@ class EmbeddingExtractor(
 
     @standard_context()
     def _run(
-        self, X: Any, act: Callable[["Job"], Any], part: "Part | None" = None
+        self, X: Any, act: Callable[["Job"], Any], part: "Partition | None" = None
     ) -> Any:
         """Make the call's items a job, act on it, and report."""
         started = time.perf_counter()
@@ -371,10 +371,10 @@ class EmbeddingExtractor(
 
         progress = Progress(bool(self.progress))
         store = EmbeddingStore(self.cache_dir)
-        memo = FileHashCache(store.root)
+        file_hashes = FileHashCache(store.root)
         settings = _backbone_settings(parameters)
         remembered = DescriptionCache(
-            store.root, partial(description_request, settings, memo)
+            store.root, partial(description_request, settings, file_hashes)
         )
         build = build or self.rehash
         description, backbone = self._identify(parameters, remembered, progress, build)
@@ -390,7 +390,7 @@ class EmbeddingExtractor(
             if backbone is None and self._describe(built) != description:
                 remembered.put(built.description, built.note)
                 raise StaleDescriptionError
-            return Runner(built, folder, self._settings(built, workers), progress)
+            return Runner(built, folder, self._run_config(built, workers), progress)
 
         job = Job(
             items,
@@ -399,7 +399,7 @@ class EmbeddingExtractor(
             modality=parameters["modality"],
             storage_dtype=self.storage_dtype,
             num_workers=workers,
-            memo=None if self.rehash else memo,
+            file_hashes=None if self.rehash else file_hashes,
             progress=progress,
         )
         try:
@@ -483,8 +483,8 @@ class EmbeddingExtractor(
     def _resolve(self) -> "tuple[torch.device, torch.dtype]":
         from embeddings_cache.compute._device import resolve_device, resolve_precision
 
-        own = None if isinstance(self.backbone, str) else self.backbone
-        device = resolve_device(self.device, own)
+        network = None if isinstance(self.backbone, str) else self.backbone
+        device = resolve_device(self.device, network)
         return device, resolve_precision(self.precision, device)
 
     def _load(self, parameters: dict[str, Any], progress: Progress) -> "Backbone":
@@ -520,7 +520,7 @@ class EmbeddingExtractor(
         wanted = _built_from(_backbone_settings(parameters), self.device)
         return backbone if wanted and backbone.built_from == wanted else None
 
-    def _settings(self, backbone: "Backbone", num_workers: int) -> Settings:
+    def _run_config(self, backbone: "Backbone", num_workers: int) -> RunConfig:
         from embeddings_cache.compute._device import usable_device
 
         device, dtype = self._resolve()
@@ -530,7 +530,7 @@ class EmbeddingExtractor(
             size = _BATCH_SIZES.get(device.type, 32)
             if device.type == "cpu" and backbone.modality == "image":
                 size = _CPU_IMAGES
-        return Settings(
+        return RunConfig(
             device,
             dtype,
             self.storage_dtype,

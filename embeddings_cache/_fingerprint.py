@@ -93,10 +93,10 @@ def tensors_digest(tensors: Iterable[tuple[str, "torch.Tensor"]]) -> str:
 
 def versions(*distributions: str) -> dict[str, str]:
     """Return the installed versions of distributions, "absent" where missing."""
-    found = {}
+    installed = {}
     for name in distributions:
         try:
-            found[name] = metadata.version(name)
+            installed[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
-            found[name] = "absent"
-    return found
+            installed[name] = "absent"
+    return installed

@@ -48,7 +48,7 @@ class Job:
         Type of the shards.
     num_workers : int
         Threads that read items for their keys.
-    memo : FileHashCache or None
+    file_hashes : FileHashCache or None
         Keys of known files; None reads every file.
     progress : Progress
         Shows what goes on.
@@ -63,7 +63,7 @@ class Job:
         modality: str,
         storage_dtype: str,
         num_workers: int,
-        memo: FileHashCache | None,
+        file_hashes: FileHashCache | None,
         progress: Progress,
     ) -> None:
         self.items = items
@@ -72,7 +72,7 @@ class Job:
         self.modality = modality
         self.storage_dtype = storage_dtype
         self.num_workers = num_workers
-        self.memo = memo
+        self.file_hashes = file_hashes
         self.progress = progress
         self.n_found = self.n_computed = self.n_duplicates = self.n_features = 0
         self.n_truncated = 0
@@ -99,17 +99,17 @@ class Job:
     def mapped(self) -> np.ndarray:
         """Return a map of one shard that holds the items in their order."""
         self._read_keys()
-        record = self._whole()
+        record = self._exact_shard()
         if record is None:
             record = self._with_all_rows(self._gather)
         return self.folder.map(record)
 
-    def _whole(self) -> ShardRecord | None:
+    def _exact_shard(self) -> ShardRecord | None:
         """Return a shard that holds the items in their order, if there is one.
 
         To ask for it takes one hash of all keys; they need not be told apart.
         """
-        record = None if self.bad else self.folder.whole(self.keys)
+        record = None if self.bad else self.folder.exact_shard(self.keys)
         if record is not None:
             self._count(n_found=len(self.items))
             self.n_features = record.columns
@@ -142,7 +142,7 @@ class Job:
         they are computed and the action starts again.
         """
         for _ in range(_ATTEMPTS):
-            record = self._whole()
+            record = self._exact_shard()
             if record is not None:
                 rows = np.arange(len(self.keys))
                 with suppress(_ShardLostError):
@@ -178,14 +178,14 @@ class Job:
 
     def _read_keys(self) -> None:
         """Hash all items."""
-        workers, memo = self.num_workers, self.memo
+        workers, file_hashes = self.num_workers, self.file_hashes
         if self.modality == "text":
             # No files, and hashing a text is less work than handing it to a thread.
-            workers, memo = 0, None
-        self.keys, self.bad = item_keys(self.items, workers, self.progress, memo)
+            workers, file_hashes = 0, None
+        self.keys, self.bad = item_keys(self.items, workers, self.progress, file_hashes)
         self.unique: np.ndarray | None = None
 
-    def _tell_apart(self) -> np.ndarray:
+    def _deduplicate(self) -> np.ndarray:
         """Return the distinct keys in order of first appearance."""
         if self.unique is not None:
             return self.unique
@@ -206,7 +206,7 @@ class Job:
 
     def _complete(self) -> tuple[list[ShardRecord], np.ndarray]:
         """Look up the items, compute and commit the missing ones, look up again."""
-        unique = self._tell_apart()
+        unique = self._deduplicate()
         records, places = self.folder.find(unique)
         missing = np.flatnonzero(places[:, 0] < 0)
         n_items = int(np.isin(self.inverse, missing).sum())
@@ -235,13 +235,13 @@ class Job:
     def _with_duplicates(self, bad: list[BadItem]) -> list[BadItem]:
         """Name every item that has the content of an unreadable one."""
         reasons = {self.keys[entry.index].item(): entry.reason for entry in bad}
-        found = []
+        duplicates = []
         for index in self.readable.tolist() if reasons else []:
             reason = reasons.get(self.keys[index].item())
             if reason is not None:
-                found.append(BadItem(index, self.items[index].name, reason))
-        self.n_duplicates = max(0, self.n_duplicates - (len(found) - len(bad)))
-        return found
+                duplicates.append(BadItem(index, self.items[index].name, reason))
+        self.n_duplicates = max(0, self.n_duplicates - (len(duplicates) - len(bad)))
+        return duplicates
 
     def _gather(self, records: list[ShardRecord], places: np.ndarray) -> ShardRecord:
         """Write the rows, in the order of the items, as one new shard."""
@@ -255,9 +255,9 @@ class Job:
                 self._copy(records, part, rows)
                 yield rows
 
-        made = {"gathered": len(records)}
+        provenance = {"gathered": len(records)}
         return self.folder.write(
-            self.keys, parts(), columns=columns, dtype=dtype, made=made
+            self.keys, parts(), columns=columns, dtype=dtype, provenance=provenance
         )
 
     def _count(self, n_found: int, n_duplicates: int = 0) -> None:

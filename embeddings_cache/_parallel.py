@@ -98,8 +98,8 @@ def usual_threads() -> int:
     As many as ``OMP_NUM_THREADS`` says, else one for each core that it may use.
     """
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
-        given = _ENVIRONMENT.get(name, "").partition(",")[0].strip()
-        if given.isdecimal() and int(given):
-            return int(given)
+        stated = _ENVIRONMENT.get(name, "").partition(",")[0].strip()
+        if stated.isdecimal() and int(stated):
+            return int(stated)
     cores = int(cpu_count(only_physical_cores=True))
     return max(1, cores // int(_ENVIRONMENT.get("LOCAL_WORLD_SIZE", "1")))

@@ -96,8 +96,8 @@ def _check_backbone(backbone: Any) -> None:
 def _check_number(name: str, value: Any, least: int) -> None:
     if isinstance(value, str) and value == "auto":
         return
-    whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
-    if not whole or value < least:
+    is_integer = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+    if not is_integer or value < least:
         raise ValueError(
             f"{name}={value!r} must be 'auto' or a whole number of at least {least}"
         )

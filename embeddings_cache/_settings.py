@@ -8,7 +8,7 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class Settings:
+class RunConfig:
     """How to run: nothing here changes a number, so nothing here is in a key.
 
     Attributes

@@ -84,10 +84,10 @@ def turns_of(value: Any) -> Turns:
         One that can be referred to weakly and compared by identity.
     """
     with _lock:
-        found = _of_objects.get(value)
-        if found is None:
-            found = _of_objects[value] = Turns()
-        return found
+        turns = _of_objects.get(value)
+        if turns is None:
+            turns = _of_objects[value] = Turns()
+        return turns
 
 
 def _after_fork() -> None:

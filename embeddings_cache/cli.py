@@ -308,11 +308,11 @@ def _extract(options: argparse.Namespace) -> _Result | None:
     from embeddings_cache._errors import UnreadableItemError
     from embeddings_cache._extractor import EmbeddingExtractor
     from embeddings_cache.backbones import resolve_modality
-    from embeddings_cache.items._partition import Part
+    from embeddings_cache.items._partition import Partition
     from embeddings_cache.items._sources import Sources
 
-    rank = Part.of_environment(os.environ)
-    part = rank.within(Part.parse(options.shard))
+    rank = Partition.of_environment(os.environ)
+    part = rank.within(Partition.parse(options.shard))
     extractor = EmbeddingExtractor(
         options.backbone,
         cache_dir=options.cache_dir,
@@ -365,9 +365,9 @@ def _info(options: argparse.Namespace) -> _Result:
     from embeddings_cache.store._store import EmbeddingStore
 
     store = EmbeddingStore(options.cache_dir)
-    found = store.extractors()
-    lines = [f"{store.root}: {len(found)} extractors"]
-    for entry in found:
+    extractors = store.extractors()
+    lines = [f"{store.root}: {len(extractors)} extractors"]
+    for entry in extractors:
         about = entry.description
         name = f"{about.get('family', '?')}:{about.get('model', '?')}"
         random = "random_seed" in about.get("weights", {})
@@ -375,7 +375,10 @@ def _info(options: argparse.Namespace) -> _Result:
             f"{entry.key[:12]}  {name}{' (random weights)' if random else ''}  "
             f"{entry.n_rows} rows  {entry.n_shards} shards  {entry.n_bytes} bytes"
         )
-    value = {"root": str(store.root), "extractors": [asdict(each) for each in found]}
+    value = {
+        "root": str(store.root),
+        "extractors": [asdict(each) for each in extractors],
+    }
     return _Result(value, lines)
 
 

@@ -152,9 +152,9 @@ class Cuts:
 
     def take(self, texts: Iterable[str]) -> int:
         """Return how many of the texts were cut, and forget them."""
-        found = [number for number in map(hash, texts) if number in self._noted]
-        self._noted.difference_update(found)
-        return len(found)
+        cut = [number for number in map(hash, texts) if number in self._noted]
+        self._noted.difference_update(cut)
+        return len(cut)
 
 
 @dataclass

@@ -84,7 +84,9 @@ def refuse_kwargs(spec: BackboneSpec, remedies: Mapping[str, str]) -> None:
 
 
 def settings_note(
-    spec: BackboneSpec, own: Mapping[str, Any], tags: Mapping[str, Mapping[str, Any]]
+    spec: BackboneSpec,
+    default: Mapping[str, Any],
+    tags: Mapping[str, Mapping[str, Any]],
 ) -> str | None:
     """Say whose settings a file of weights gets, if its tag is not named.
 
@@ -107,7 +109,7 @@ def settings_note(
     others = [
         name
         for name, settings in tags.items()
-        if any(settings[k] != own[k] for k in own if k not in stated_names)
+        if any(settings[k] != default[k] for k in default if k not in stated_names)
     ]
     if spec.weights is None or not others:
         return None

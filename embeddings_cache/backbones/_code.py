@@ -119,9 +119,9 @@ def describe_function(describe: "Describer", function: Any, where: str) -> Any:
             "method": describe(function.__func__, where),
             "of": describe(function.__self__, f"{where}.__self__"),
         }
-    given = declared(function, where)
-    if given is not None:
-        return given
+    declaration = declared(function, where)
+    if declaration is not None:
+        return declaration
     compiled = vars(function).get("_torchdynamo_orig_callable")
     if compiled is not None and describe.library(function.__globals__["__name__"]):
         if function.get_compiler_config() is None:
@@ -227,8 +227,8 @@ def _imported(level: int, name: str, package: str | None) -> Any:
     """Return the module that an import statement inside of a function finds."""
     try:
         full = importlib.util.resolve_name("." * level + name, package)
-        found = importlib.import_module(full)
-        return found if level else sys.modules[full.partition(".")[0]]
+        module = importlib.import_module(full)
+        return module if level else sys.modules[full.partition(".")[0]]
     except ImportError:
         return None
 

@@ -118,8 +118,8 @@ def _copied(original: nn.Module, *, plainly: bool) -> tuple[nn.Module, dict[int,
         modules = list(original.modules())
         memo |= {id(module): object.__new__(type(module)) for module in modules}
         for module in modules:
-            own = {k: copy.deepcopy(v, memo) for k, v in vars(module).items()}
-            vars(memo[id(module)]).update(own)
+            attributes = {k: copy.deepcopy(v, memo) for k, v in vars(module).items()}
+            vars(memo[id(module)]).update(attributes)
     return copy.deepcopy(original, memo), memo
 
 
@@ -168,8 +168,11 @@ def _rebind(module: nn.Module, memo: dict[int, Any]) -> None:
     Copying leaves functions as they are, such as a hook, or a forward pass that was
     put on the network and calls the one before.
     """
-    own = vars(module)
-    for values in [own, *(own[name] for name in _HOOKS if own.get(name))]:
+    attributes = vars(module)
+    for values in [
+        attributes,
+        *(attributes[name] for name in _HOOKS if attributes.get(name)),
+    ]:
         for name, value in list(values.items()):
             if isinstance(value, FunctionType | MethodType):
                 values[name] = _rebound(value, memo, {})

@@ -35,21 +35,21 @@ def declared(value: Any, where: str) -> dict[str, Any] | None:
     >>> declared(halve, "preprocess")
     {'declared': 'halve, v1'}
     """
-    given = getattr(value, IDENTITY, None)
-    if given is None:
+    declaration = getattr(value, IDENTITY, None)
+    if declaration is None:
         return None
     try:
-        plain = jsonable(given)
+        plain = jsonable(declaration)
         text = canonical_json(plain).decode()
     except (TypeError, ValueError, RecursionError) as error:
-        raise _refusal(where, given, f"has no plain form ({error})") from error
+        raise _refusal(where, declaration, f"has no plain form ({error})") from error
     if _ADDRESS.search(text):
-        raise _refusal(where, given, "has the address of an object in it")
+        raise _refusal(where, declaration, "has the address of an object in it")
     return {"declared": plain}
 
 
-def _refusal(where: str, given: Any, why: str) -> UndescribableError:
+def _refusal(where: str, declaration: Any, why: str) -> UndescribableError:
     return UndescribableError(
-        f"{where}.{IDENTITY}={given!r} {why}. Give a text, or numbers and texts in "
-        "lists and dicts, that changes whenever the numbers do"
+        f"{where}.{IDENTITY}={declaration!r} {why}. Give a text, or numbers and texts "
+        "in lists and dicts, that changes whenever the numbers do"
     )

@@ -145,9 +145,9 @@ class Describer:
 
     def library(self, module: str | None) -> bool:
         """Whether a module is a library's; its version is noted then."""
-        found = self._origin(module)
-        self.libraries.update(found or {})
-        return found is not None
+        origin = self._origin(module)
+        self.libraries.update(origin or {})
+        return origin is not None
 
     def is_library(self, module: str | None) -> bool:
         """Whether a module is a library's; what is only asked about is not noted.
@@ -183,11 +183,11 @@ class Describer:
     @contextlib.contextmanager
     def inside(self, value: Any) -> Iterator[Any]:
         """Give a reference to a container that holds itself, else None."""
-        found = self.seen(value)
+        reference = self.seen(value)
         try:
-            yield found
+            yield reference
         finally:
-            if found is None:
+            if reference is None:
                 # Equal containers are described alike, be they one object or two.
                 del self._numbers[id(value)]
 
@@ -200,9 +200,9 @@ class Describer:
 
     def _object(self, value: Any, where: str) -> Any:
         """Describe an object that holds nothing but Python attributes."""
-        given = declared(value, where)
-        if given is not None:
-            return given
+        declaration = declared(value, where)
+        if declaration is not None:
+            return declaration
         kind = type(value)
         if not _is_pure(kind):
             label = f"{kind.__module__}.{kind.__qualname__}"
@@ -444,19 +444,19 @@ def describe_network(network: nn.Module, *, training: bool = False) -> dict[str,
     for name, tensor in named:
         if _tensors.is_plain(tensor):
             weights.setdefault(id(tensor), name)
-    given = declared(network, "network")
+    declaration = declared(network, "network")
     first = {name: tensor for name, tensor in named if weights.get(id(tensor)) == name}
     evaluated = not (training or network.training)
     parts = {id(module) for module in network.modules()} if evaluated else ()
     describe = Describer("backbone", _REMEDY, weights, training=training, parts=parts)
-    described: dict[str, Any] = given or {}
-    if given is None:
+    described: dict[str, Any] = declaration or {}
+    if declaration is None:
         described = {
             "module": describe.whole(network, "backbone"),
             "global_hooks": _modules.global_hooks(describe),
         }
     elif training or len(first) < len({id(tensor) for _, tensor in named}):
-        described = given | {"tensors": describe(dict(named), "backbone")}
+        described = declaration | {"tensors": describe(dict(named), "backbone")}
     return {
         "weights": {"tensors": tensors_digest(first.items())},
         "network": described,

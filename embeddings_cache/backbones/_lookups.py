@@ -27,25 +27,25 @@ class Names(typing.NamedTuple):
 
 
 def names_of(code: types.CodeType) -> Names:
-    found = Names(set(), set(), set(), set())
-    found.texts.update(part for part in code.co_consts if isinstance(part, str))
+    names = Names(set(), set(), set(), set())
+    names.texts.update(part for part in code.co_consts if isinstance(part, str))
     level = 0
     for step in dis.get_instructions(code):
         if "GLOBAL" in step.opname or step.opname == "LOAD_NAME":
-            found.globals.add(step.argval)
+            names.globals.add(step.argval)
         elif "ATTR" in step.opname or step.opname in ("LOAD_METHOD", "IMPORT_FROM"):
-            found.attributes.add(step.argval)
+            names.attributes.add(step.argval)
         elif step.opname == "IMPORT_NAME":
-            found.imports.add((level, step.argval))
-            found.attributes.update(step.argval.split("."))
+            names.imports.add((level, step.argval))
+            names.attributes.update(step.argval.split("."))
         if step.opname.startswith("LOAD_") and type(step.argval) is int:
             # `import` puts how many folders it goes up two steps before the name.
             level = step.argval
     for part in code.co_consts:
         if isinstance(part, types.CodeType):
-            for mine, theirs in zip(found, names_of(part)):
+            for mine, theirs in zip(names, names_of(part)):
                 mine |= theirs  # type: ignore[operator]
-    return found
+    return names
 
 
 def looked_up(names: Names) -> set[str] | None:
@@ -57,15 +57,16 @@ def looked_up(names: Names) -> set[str] | None:
 
 def added_names(names: Names, scope: dict[str, Any]) -> Iterator[tuple[str, Any]]:
     """Yield what code names that the user added to Python's names or to tensors."""
-    own = vars(builtins)
-    for name in sorted((names.globals - set(scope)) & set(own)):
-        kind = own[name] if isinstance(own[name], type) else type(own[name])
+    python_names = vars(builtins)
+    for name in sorted((names.globals - set(scope)) & set(python_names)):
+        value = python_names[name]
+        kind = value if isinstance(value, type) else type(value)
         function_or_number = (types.FunctionType, int, float, str)
         if not DUNDER.fullmatch(name) and (
-            isinstance(own[name], function_or_number)
+            isinstance(value, function_or_number)
             or kind.__module__ not in ("builtins", "_sitebuiltins")
         ):
-            yield name, own[name]
+            yield name, value
     for name in sorted(names.attributes & set(vars(torch.Tensor))):
         value = vars(torch.Tensor)[name]
         if isinstance(value, types.FunctionType) and not library_of(

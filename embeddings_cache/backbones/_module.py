@@ -49,13 +49,14 @@ def build(spec: BackboneSpec) -> Backbone:
 def _describe(
     spec: BackboneSpec, network: nn.Module, prepare: Callable[[Any], Any]
 ) -> dict[str, Any]:
-    own = describe_network(network)
+    described = describe_network(network)
     preprocess: dict[str, Any] = {}
     if spec.modality == "image":
         preprocess["image"] = decoder_description()
     preprocess["callable"] = describe_transform(prepare)
     return spec.describe(
-        **own | {"libraries": own["libraries"] | library_versions(*_LIBRARIES)},
+        **described
+        | {"libraries": described["libraries"] | library_versions(*_LIBRARIES)},
         preprocess=preprocess,
     )
 
@@ -89,15 +90,15 @@ def _own_transform(spec: BackboneSpec) -> Any:
     """Build resize, centre crop and normalisation from a dict with at least size."""
     from torchvision import transforms
 
-    given = overrides(spec)
-    if "size" not in given:
+    settings = overrides(spec)
+    if "size" not in settings:
         raise ValueError(
             f"preprocess={spec.preprocess!r}: for a torch.nn.Module the dict must have "
             "size, in pixels"
         )
-    height, width = given["size"]
-    fraction = crop_fraction(spec, given.get("crop", 1.0))
-    mode = transforms.InterpolationMode(given.get("interpolation", "bicubic"))
+    height, width = settings["size"]
+    fraction = crop_fraction(spec, settings.get("crop", 1.0))
+    mode = transforms.InterpolationMode(settings.get("interpolation", "bicubic"))
     shorter = round(min(height, width) / fraction)
     target: Any = (
         shorter
@@ -113,7 +114,8 @@ def _own_transform(spec: BackboneSpec) -> Any:
             transforms.CenterCrop((height, width)),
             transforms.ToTensor(),
             transforms.Normalize(
-                given.get("mean", (0.0, 0.0, 0.0)), given.get("std", (1.0, 1.0, 1.0))
+                settings.get("mean", (0.0, 0.0, 0.0)),
+                settings.get("std", (1.0, 1.0, 1.0)),
             ),
         ]
     )

@@ -62,9 +62,9 @@ def describe_module(describe: "Describer", module: nn.Module, where: str) -> Any
     """
     if isinstance(module, torch.jit.ScriptModule):
         raise describe.refusal(where, "a TorchScript module (give the Python module)")
-    given = declared(module, where)
-    if given is not None:
-        return given | {"tensors": _tensors(describe, module, where)}
+    declaration = declared(module, where)
+    if declaration is not None:
+        return declaration | {"tensors": _tensors(describe, module, where)}
     reference = describe.seen(module)
     if reference is not None:
         return reference
@@ -114,11 +114,11 @@ def _own_tensors(describe: "Describer", module: nn.Module, where: str) -> Any:
 
 def _tensors(describe: "Describer", module: nn.Module, where: str) -> Any:
     """Describe all tensors of a module that declares the rest of itself."""
-    found = [
+    named = [
         *module.named_parameters(remove_duplicate=False),
         *module.named_buffers(remove_duplicate=False),
     ]
-    tensors = {name: describe(tensor, f"{where}.{name}") for name, tensor in found}
+    tensors = {name: describe(tensor, f"{where}.{name}") for name, tensor in named}
     return describe.short(tensors)
 
 

@@ -95,9 +95,9 @@ def _is_below(path: str, folders: set[str]) -> bool:
 @cache
 def _installed(top: str) -> dict[str, str] | None:
     """Return the distribution of a package in site-packages, with a digest."""
-    found = sys.modules.get(top)
-    path = getattr(found, "__file__", None) or next(
-        iter(getattr(found, "__path__", ())), None
+    module = sys.modules.get(top)
+    path = getattr(module, "__file__", None) or next(
+        iter(getattr(module, "__path__", ())), None
     )
     if path is None or not _is_below(path, _site_folders()):
         return None  # an editable installation is its user's own code

@@ -116,11 +116,11 @@ def layer_output(
 
     def forward(batch: torch.Tensor) -> torch.Tensor:
         caught: list[torch.Tensor] = []
-        own = threading.get_ident()
+        thread = threading.get_ident()
 
         def catch(_module: nn.Module, _input: Any, output: torch.Tensor) -> None:
             # Other threads may be passing through the same network.
-            if threading.get_ident() == own:
+            if threading.get_ident() == thread:
                 caught.append(output)
 
         handle = module.register_forward_hook(catch)

@@ -90,15 +90,15 @@ def _with_generator(func: Any) -> Any:
     """Return the overload of an operation that takes a generator, if there is one."""
     packet = func.overloadpacket
     for name in packet.overloads():
-        found = getattr(packet, name)
-        names = _names(found)
+        overload = getattr(packet, name)
+        names = _names(overload)
         rest = tuple(n for n in names if n != "generator")
         if "generator" in names and rest == _names(func):
-            return found
+            return overload
     return None
 
 
 def _drops_nothing(func: Any, args: Any, kwargs: dict[str, Any]) -> bool:
     """Whether an operation of attention is told to drop nothing."""
-    given = dict(zip(_names(func), args)) | kwargs
-    return "dropout_p" in _names(func) and given.get("dropout_p", 0.0) == 0.0
+    arguments = dict(zip(_names(func), args)) | kwargs
+    return "dropout_p" in _names(func) and arguments.get("dropout_p", 0.0) == 0.0

@@ -23,14 +23,16 @@ _MAX_FILES = 1000
 _LIBRARIES = ("torch", "huggingface_hub", "safetensors", "pillow", "numpy")
 
 
-def description_request(settings: dict[str, Any], memo: FileHashCache) -> str | None:
+def description_request(
+    settings: dict[str, Any], file_hashes: FileHashCache
+) -> str | None:
     """Digest everything a description follows from.
 
     Parameters
     ----------
     settings : dict
         The extractor's parameters that a backbone is built from.
-    memo : FileHashCache
+    file_hashes : FileHashCache
         Knows the content of files of weights.
 
     Returns
@@ -45,7 +47,9 @@ def description_request(settings: dict[str, Any], memo: FileHashCache) -> str | 
         return digest(
             {
                 "settings": jsonable({**settings, "weights": None}),
-                "files": {name: memo.digest(path) for name, path in files.items()},
+                "files": {
+                    name: file_hashes.digest(path) for name, path in files.items()
+                },
                 "libraries": versions(*_libraries()),
                 "sources": _sources_digest(),
                 "truncated": fills_truncated(),

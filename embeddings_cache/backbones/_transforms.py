@@ -44,9 +44,9 @@ class _Deterministic(Describer):
         # ToDtype may have a table of types.
         known = isinstance(value, type) and issubclass(value, torch.Tensor)
         if callable(value) and not known:
-            given = declared(value, where)
-            if given is not None:
-                return given
+            declaration = declared(value, where)
+            if declaration is not None:
+                return declaration
             self._admit(value, where)
         return super().__call__(value, where)
 
@@ -106,9 +106,9 @@ def describe_transform(
     >>> small == large
     False
     """
-    given = declared(transform, name)
-    if given is not None:
-        return given
+    declaration = declared(transform, name)
+    if declaration is not None:
+        return declaration
     remedy = (
         "Set an attribute that changes whenever its numbers do, and for numbers that "
         f"are the same every time only: {name}.cache_description = "

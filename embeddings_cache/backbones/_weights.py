@@ -81,36 +81,36 @@ def load_strictly(
         leave out.
     """
     heads = tuple(f"{name}." for name in head)
-    own = network.state_dict()
+    expected = network.state_dict()
     state = {
         name: tensor
         for name, tensor in state.items()
-        if name in own or not (heads and name.startswith(heads))
+        if name in expected or not (heads and name.startswith(heads))
     }
     problems = [
-        ("missing", sorted(set(own) - set(state))),
-        ("unexpected", sorted(set(state) - set(own))),
+        ("missing", sorted(set(expected) - set(state))),
+        ("unexpected", sorted(set(state) - set(expected))),
         (
             "of another shape",
             sorted(
-                f"{name} {tuple(state[name].shape)} for {tuple(own[name].shape)}"
-                for name in set(own) & set(state)
-                if own[name].shape != state[name].shape
+                f"{name} {tuple(state[name].shape)} for {tuple(expected[name].shape)}"
+                for name in set(expected) & set(state)
+                if expected[name].shape != state[name].shape
             ),
         ),
     ]
-    found = [
+    differences = [
         f"{len(names)} {what} ({', '.join(names[:3])}{', ...' if names[3:] else ''})"
         for what, names in problems
         if names
     ]
-    if found:
+    if differences:
         raise WeightsError(
             f"weights={weights!r} are not weights of {label}: tensors "
-            f"{'; '.join(found)}. Give the weights of this architecture, or the "
+            f"{'; '.join(differences)}. Give the weights of this architecture, or the "
             "model_kwargs they were trained with"
         )
     # A file has no versions of modules, without which some networks take none.
     versioned = OrderedDict(state)
-    versioned._metadata = own._metadata  # type: ignore[attr-defined]
+    versioned._metadata = expected._metadata  # type: ignore[attr-defined]
     network.load_state_dict(versioned, strict=True)

@@ -77,22 +77,24 @@ def check_agreement(
         a, b = fast[number].astype(np.float64), exact[number].astype(np.float64)
         lengths = np.linalg.norm(a), np.linalg.norm(b)
         if not np.isfinite(a).all():
-            found = "has NaN or infinite values, and the float32 reference has none"
+            difference = (
+                "has NaN or infinite values, and the float32 reference has none"
+            )
         elif not lengths[0] or not lengths[1]:
             if lengths[0] == lengths[1]:
                 continue
-            found = f"has length {lengths[0]:.4g}, the reference {lengths[1]:.4g}"
+            difference = f"has length {lengths[0]:.4g}, the reference {lengths[1]:.4g}"
         else:
             cosine = float(a @ b / (lengths[0] * lengths[1]))
             ratio = lengths[0] / lengths[1]
             if cosine >= lowest and abs(ratio - 1) <= widest:
                 continue
-            found = (
+            difference = (
                 f"has cosine similarity {cosine:.4f} with the float32 reference (at "
                 f"least {lowest} is rounding) and {ratio:.3f} times its length"
             )
         raise CanaryError(
-            f"the embedding of {names[number]} {found}. The network does not stand "
-            f"{' and '.join(how)}, and nothing of this run was stored. Use "
+            f"the embedding of {names[number]} {difference}. The network does not "
+            f"stand {' and '.join(how)}, and nothing of this run was stored. Use "
             "precision='float32' and compile=False"
         )

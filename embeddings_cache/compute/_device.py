@@ -5,7 +5,7 @@ from typing import Any
 import torch
 
 
-def resolve_device(device: Any, own: torch.nn.Module | None) -> torch.device:
+def resolve_device(device: Any, network: torch.nn.Module | None) -> torch.device:
     """Return the device to use.
 
     Parameters
@@ -24,7 +24,7 @@ def resolve_device(device: Any, own: torch.nn.Module | None) -> torch.device:
                 f"device={device!r} is not a device of torch ({error}); use 'auto', "
                 "'cpu' or 'cuda'"
             ) from error
-    first = None if own is None else next(own.parameters(), None)
+    first = None if network is None else next(network.parameters(), None)
     if first is not None:
         return first.device
     if torch.cuda.is_available():
@@ -87,11 +87,11 @@ def usable_device(device: torch.device) -> torch.device:
         If the machine has no such device.
     """
     try:
-        found = torch.ones(1, device=device)
-        found.sum().item()
+        tensor = torch.ones(1, device=device)
+        tensor.sum().item()
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise _unusable(device, error) from error
-    return found.device
+    return tensor.device
 
 
 def _unusable(device: torch.device, error: BaseException) -> ValueError:

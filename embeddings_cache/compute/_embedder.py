@@ -11,7 +11,7 @@ import torch
 from embeddings_cache._context import standard_context
 from embeddings_cache._memory import is_out_of_memory
 from embeddings_cache._parallel import ordered_map, usual_threads
-from embeddings_cache._settings import Settings
+from embeddings_cache._settings import RunConfig
 from embeddings_cache._thread_limits import own_threads
 from embeddings_cache.backbones._base import Backbone
 from embeddings_cache.compute._canary import (
@@ -50,7 +50,7 @@ def _joined(parts: list[_Fetch]) -> _Fetch:
 
 
 class Embedder:
-    """Computes embeddings on one device, in the settings' fast way.
+    """Computes embeddings on one device, in the fast way of its configuration.
 
     On CUDA, batches are put together and pinned by a thread, copied on a stream of
     their own, and their embeddings are fetched when later batches are under way.
@@ -58,8 +58,8 @@ class Embedder:
     Parameters
     ----------
     backbone : Backbone
-        On the settings' device.
-    settings : Settings
+        On the configured device.
+    config : RunConfig
         Device, types, batch size; the batch size is halved when memory runs out.
 
     Attributes
@@ -68,11 +68,11 @@ class Embedder:
         Positions of items for which memory ran out although they were alone.
     """
 
-    def __init__(self, backbone: Backbone, settings: Settings) -> None:
+    def __init__(self, backbone: Backbone, config: RunConfig) -> None:
         self.backbone = backbone
-        self.settings = settings
-        self._cuda = settings.device.type == "cuda"
-        self._copies = torch.cuda.Stream(settings.device) if self._cuda else None
+        self.config = config
+        self._cuda = config.device.type == "cuda"
+        self._copies = torch.cuda.Stream(config.device) if self._cuda else None
         self._checked = not self.how
         self._any_fits = False
         self.too_large: list[int] = []
@@ -80,14 +80,14 @@ class Embedder:
     @property
     def how(self) -> list[str]:
         """What is faster than eager float32 arithmetic, as parameters; none is []."""
-        settings = self.settings
+        config = self.config
         ways = []
-        if settings.dtype != torch.float32:
-            name = str(settings.dtype).removeprefix("torch.")
+        if config.dtype != torch.float32:
+            name = str(config.dtype).removeprefix("torch.")
             ways.append(f"precision={name!r}")
         if self.backbone.channels_last:
             ways.append("the memory layout channels_last")
-        if settings.compile:
+        if config.compile:
             ways.append("compile=True")
         return ways
 
@@ -111,7 +111,7 @@ class Embedder:
                 continue
             if not self._checked:
                 rows, exact = fetch(), self._exact(fitting)
-                dtype = self.settings.dtype
+                dtype = self.config.dtype
                 names = fitting.names
                 check_agreement(rows[: len(exact)], exact, names, dtype, self.how)
                 self._checked = True
@@ -137,15 +137,15 @@ class Embedder:
             return batch, None
 
     def _on_its_device(self) -> Any:
-        """Make the settings' device the current one of this thread."""
-        return torch.cuda.device(self.settings.device) if self._cuda else nullcontext()
+        """Make the configured device the current one of this thread."""
+        return torch.cuda.device(self.config.device) if self._cuda else nullcontext()
 
     def _usual_threads(self) -> AbstractContextManager[None]:
         """Give operations on the CPU as many threads as in a fresh process.
 
         The last bits of a product depend on how many threads share it.
         """
-        if self.settings.device.type != "cpu":
+        if self.config.device.type != "cpu":
             return nullcontext()
         return own_threads(usual_threads())
 
@@ -172,9 +172,9 @@ class Embedder:
             torch.inference_mode(),
             # The network is another one meanwhile.
             backbone.turns.alone(),
-            exact_arithmetic(backbone.network, self.settings.device),
+            exact_arithmetic(backbone.network, self.config.device),
         ):
-            collated = to_device(collated, self.settings.device)
+            collated = to_device(collated, self.config.device)
             return self._checked_output(backbone.forward(collated), len(few))()
 
     def _launch(self, batch: Batch, collated: Any) -> tuple[Batch, _Fetch]:
@@ -183,12 +183,12 @@ class Embedder:
         An item that does not fit alone is left out, and the others are not halved for
         it.
         """
-        whole, wanted = len(batch.prepared), self.settings.batch_size
+        whole, wanted = len(batch.prepared), self.config.batch_size
         parts: list[_Fetch] = []
         kept: list[int] = []
         start = 0
         while start < whole:
-            size = min(self.settings.batch_size, whole - start)
+            size = min(self.config.batch_size, whole - start)
             part = batch.prepared[start : start + size]
             # If nothing has fitted yet, the second failure is not the item's.
             last = not self._any_fits and bool(self.too_large)
@@ -197,10 +197,10 @@ class Embedder:
             if fetch is None:
                 self._free()
                 if size > 1:
-                    self.settings.batch_size = (size + 1) // 2
+                    self.config.batch_size = (size + 1) // 2
                     continue
                 self.too_large.append(batch.indices[start])
-                self.settings.batch_size = wanted
+                self.config.batch_size = wanted
             else:
                 self._any_fits = True
                 parts.append(fetch)
@@ -213,8 +213,8 @@ class Embedder:
 
         If it is the last try, the error of the lack is raised.
         """
-        settings, size = self.settings, len(part)
-        lower = settings.dtype != torch.float32
+        config, size = self.config, len(part)
+        lower = config.dtype != torch.float32
         try:
             if collated is None:
                 collated = self.backbone.collate(part)
@@ -224,7 +224,7 @@ class Embedder:
                 torch.inference_mode(),
                 # Casts that are remembered could be another thread's.
                 torch.autocast(
-                    settings.device.type, dtype=settings.dtype, cache_enabled=False
+                    config.device.type, dtype=config.dtype, cache_enabled=False
                 )
                 if lower
                 else nullcontext(),
@@ -239,14 +239,14 @@ class Embedder:
 
     def _forward(self, size: int) -> Callable[[Any], torch.Tensor]:
         # A last batch of another size would be compiled for itself.
-        if not self.settings.compile or size < self.settings.batch_size:
+        if not self.config.compile or size < self.config.batch_size:
             return self.backbone.forward
         if self.backbone.compiled is None:
             self.backbone.compiled = torch.compile(self.backbone.forward)
         return self.backbone.compiled
 
     def _on_device(self, collated: Any) -> Any:
-        device = self.settings.device
+        device = self.config.device
         copying = torch.cuda.stream(self._copies) if self._copies else nullcontext()
         with copying:
             batch = to_device(collated, device)
@@ -288,19 +288,19 @@ class Embedder:
 
 
 @contextmanager
-def ready(backbone: Backbone, settings: Settings) -> Iterator[Embedder]:
+def ready(backbone: Backbone, config: RunConfig) -> Iterator[Embedder]:
     """Put the network on its device and in its layout; yield what embeds with it.
 
     The context of torch is that of each pass: what a caller does between two of them
     is not computed in it.
     """
     with standard_context(), backbone.turns.alone():
-        network = backbone.network.to(settings.device)
+        network = backbone.network.to(config.device)
         if backbone.channels_last:
             network.to(memory_format=torch.channels_last)
-    backbone.one_at_a_time |= settings.compile
+    backbone.one_at_a_time |= config.compile
     try:
-        embedder = Embedder(backbone, settings)
+        embedder = Embedder(backbone, config)
         with embedder._on_its_device():
             yield embedder
     finally:

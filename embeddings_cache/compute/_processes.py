@@ -27,7 +27,7 @@ from joblib.externals.loky.process_executor import (
     ShutdownExecutorError,
 )
 
-from embeddings_cache.compute._shared_memory import Filled, Slot, Slots, fill
+from embeddings_cache.compute._shared_memory import Filled, SharedMemoryPool, Slot, fill
 
 T = TypeVar("T")
 
@@ -72,19 +72,19 @@ class WorkerProcesses:
         # Whatever a part of it raises when it is asked for its state.
         except Exception as error:
             raise WorkerStartError(f"it cannot be pickled ({error})") from error
-        self._team = _Team(payload, workers)
-        self._alone = _Team(payload, 1)
-        self._slots: Slots | None = None
+        self._workers = _WorkerPool(payload, workers)
+        self._alone = _WorkerPool(payload, 1)
+        self._memory: SharedMemoryPool | None = None
 
     def __enter__(self) -> "WorkerProcesses":
-        self._team.start()
+        self._workers.start()
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._team.stop()
+        self._workers.stop()
         self._alone.stop()
-        if self._slots is not None:
-            self._slots.close()
+        if self._memory is not None:
+            self._memory.close()
 
     def map(
         self, values: Iterable[T], ahead: int, lost: Callable[[T, str], Any]
@@ -104,8 +104,8 @@ class WorkerProcesses:
         waiting: deque[_Task] = deque()
         while True:
             for value in islice(values, ahead - len(waiting)):
-                slot = self._slots.take() if self._slots else None
-                waiting.append(_Task(value, self._team.submit(value, slot), slot))
+                slot = self._memory.take() if self._memory else None
+                waiting.append(_Task(value, self._workers.submit(value, slot), slot))
             if not waiting:
                 return
             if _is_lost(waiting[0].future):
@@ -113,15 +113,15 @@ class WorkerProcesses:
                 continue
             task = waiting.popleft()
             result = task.future.result()
-            if self._slots is None and isinstance(result.values, np.ndarray):
-                self._slots = Slots(ahead, result.values.nbytes)
+            if self._memory is None and isinstance(result.values, np.ndarray):
+                self._memory = SharedMemoryPool(ahead, result.values.nbytes)
             yield self._unpacked(result, task.slot)
 
     def _one_by_one(
         self, waiting: "deque[_Task]", lost: Callable[[Any, str], Any]
     ) -> Iterator[Any]:
         """Yield all that waits; what has no result yet is tried alone."""
-        self._team.stop()
+        self._workers.stop()
         while waiting:
             value, future, slot = waiting.popleft()
             if _is_lost(future):
@@ -129,8 +129,8 @@ class WorkerProcesses:
             if _is_lost(future):
                 reason = _reason(future)
                 self._alone.stop()
-                if self._slots is not None:
-                    self._slots.give_back(slot)
+                if self._memory is not None:
+                    self._memory.give_back(slot)
                 yield lost(value, reason)
             else:
                 yield self._unpacked(future.result(), slot)
@@ -138,10 +138,10 @@ class WorkerProcesses:
 
     def _unpacked(self, result: "_Result", slot: Slot | None) -> Any:
         values = result.values
-        if self._slots is not None:
+        if self._memory is not None:
             if isinstance(values, Filled) and slot is not None:
-                values = self._slots.array(slot, values)
-            self._slots.give_back(slot)
+                values = self._memory.array(slot, values)
+            self._memory.give_back(slot)
         if result.tensor:
             import torch
 
@@ -164,7 +164,7 @@ class _Result(NamedTuple):
     tensor: bool
 
 
-class _Team:
+class _WorkerPool:
     """A number of processes, started at the first value and again after a stop."""
 
     def __init__(self, payload: bytes, workers: int) -> None:

@@ -18,7 +18,7 @@ from embeddings_cache._errors import (
 )
 from embeddings_cache._parallel import ordered_map
 from embeddings_cache._progress import Progress
-from embeddings_cache._settings import Settings
+from embeddings_cache._settings import RunConfig
 from embeddings_cache._thread_limits import set_own_threads
 from embeddings_cache._warnings import warn_caller
 from embeddings_cache.backbones._base import Backbone
@@ -43,10 +43,10 @@ class Runner:
     Parameters
     ----------
     backbone : Backbone
-        On the settings' device.
+        On the configured device.
     folder : ShardFolder
         Receives the shards.
-    settings : Settings
+    config : RunConfig
         Device, types, batch size and workers.
     progress : Progress
         Shows the bar.
@@ -65,12 +65,12 @@ class Runner:
         self,
         backbone: Backbone,
         folder: ShardFolder,
-        settings: Settings,
+        config: RunConfig,
         progress: Progress,
     ) -> None:
         self.backbone = backbone
         self.folder = folder
-        self.settings = settings
+        self.config = config
         self.progress = progress
         self._keys: list[bytes] = []
         self._rows: list[np.ndarray] = []
@@ -101,7 +101,7 @@ class Runner:
         try:
             with (
                 self.progress.bar(len(order), "embedding") as bar,
-                ready(self.backbone, self.settings) as embedder,
+                ready(self.backbone, self.config) as embedder,
                 # Not left to the garbage collector: readers end with the run.
                 closing(self._prepared(items, keys, order)) as prepared,
             ):
@@ -136,8 +136,8 @@ class Runner:
         """Yield what was prepared of each item, or why it cannot be; read ahead."""
         function = Preparation(self.backbone.prepare)
         tasks = ((items[index], keys[index].tobytes()) for index in order)
-        workers = self.settings.num_workers
-        ahead = _AHEAD * self.settings.batch_size
+        workers = self.config.num_workers
+        ahead = _AHEAD * self.config.batch_size
         with ExitStack() as stack:
             processes, refusal = None, self._refusal(items, order)
             if refusal is None:
@@ -148,7 +148,7 @@ class Runner:
                     )
                 except WorkerStartError as error:
                     refusal = str(error)
-            if refusal and self.settings.worker_type == "process":
+            if refusal and self.config.worker_type == "process":
                 raise ValueError(
                     f"worker_type='process': {refusal}. Use worker_type='thread'"
                 )
@@ -165,7 +165,7 @@ class Runner:
 
     def _refusal(self, items: Sequence[Item], order: list[int]) -> str | None:
         """Say why items are not read in processes; None if they are, "" if by rule."""
-        wanted, workers = self.settings.worker_type, self.settings.num_workers
+        wanted, workers = self.config.worker_type, self.config.num_workers
         few = workers < PROCESS_WORKERS or len(order) < PROCESS_ITEMS
         # A text is nothing to decode, and tokens are made a batch at a time.
         text = self.backbone.modality == "text"
@@ -188,7 +188,7 @@ class Runner:
         """Yield the readable items, a batch at a time; note the others."""
         pairs = zip(order, prepared)
         first = True
-        while part := list(islice(pairs, self.settings.batch_size)):
+        while part := list(islice(pairs, self.config.batch_size)):
             part = [(index, self._unwrapped(items[index], v)) for index, v in part]
             if first:
                 _raise_if_all_fail([value for _, value in part])
@@ -213,7 +213,7 @@ class Runner:
 
     def _keep(self, keys: np.ndarray, batch: Batch, values: np.ndarray) -> None:
         """Add rows to the waiting shard; commit it when it is full or old."""
-        rows = checked_rows(values, self.settings.storage_dtype, batch.names)
+        rows = checked_rows(values, self.config.storage_dtype, batch.names)
         self._rows.append(rows)
         self._keys.append(keys[batch.indices].tobytes())
         self._bytes += rows.nbytes
@@ -232,12 +232,12 @@ class Runner:
                 np.frombuffer(b"".join(keys), dtype=KEY_DTYPE),
                 rows,
                 columns=rows[0].shape[1],
-                dtype=self.settings.storage_dtype,
-                made={
-                    "device": str(self.settings.device),
-                    "batch_size": self.settings.batch_size,
+                dtype=self.config.storage_dtype,
+                provenance={
+                    "device": str(self.config.device),
+                    "batch_size": self.config.batch_size,
                     "channels_last": self.backbone.channels_last,
-                    "compile": self.settings.compile,
+                    "compile": self.config.compile,
                 },
             )
             self.n_written += sum(map(len, rows))

@@ -28,7 +28,7 @@ class Filled(NamedTuple):
     dtype: str
 
 
-class Slots:
+class SharedMemoryPool:
     """Slots of one size; none where the system lacks them.
 
     Parameters

@@ -87,26 +87,26 @@ def image_files(folder: Path) -> Paths:
     LeftOutWarning
         If what is left out may be images.
     """
-    found: list[Path] = []
+    images: list[Path] = []
     others: Counter[str] = Counter()
     doubtful = False
     for path, problem in _files(folder):
         if problem is None and _is_image(path):
-            found.append(path)
+            images.append(path)
             continue
         others[problem or path.suffix.lower() or "without a suffix"] += 1
         doubtful |= _may_be_image(path) if problem is None else problem != _HIDDEN
     left_out = _line(folder, others)
-    if not found:
+    if not images:
         said = f" ({left_out})" if left_out else ""
         raise ValueError(f"items={str(folder)!r}: no image file in this folder{said}")
     if doubtful:
         warn_caller(
-            f"items={str(folder)!r}: {len(found)} image files are read; {left_out}. "
+            f"items={str(folder)!r}: {len(images)} image files are read; {left_out}. "
             f"Formats that are read: {', '.join(_images.FORMATS)}.",
             LeftOutWarning,
         )
-    return Paths(sorted(found), left_out)
+    return Paths(sorted(images), left_out)
 
 
 def _line(folder: Path, others: Counter[str]) -> str:

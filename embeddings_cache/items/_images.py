@@ -172,10 +172,10 @@ def to_rgb(image: Image.Image) -> Image.Image:
     image = ImageOps.exif_transpose(image) or image
     if image.mode in _SIXTEEN_BIT:
         return _from_sixteen_bit(image)
-    made = _eight_bit_to_rgb(image)
+    converted = _eight_bit_to_rgb(image)
     if deep and _highest_colour(image) < _TWELVE_BITS >> 8:
-        made.info[SHALLOW] = True
-    return made
+        converted.info[SHALLOW] = True
+    return converted
 
 
 def _is_deep_colour(image: Image.Image) -> bool:
@@ -217,10 +217,10 @@ def _from_sixteen_bit(image: Image.Image) -> Image.Image:
     # make dark images of a set as bright as the others, so they only are reported.
     shift = 0 if highest <= 255 else 8
     grey = (values.astype(np.uint16) >> shift).astype(np.uint8)
-    made = Image.fromarray(grey).convert("RGB")
+    converted = Image.fromarray(grey).convert("RGB")
     if 0 < highest < _TWELVE_BITS:
-        made.info[SHALLOW] = True
-    return made
+        converted.info[SHALLOW] = True
+    return converted
 
 
 def from_array(array: np.ndarray) -> Image.Image:

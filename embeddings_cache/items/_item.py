@@ -313,10 +313,10 @@ def image_item(name: str, value: Any) -> Item:
 
 def read_keys(items: Sequence[Item]) -> list[bytes | ItemError]:
     """Return the key of each item, or why it cannot be read."""
-    found: list[bytes | ItemError] = []
+    keys: list[bytes | ItemError] = []
     for item in items:
         try:
-            found.append(item.key())
+            keys.append(item.key())
         except ItemError as error:
-            found.append(error)
-    return found
+            keys.append(error)
+    return keys

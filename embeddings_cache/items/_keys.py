@@ -19,7 +19,10 @@ _CHUNK = 64  # items of one task; a task costs more than a small file
 
 
 def item_keys(
-    items: Sequence[Item], workers: int, progress: Progress, memo: FileHashCache | None
+    items: Sequence[Item],
+    workers: int,
+    progress: Progress,
+    file_hashes: FileHashCache | None,
 ) -> tuple[np.ndarray, list[BadItem]]:
     """Return the key of every item.
 
@@ -31,7 +34,7 @@ def item_keys(
         Threads that read.
     progress : Progress
         Shows the bar.
-    memo : FileHashCache or None
+    file_hashes : FileHashCache or None
         Known files, which are not read; None reads every file.
 
     Returns
@@ -41,16 +44,16 @@ def item_keys(
     bad : list of BadItem
         The items that cannot be read.
     """
-    found: list[bytes | ItemError] = []
+    results: list[bytes | ItemError] = []
     bad: list[BadItem] = []
-    known = _known(items, workers, memo)
+    known = _known(items, workers, file_hashes)
 
     def read(start: int) -> list[bytes | ItemError]:
         chunk = slice(start, start + step)
         if isinstance(items, Texts):
             return items.keys(chunk)
         pairs = zip(known[chunk], items[chunk])
-        return [key or _read(item, memo) for key, item in pairs]
+        return [key or _read(item, file_hashes) for key, item in pairs]
 
     step = _TEXTS if isinstance(items, Texts) else _CHUNK
     starts = range(0, len(items), step)
@@ -60,23 +63,23 @@ def item_keys(
             if set(map(type, part)) != {bytes}:
                 bad += [
                     BadItem(index, items[index].name, str(result))
-                    for index, result in enumerate(part, len(found))
+                    for index, result in enumerate(part, len(results))
                     if isinstance(result, ItemError)
                 ]
-            found += part
+            results += part
             bar.update(len(part))
-    if memo is not None:
-        memo.save()
+    if file_hashes is not None:
+        file_hashes.save()
     for entry in bad:
-        found[entry.index] = bytes(KEY_BYTES)
-    keys: list[Any] = found  # no error is left
+        results[entry.index] = bytes(KEY_BYTES)
+    keys: list[Any] = results  # no error is left
     return np.frombuffer(b"".join(keys), dtype=KEY_DTYPE), bad
 
 
 def _known(
-    items: Sequence[Item], workers: int, memo: FileHashCache | None
+    items: Sequence[Item], workers: int, file_hashes: FileHashCache | None
 ) -> list[bytes | None]:
-    if memo is None or not any(item.path for item in items):
+    if file_hashes is None or not any(item.path for item in items):
         return [None] * len(items)
 
     def states(start: int) -> list[bytes | None]:
@@ -84,20 +87,20 @@ def _known(
         return [file_state(item.path) if item.path else None for item in part]
 
     starts = range(0, len(items), _CHUNK)
-    found = ordered_map(states, starts, workers, ahead=4 * max(1, workers))
-    return memo.look_up([state for part in found for state in part])
+    chunks = ordered_map(states, starts, workers, ahead=4 * max(1, workers))
+    return file_hashes.look_up([state for part in chunks for state in part])
 
 
-def _read(item: Item, memo: FileHashCache | None) -> bytes | ItemError:
+def _read(item: Item, file_hashes: FileHashCache | None) -> bytes | ItemError:
     path = item.path or ""
-    state = settled_state(path) if memo and path else None
+    state = settled_state(path) if file_hashes and path else None
     (key,) = read_keys([item])
     # The same state before and after: what was read in between is its content.
     if (
-        memo
+        file_hashes
         and state
         and isinstance(key, bytes)
         and file_state(item.path or "") == state
     ):
-        memo.learn(state, key)
+        file_hashes.learn(state, key)
     return key

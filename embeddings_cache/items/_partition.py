@@ -17,7 +17,7 @@ from embeddings_cache.items._item import Item
 
 
 @dataclass(frozen=True)
-class Part:
+class Partition:
     """One of several parts of the items.
 
     Attributes
@@ -39,7 +39,7 @@ class Part:
             )
 
     @classmethod
-    def parse(cls, text: str) -> "Part":
+    def parse(cls, text: str) -> "Partition":
         """Read ``"<index>/<count>"``."""
         index, slash, count = text.partition("/")
         if not (slash and index.isdecimal() and count.isdecimal()):
@@ -47,15 +47,17 @@ class Part:
         return cls(int(index), int(count))
 
     @classmethod
-    def of_environment(cls, environment: Mapping[str, str]) -> "Part":
+    def of_environment(cls, environment: Mapping[str, str]) -> "Partition":
         """Return the part of this process under torchrun; all items without it."""
         if "RANK" in environment and "WORLD_SIZE" in environment:
             return cls(int(environment["RANK"]), int(environment["WORLD_SIZE"]))
         return cls(0, 1)
 
-    def within(self, outer: "Part") -> "Part":
+    def within(self, outer: "Partition") -> "Partition":
         """Return the part that is this part of an outer part."""
-        return Part(outer.index * self.count + self.index, outer.count * self.count)
+        return Partition(
+            outer.index * self.count + self.index, outer.count * self.count
+        )
 
     def of(self, items: Sequence[Item], modality: str) -> list[Item]:
         """Return the items of this part, in their order.

@@ -132,8 +132,8 @@ def read_items(items: Any, modality: str) -> Sequence[Item]:
                 f"items={items!r}: a text backbone takes a list of strings; "
                 "for one text give a list with it"
             )
-        found = paths_below(Path(items))
-        return FileItems(found, found.left_out)
+        paths = paths_below(Path(items))
+        return FileItems(paths, paths.left_out)
     if isinstance(items, np.ndarray) and items.ndim == 0:
         raise TypeError("items: an array without rows; give a sequence of items")
     if isinstance(items, np.ndarray) and items.dtype != object and items.ndim > 1:
@@ -155,8 +155,10 @@ def read_items(items: Any, modality: str) -> Sequence[Item]:
         _warn_of_blanks(texts)
         return Texts(texts)
     if isinstance(items, np.ndarray | list | tuple):
-        made = [image_item(str(number), value) for number, value in enumerate(items)]
-        return FileItems(made, getattr(items, "left_out", ""))
+        image_items = [
+            image_item(str(number), value) for number, value in enumerate(items)
+        ]
+        return FileItems(image_items, getattr(items, "left_out", ""))
     return [RowItem(items, i) for i in range(len(items))]
 
 

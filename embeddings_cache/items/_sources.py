@@ -131,8 +131,8 @@ def _expand(argument: str) -> list[Path]:
     path = expanded(argument)
     if path.exists() or not _WILDCARDS & set(argument):
         return [path]
-    found = sorted(glob.glob(str(path), recursive=True))
-    files = [Path(name) for name in found if Path(name).is_file()]
+    matches = sorted(glob.glob(str(path), recursive=True))
+    files = [Path(name) for name in matches if Path(name).is_file()]
     if not files:
         raise FileNotFoundError(f"items={argument!r}: no file matches this pattern")
     return files

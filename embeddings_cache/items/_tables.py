@@ -35,10 +35,10 @@ def separator_hint(names: Sequence[str | None]) -> str:
     str
         Empty if there is nothing to say.
     """
-    found = [sep for sep in ";\t|" if len(names) == 1 and sep in str(names[0])]
-    if not found:
+    separators = [sep for sep in ";\t|" if len(names) == 1 and sep in str(names[0])]
+    if not separators:
         return ""
-    return f". It seems to be separated by {found[0]!r}: save it with commas"
+    return f". It seems to be separated by {separators[0]!r}: save it with commas"
 
 
 def paths_of_table(path: Path) -> list[Path]:

@@ -56,10 +56,10 @@ class DescriptionCache:
         try:
             content = json.loads(_io.read_file(self._path, _LIMIT))
             description, note = content["description"], content["note"]
-            whole = content["checksum"] == digest([self._request, description, note])
+            intact = content["checksum"] == digest([self._request, description, note])
         except (OSError, ValueError, KeyError, TypeError):
             return None
-        return (description, note) if whole else None
+        return (description, note) if intact else None
 
     def put(self, description: dict[str, Any], note: str | None) -> None:
         """Remember a backbone that was built; an unwritable cache forgets."""

@@ -52,10 +52,10 @@ class FileHashCache:
 
     def look_up(self, states: list[bytes | None]) -> list[bytes | None]:
         """Return the item key of each state, None where it is not known."""
-        found: list[bytes | None] = [None] * len(states)
+        keys: list[bytes | None] = [None] * len(states)
         asked = [number for number, state in enumerate(states) if state is not None]
         if not asked:
-            return found
+            return keys
         wanted = np.frombuffer(
             b"".join(state for state in states if state is not None), dtype=_STATE
         )
@@ -69,8 +69,8 @@ class FileHashCache:
                 rows["second"][place] == wanted["second"]
             )
             for number in np.flatnonzero(hit).tolist():
-                found[asked[number]] = rows["key"][place[number]].tobytes()
-        return found
+                keys[asked[number]] = rows["key"][place[number]].tobytes()
+        return keys
 
     def learn(self, state: bytes, key: bytes) -> None:
         """Keep the key of a state for `save`."""
@@ -89,10 +89,10 @@ class FileHashCache:
             return known.hex()
         state = settled_state(path)
         with path.open("rb") as file:
-            found = hashlib.file_digest(file, "sha256").digest()
+            key = hashlib.file_digest(file, "sha256").digest()
         if state is not None and file_state(path) == state:
-            self.learn(state, found)
-        return found.hex()
+            self.learn(state, key)
+        return key.hex()
 
     def save(self) -> None:
         """Write what was learnt as a segment; many segments become one."""
@@ -151,10 +151,10 @@ class FileHashCache:
 def file_state(path: str | os.PathLike[str]) -> bytes | None:
     """Return the 16 bytes that name a file's state; None if it cannot be told."""
     try:
-        found = os.stat(path)
+        status = os.stat(path)
     except (OSError, ValueError):
         return None
-    return _state(path, found)
+    return _state(path, status)
 
 
 def settled_state(path: str | os.PathLike[str]) -> bytes | None:
@@ -165,21 +165,21 @@ def settled_state(path: str | os.PathLike[str]) -> bytes | None:
     """
     now = time.time_ns()
     try:
-        found = os.stat(path)
+        status = os.stat(path)
     except (OSError, ValueError):
         return None
-    if now - max(found.st_mtime_ns, found.st_ctime_ns) < _SETTLED_NS:
+    if now - max(status.st_mtime_ns, status.st_ctime_ns) < _SETTLED_NS:
         return None
-    return _state(path, found)
+    return _state(path, status)
 
 
-def _state(path: str | os.PathLike[str], found: os.stat_result) -> bytes:
+def _state(path: str | os.PathLike[str], status: os.stat_result) -> bytes:
     numbers = (
-        found.st_dev,
-        found.st_ino,
-        found.st_size,
-        found.st_mtime_ns,
-        found.st_ctime_ns,
+        status.st_dev,
+        status.st_ino,
+        status.st_size,
+        status.st_mtime_ns,
+        status.st_ctime_ns,
     )
     text = os.fsencode(os.path.abspath(path)) + b"\0%d %d %d %d %d" % numbers
     return hashlib.blake2b(text, digest_size=16).digest()

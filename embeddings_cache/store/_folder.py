@@ -70,16 +70,16 @@ class ShardFolder:
             _io.make_folder(self.path / name)
         text = canonical_json(description)
         path = self.path / "extractor.json"
-        found: bytes | None = b""
+        present: bytes | None = b""
         try:
-            found = _io.read_file(path, len(text))
+            present = _io.read_file(path, len(text))
         except FileNotFoundError:
-            found = None
+            present = None
         except (OSError, ValueError):
             pass  # longer than it may be, or damaged
-        if found == text:
+        if present == text:
             return
-        if found is not None:
+        if present is not None:
             self._set_aside([path])
             self._warn("extractor.json is damaged, or another extractor's")
         write_small(self.path / "tmp", path, text)
@@ -96,10 +96,10 @@ class ShardFolder:
             If the folder cannot be read.
         """
         with store_errors(f"{self.path} cannot be read", _READ_REMEDY):
-            found = {record.shard: record for record in self.committed().values()}
+            by_shard = {record.shard: record for record in self.committed().values()}
             return [
                 record
-                for record in found.values()
+                for record in by_shard.values()
                 if record.shard not in self._excluded and self._is_there(record)
             ]
 
@@ -112,8 +112,8 @@ class ShardFolder:
             Nothing is said about the shards, which may be gone or damaged.
         """
         names = _io.list_folder(self.path / "commits")
-        found = {name: self._record(name) for name in names}
-        self._known = {name: record for name, record in found.items() if record}
+        records = {name: self._record(name) for name in names}
+        self._known = {name: record for name, record in records.items() if record}
         return self._known
 
     def _record(self, name: str) -> ShardRecord | None:
@@ -154,7 +154,7 @@ class ShardFolder:
             return False
         return True
 
-    def whole(self, keys: np.ndarray) -> ShardRecord | None:
+    def exact_shard(self, keys: np.ndarray) -> ShardRecord | None:
         """Return the shard that holds exactly these items in this order, if any."""
         name = hashlib.sha256(keys.tobytes()).hexdigest()
         with store_errors(f"{self.path} cannot be read", _READ_REMEDY):
@@ -191,10 +191,10 @@ class ShardFolder:
         """
         places = np.full((len(keys), 2), -1, dtype=np.int64)
         used: list[ShardRecord] = []
-        whole = self.whole(keys) if len(keys) else None
-        if whole is not None:
+        exact = self.exact_shard(keys) if len(keys) else None
+        if exact is not None:
             places[:, 0], places[:, 1] = 0, np.arange(len(keys))
-            return [whole], places
+            return [exact], places
         order = np.argsort(keys)
         ordered = keys[order]
         left = len(keys)
@@ -290,7 +290,7 @@ class ShardFolder:
         *,
         columns: int,
         dtype: str,
-        made: dict[str, Any],
+        provenance: dict[str, Any],
     ) -> ShardRecord:
         """Commit rows as one shard; see `write_shard`.
 
@@ -299,11 +299,16 @@ class ShardFolder:
         StoreError
             If the disk refuses; finished shards are untouched.
         """
-        made = {**made, "time": round(time.time(), 3)}
+        provenance = {**provenance, "time": round(time.time(), 3)}
         what = f"{len(keys)} rows could not be written below {self.path}"
         with store_errors(what, _WRITE_REMEDY):
             record = write_shard(
-                self.path, keys, parts, columns=columns, dtype=dtype, made=made
+                self.path,
+                keys,
+                parts,
+                columns=columns,
+                dtype=dtype,
+                provenance=provenance,
             )
         self.stamp(record)
         self._excluded.discard(record.shard)

@@ -42,11 +42,11 @@ def verify(folder: ShardFolder, level: str, *, quarantine: bool) -> list[Damage]
     """Check every commit record of a folder, and its shard at a level."""
     if level not in LEVELS:
         raise ValueError(f"level={level!r} must be one of {', '.join(LEVELS)}")
-    found = (
+    checked = (
         _verify_one(folder, name, level, quarantine=quarantine)
         for name in _io.list_folder(folder.path / "commits")
     )
-    return [damage for damage in found if damage is not None]
+    return [damage for damage in checked if damage is not None]
 
 
 def _verify_one(
@@ -162,7 +162,7 @@ def _sweep(folder: ShardFolder, before: float) -> int:
     """Delete old files that belong to no committed shard; say how many."""
     alive = {record.shard for record in folder.records()}
     suffixes = (".safetensors", ".keys")
-    keep = {
+    alive_names = {
         "commits": {
             name for name, each in folder.committed().items() if each.shard in alive
         },
@@ -172,7 +172,7 @@ def _sweep(folder: ShardFolder, before: float) -> int:
         "quarantine": set(),
     }
     gone = 0
-    for name, kept in keep.items():
+    for name, kept in alive_names.items():
         for entry in set(_io.list_folder(folder.path / name)) - kept:
             path = folder.path / name / entry
             try:

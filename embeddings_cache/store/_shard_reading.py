@@ -57,10 +57,10 @@ def check_sizes(folder: Path, record: ShardRecord) -> None:
         keys_path(folder, record): record.rows * KEY_BYTES,
     }
     for path, size in expected.items():
-        found = _io.stat(path).st_size
-        if found != size:
+        actual = _io.stat(path).st_size
+        if actual != size:
             raise DamagedShardError(
-                record, f"{path.suffix} file has {found} bytes, not {size}"
+                record, f"{path.suffix} file has {actual} bytes, not {size}"
             )
 
 
@@ -79,10 +79,10 @@ def _opened(path: Path, record: ShardRecord, size: int) -> Iterator[int]:
     """Open a file that must have a size: nothing longer is read or allocated."""
     fd = _io.open_read(path)
     try:
-        found = _io.size_of(fd)
-        if found != size:
+        actual = _io.size_of(fd)
+        if actual != size:
             raise DamagedShardError(
-                record, f"{path.suffix} file has {found} bytes, not {size}"
+                record, f"{path.suffix} file has {actual} bytes, not {size}"
             )
         yield fd
     finally:

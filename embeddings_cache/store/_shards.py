@@ -31,6 +31,7 @@ _MAX_BLOCKS = 4096
 _MAX_BLOCK_BYTES = 1 << 30  # which is read at once: 4 TiB in a shard
 _RECORD_LIMIT = 1 << 20
 _NAME_LIMIT = 255  # characters, as of a folder
+_PROVENANCE = "made"  # what the record's file calls it
 _DTYPES = {"float16": "F16", "float32": "F32"}
 
 KEY_DTYPE = np.dtype(f"V{KEY_BYTES}")
@@ -65,7 +66,7 @@ class ShardRecord:
         Rows per checked block; the last block has what is left.
     blocks : tuple of str
         CRC-32 of each block.
-    made : dict
+    provenance : dict
         Where the rows came from (device, batch size, ...); not part of any key.
     extractor : str
         Key of the extractor that made the rows, which is the name of its folder; empty
@@ -80,7 +81,7 @@ class ShardRecord:
     keys_sha256: str
     block_rows: int
     blocks: tuple[str, ...]
-    made: dict[str, Any] = field(default_factory=dict, hash=False, compare=False)
+    provenance: dict[str, Any] = field(default_factory=dict, hash=False, compare=False)
     extractor: str = ""
 
     @property
@@ -98,6 +99,7 @@ class ShardRecord:
     def to_json(self) -> bytes:
         """Return the record's file content, with its own checksum."""
         content = {"schema": SCHEMA, **asdict(self), "blocks": list(self.blocks)}
+        content[_PROVENANCE] = content.pop("provenance")
         if not self.extractor:
             del content["extractor"]
         content["checksum"] = hashlib.sha256(canonical_json(content)).hexdigest()
@@ -122,6 +124,7 @@ def parse_record(data: bytes) -> ShardRecord:
             raise ValueError("it has another schema")
         if not isinstance(content["blocks"], list):
             raise ValueError("blocks is not a list")
+        content["provenance"] = content.pop(_PROVENANCE)
         record = ShardRecord(**{**content, "blocks": tuple(content["blocks"])})
         _check_record(record)
         if record.to_json() != data:
@@ -165,8 +168,8 @@ def _check_record(record: ShardRecord) -> None:
         raise ValueError(f"a block has more than {_MAX_BLOCK_BYTES} bytes")
     if record.block_rows > max(record.rows, _BLOCK_BYTES):
         raise ValueError(f"block_rows is {record.block_rows} of {record.rows} rows")
-    if not isinstance(record.made, dict):
-        raise ValueError("made is not an object")
+    if not isinstance(record.provenance, dict):
+        raise ValueError(f"{_PROVENANCE} is not an object")
     if type(record.extractor) is not str or len(record.extractor) > _NAME_LIMIT:
         raise ValueError("extractor is not a key")
     if any(type(block) is not str or len(block) != 8 for block in record.blocks):
@@ -242,7 +245,7 @@ def write_shard(
     *,
     columns: int,
     dtype: str,
-    made: dict[str, Any],
+    provenance: dict[str, Any],
 ) -> ShardRecord:
     """Write, sync and commit one shard.
 
@@ -259,8 +262,8 @@ def write_shard(
         Features per row.
     dtype : {"float16", "float32"}
         Storage type.
-    made : dict
-        Provenance for the commit record.
+    provenance : dict
+        Where the rows came from.
 
     Returns
     -------
@@ -302,7 +305,7 @@ def write_shard(
             keys_sha256=keys_sha256,
             block_rows=block_rows,
             blocks=summer.finish(),
-            made=made,
+            provenance=provenance,
             extractor=folder.name,
         )
         _check_record(record)

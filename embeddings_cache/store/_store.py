@@ -164,14 +164,14 @@ class EmbeddingStore:
         if os.name != "posix" or os.environ.get(_ALLOW) == "1":
             return
         try:
-            found = _io.stat(self.root)
+            status = _io.stat(self.root)
         except OSError:
             return  # absent, or about to fail by name in what comes next
         remedy = None
-        if found.st_uid not in (os.geteuid(), 0):
+        if status.st_uid not in (os.geteuid(), 0):
             remedy = "Give a folder of your own"
-        elif found.st_mode & 0o002 or (
-            found.st_mode & 0o020 and not _is_private_group(found.st_gid)
+        elif status.st_mode & 0o002 or (
+            status.st_mode & 0o020 and not _is_private_group(status.st_gid)
         ):
             remedy = "Run `chmod go-w` on it"
         if remedy:
@@ -198,10 +198,10 @@ class EmbeddingStore:
         list of ExtractorInfo
             Sorted by key; empty for a folder that does not exist.
         """
-        found = []
+        infos = []
         for key in self._keys():
             records = self.folder(key).records()
-            found.append(
+            infos.append(
                 ExtractorInfo(
                     key=key,
                     description=self._description(key) or {},
@@ -210,7 +210,7 @@ class EmbeddingStore:
                     n_bytes=sum(record.n_bytes for record in records),
                 )
             )
-        return found
+        return infos
 
     def _description(self, key: str) -> dict[str, Any] | None:
         """Return an extractor's description, None if it is not what the key says."""

@@ -124,7 +124,7 @@ def opening(extractor, items, arguments):
     for count in (len(items) // 10, len(items)):
         mapped = extractor.transform(items[:count], out="memmap")
         keys = np.array([_key(text) for text in items[:count]], dtype=KEY_DTYPE)
-        runs = {"open": lambda keys=keys: folder.map(folder.whole(keys))[-1]}
+        runs = {"open": lambda keys=keys: folder.map(folder.exact_shard(keys))[-1]}
         seconds, _ = common.rounds(max(5, arguments.repeats), runs)
         taken = 1000 * common.median(seconds["open"])
         common.say(
@@ -162,7 +162,7 @@ def store(folder, arguments):
                 [part],
                 columns=features,
                 dtype="float16",
-                made={},
+                provenance={},
             )
 
     def flat():

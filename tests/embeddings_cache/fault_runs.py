@@ -192,7 +192,7 @@ class StoreRun(Run):
             np.array_split(rows, 2),
             columns=rows.shape[1],
             dtype="float16",
-            made={},
+            provenance={},
         )
 
 

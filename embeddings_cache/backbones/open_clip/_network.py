@@ -270,18 +270,18 @@ def _image_forward(
 
     def forward(batch: torch.Tensor) -> torch.Tensor:
         try:
-            found = network.forward_intermediates(
+            intermediates = network.forward_intermediates(
                 batch, indices=[spec.layer], intermediates_only=True, **tokens
             )
         except (AssertionError, IndexError) as error:
             raise ValueError(
                 f"layer={spec.layer!r} is not a block of {spec.label}: {error}"
             ) from error
-        prefix = found.get("image_intermediates_prefix")
+        prefix = intermediates.get("image_intermediates_prefix")
         if prefix and spec.pooling != "mean":
             first: torch.Tensor = prefix[0][:, 0]
             return first
-        return pool(spec, found["image_intermediates"][0])
+        return pool(spec, intermediates["image_intermediates"][0])
 
     return forward
 

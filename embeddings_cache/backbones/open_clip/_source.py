@@ -85,17 +85,17 @@ def resolve(spec: BackboneSpec, open_clip: Any) -> Source:
     if architecture not in names:
         raise unknown_name(replace(spec, name=architecture), names)
     _check_tag(spec, open_clip, architecture, tag)
-    own = _settings(open_clip, architecture)
-    wanted = _settings(open_clip, architecture, tag) if tag else own
+    default = _settings(open_clip, architecture)
+    wanted = _settings(open_clip, architecture, tag) if tag else default
     asked = any(name in spec.model_kwargs for name in _ACTIVATION)
-    quick_gelu = wanted["force_quick_gelu"] and not own["force_quick_gelu"]
+    quick_gelu = wanted["force_quick_gelu"] and not default["force_quick_gelu"]
     kwargs: dict[str, Any] = {}
     if tag:
         kwargs = {name: wanted[name] for name in _IMAGE_SETTINGS}
     if quick_gelu and not asked:
         kwargs["force_quick_gelu"] = True
     if spec.weights is not None and not tag:
-        _check_stated(spec, open_clip, architecture, own)
+        _check_stated(spec, open_clip, architecture, default)
     return Source(
         architecture, tag, {**kwargs, **spec.model_kwargs}, quick_gelu and not asked
     )
@@ -123,18 +123,22 @@ def _check_tag(spec: BackboneSpec, open_clip: Any, architecture: str, tag: str) 
 def _settings(open_clip: Any, architecture: str, tag: str = "") -> dict[str, Any]:
     """Return what a tag, or the library without one, sets of a network."""
     default = open_clip.transform.PreprocessCfg()
-    found = open_clip.pretrained.get_pretrained_cfg(architecture, tag) if tag else {}
+    published = (
+        open_clip.pretrained.get_pretrained_cfg(architecture, tag) if tag else {}
+    )
     settings: dict[str, Any] = {
-        name: found.get(field) or getattr(default, field)
+        name: published.get(field) or getattr(default, field)
         for name, (field, _) in _IMAGE_SETTINGS.items()
     }
-    own = open_clip.get_model_config(architecture).get("quick_gelu", False)
-    settings["force_quick_gelu"] = bool(own or found.get("quick_gelu", False))
+    configured = open_clip.get_model_config(architecture).get("quick_gelu", False)
+    settings["force_quick_gelu"] = bool(
+        configured or published.get("quick_gelu", False)
+    )
     return settings
 
 
 def _check_stated(
-    spec: BackboneSpec, open_clip: Any, architecture: str, own: dict[str, Any]
+    spec: BackboneSpec, open_clip: Any, architecture: str, default: dict[str, Any]
 ) -> None:
     """Refuse a file of weights if its settings can be those of several tags.
 
@@ -148,12 +152,12 @@ def _check_stated(
     open_ones = [
         name
         for name in names
-        if any(settings[name] != own[name] for settings in of_tags)
+        if any(settings[name] != default[name] for settings in of_tags)
         and not _states(spec, name)
     ]
     if not open_ones:
         return
-    values = {name: own[name] for name in open_ones}
+    values = {name: default[name] for name in open_ones}
     raise UnknownBackboneError(
         f"weights={spec.weights!r}: a file of weights does not say which settings of "
         f"{architecture} it was trained with, and its pretrained tags have other ones "
@@ -166,5 +170,5 @@ def _check_stated(
 def _states(spec: BackboneSpec, name: str) -> bool:
     if name in _ACTIVATION:
         return any(other in spec.model_kwargs for other in _ACTIVATION)
-    given = spec.preprocess if isinstance(spec.preprocess, dict) else {}
-    return name in spec.model_kwargs or _IMAGE_SETTINGS[name][1] in given
+    overrides = spec.preprocess if isinstance(spec.preprocess, dict) else {}
+    return name in spec.model_kwargs or _IMAGE_SETTINGS[name][1] in overrides

@@ -113,14 +113,14 @@ def _build_trained(spec: BackboneSpec) -> Backbone:
 def _constructor_kwargs(spec: BackboneSpec) -> dict[str, Any]:
     """Split `model_kwargs` into the library's own arguments and the transformer's."""
     refuse_kwargs(spec, _NOT_HERE)
-    own: dict[str, Any] = {}
+    library: dict[str, Any] = {}
     transformer: dict[str, Any] = {}
     for name, value in spec.model_kwargs.items():
-        (own if name in _OWN_KWARGS else transformer)[name] = value
+        (library if name in _OWN_KWARGS else transformer)[name] = value
     if not {"dtype", "torch_dtype"} & set(transformer):
         # The library computes in the type of the file; `precision` says what it is.
         transformer["dtype"] = torch.float32
-    return {**own, "model_kwargs": {"use_safetensors": True, **transformer}}
+    return {**library, "model_kwargs": {"use_safetensors": True, **transformer}}
 
 
 def _check_modality(spec: BackboneSpec, network: Any) -> None:

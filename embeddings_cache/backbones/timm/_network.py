@@ -104,8 +104,8 @@ def _note(spec: BackboneSpec, timm: Any, network: Any) -> str | None:
         return random_note(spec)
     names = timm.list_pretrained(f"{architecture}.*")
     configs = {name: timm.get_pretrained_cfg(name).to_dict() for name in names}
-    own = {name: network.pretrained_cfg.get(name) for name in _SETTINGS}
-    return settings_note(spec, own, configs)
+    default = {name: network.pretrained_cfg.get(name) for name in _SETTINGS}
+    return settings_note(spec, default, configs)
 
 
 def _data_config(spec: BackboneSpec, network: nn.Module) -> dict[str, Any]:
@@ -169,7 +169,7 @@ def _block(
 
     def forward(batch: torch.Tensor) -> torch.Tensor:
         try:
-            (found,) = network.forward_intermediates(
+            (intermediate,) = network.forward_intermediates(
                 batch, indices=[spec.layer], intermediates_only=True, **tokens
             )
         except (AssertionError, IndexError) as error:
@@ -177,8 +177,8 @@ def _block(
                 f"layer={spec.layer!r} is not a block of {spec.label}: {error}"
             ) from error
         if not n_prefix:
-            return pool(spec, found)
-        grid, prefix = found
+            return pool(spec, intermediate)
+        grid, prefix = intermediate
         if spec.pooling == "mean":
             return pool(spec, grid)
         return prefix[:, 0]

@@ -130,8 +130,8 @@ def _drop_classifier(spec: BackboneSpec, network: nn.Module) -> str:
     """Replace the last linear layer by nothing; return the name of its tensors."""
     for name in _HEADS:
         head = getattr(network, name, None)
-        whole = name == "heads" and head is not None
-        if isinstance(head, nn.Linear) or whole:
+        is_heads = name == "heads" and head is not None
+        if isinstance(head, nn.Linear) or is_heads:
             setattr(network, name, nn.Identity())
             return name
         if isinstance(head, nn.Sequential) and isinstance(head[-1], nn.Linear):
@@ -153,25 +153,25 @@ def _transform(spec: BackboneSpec, published: Any, image_size: int | None) -> An
     from torchvision.transforms._presets import ImageClassification
 
     reference = published.transforms()
-    given = overrides(spec)
+    changes = overrides(spec)
     if image_size not in (None, reference.crop_size[0]):
-        given = {"size": (image_size, image_size), **given}
-    if not given:
+        changes = {"size": (image_size, image_size), **changes}
+    if not changes:
         return reference
     crop_size, resize_size = reference.crop_size[0], reference.resize_size[0]
     fraction = crop_size / resize_size
-    if "crop" in given:
-        fraction = crop_fraction(spec, given["crop"])
-    if "size" in given:
-        crop_size = square(spec, given["size"])
+    if "crop" in changes:
+        fraction = crop_fraction(spec, changes["crop"])
+    if "size" in changes:
+        crop_size = square(spec, changes["size"])
     interpolation = reference.interpolation
-    if "interpolation" in given:
-        interpolation = InterpolationMode(given["interpolation"])
+    if "interpolation" in changes:
+        interpolation = InterpolationMode(changes["interpolation"])
     return ImageClassification(
         crop_size=crop_size,
         resize_size=round(crop_size / fraction),
-        mean=given.get("mean", tuple(reference.mean)),
-        std=given.get("std", tuple(reference.std)),
+        mean=changes.get("mean", tuple(reference.mean)),
+        std=changes.get("std", tuple(reference.std)),
         interpolation=interpolation,
         antialias=reference.antialias,
     )

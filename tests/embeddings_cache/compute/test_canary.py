@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from embeddings_cache import CanaryError, EmbeddingStore, EmbeddingValueError
-from embeddings_cache._settings import Settings
+from embeddings_cache._settings import RunConfig
 from embeddings_cache.backbones._base import Backbone
 from embeddings_cache.compute._canary import check_agreement, exact_arithmetic
 from embeddings_cache.compute._embedder import Batch, ready
@@ -115,7 +115,7 @@ def test_a_network_that_another_layout_breaks():
     backbone = Backbone(
         network, "image", torch.as_tensor, torch.stack, network, {}, channels_last=True
     )
-    settings = Settings(torch.device("cpu"), torch.float32, "float32", 4, 0)
+    settings = RunConfig(torch.device("cpu"), torch.float32, "float32", 4, 0)
     values = list(torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(0)))
     with ready(backbone, settings) as embedder:
         batches = [Batch(range(4), list("abcd"), values)]

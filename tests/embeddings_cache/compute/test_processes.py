@@ -171,7 +171,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 # No guard: processes that imported this script again would start their own.
 processes = WorkerProcesses(process_models.slow, 2)
 with processes:
-    print(*processes._team._pool._processes, flush=True)
+    print(*processes._workers._pool._processes, flush=True)
     list(processes.map(range(1000), 8, None))
 """
 

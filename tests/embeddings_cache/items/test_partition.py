@@ -16,7 +16,7 @@ import pytest
 
 from embeddings_cache import EmbeddingStore
 from embeddings_cache.cli import local_device, main
-from embeddings_cache.items._partition import Part
+from embeddings_cache.items._partition import Partition
 from embeddings_cache.items._readers import read_items
 from embeddings_cache.store._shard_reading import read_keys
 
@@ -32,7 +32,7 @@ def texts(n):
 def test_parts_are_a_partition_in_order(count):
     items = texts(400)
     parts = [
-        [int(item.name) for item in Part(i, count).of(items, "text")]
+        [int(item.name) for item in Partition(i, count).of(items, "text")]
         for i in range(count)
     ]
     assert sorted(chain(*parts)) == list(range(400))
@@ -44,43 +44,45 @@ def test_parts_are_a_partition_in_order(count):
 def test_equal_texts_are_in_one_part_whatever_their_place():
     some = read_items(["a", "b", "a", "c", "d", "e", "f", "g"] * 3, "text")
     for i in range(3):
-        found = {item.identity() for item in Part(i, 3).of(some, "text")}
-        others = [Part(j, 3).of(some, "text") for j in range(3) if j != i]
+        found = {item.identity() for item in Partition(i, 3).of(some, "text")}
+        others = [Partition(j, 3).of(some, "text") for j in range(3) if j != i]
         assert not found & {item.identity() for part in others for item in part}
 
 
 def test_what_one_part_left_is_spread_over_all_parts_of_another_number():
-    left = Part(0, 2).of(texts(400), "text")
-    sizes = [len(Part(i, 4).of(left, "text")) for i in range(4)]
+    left = Partition(0, 2).of(texts(400), "text")
+    sizes = [len(Partition(i, 4).of(left, "text")) for i in range(4)]
     assert min(sizes) > 25
 
 
 def test_a_text_that_is_not_unicode_is_in_one_part():
     items = read_items(["fine", "\ud800"], "text")
-    parts = [Part(i, 2).of(items, "text") for i in range(2)]
+    parts = [Partition(i, 2).of(items, "text") for i in range(2)]
     assert sum(len(part) for part in parts) == 2
 
 
 def test_parts_of_files_read_nothing(tmp_path):
     items = read_items([tmp_path / f"{i}.png" for i in range(9)], "image")
-    assert sum(len(Part(i, 2).of(items, "image")) for i in range(2)) == 9
+    assert sum(len(Partition(i, 2).of(items, "image")) for i in range(2)) == 9
 
 
 @pytest.mark.parametrize("text", ["3", "1/0", "2/2", "-1/2", "a/b", "1/2/3", ""])
 def test_parts_that_make_no_sense(text):
     with pytest.raises(ValueError, match="shard="):
-        Part.parse(text)
+        Partition.parse(text)
 
 
 def test_a_rank_inside_a_job_of_an_array():
     environment = {"RANK": "1", "WORLD_SIZE": "4"}
-    rank = Part.of_environment(environment)
-    assert rank == Part(1, 4)
+    rank = Partition.of_environment(environment)
+    assert rank == Partition(1, 4)
     every = {
-        Part(r, 4).within(Part(job, 3)).index for r in range(4) for job in range(3)
+        Partition(r, 4).within(Partition(job, 3)).index
+        for r in range(4)
+        for job in range(3)
     }
     assert every == set(range(12))
-    assert Part.of_environment({}) == Part(0, 1)
+    assert Partition.of_environment({}) == Partition(0, 1)
 
 
 def test_local_rank_chooses_the_cuda_device(monkeypatch):

@@ -52,7 +52,7 @@ def folder(tmp_path, monkeypatch):
 
 @pytest.fixture
 def record(folder):
-    return folder.write(KEYS, [ROWS], columns=5, dtype="float16", made={})
+    return folder.write(KEYS, [ROWS], columns=5, dtype="float16", provenance={})
 
 
 def edits(limit):
@@ -184,7 +184,7 @@ def test_changed_keys_are_never_believed(folder, record, changes):
 def test_any_file_among_the_records_is_set_aside(tmp_path_factory, data, name):
     path = tmp_path_factory.mktemp("store")
     folder = EmbeddingStore(path / "root").open({"schema": 1})
-    folder.write(KEYS, [ROWS], columns=5, dtype="float16", made={})
+    folder.write(KEYS, [ROWS], columns=5, dtype="float16", provenance={})
     (folder.path / "commits" / f"{name}.json").write_bytes(data)
     with pytest.warns(match="not a commit record"):
         (record,) = ShardFolder(folder.path).records()

@@ -46,7 +46,7 @@ def folder(store):
 def put(folder, *numbers):
     rows = make_rows(*numbers)
     return folder.write(
-        make_keys(*numbers), [rows], columns=5, dtype="float16", made={}
+        make_keys(*numbers), [rows], columns=5, dtype="float16", provenance={}
     )
 
 
@@ -87,7 +87,7 @@ def test_a_shard_is_plain_safetensors_on_a_page(folder):
 def test_equal_rows_of_other_items_do_not_share_a_file(folder):
     rows = np.ones((2, 5), np.float16)
     for keys in (make_keys(1, 2), make_keys(3, 4)):
-        folder.write(keys, [rows], columns=5, dtype="float16", made={})
+        folder.write(keys, [rows], columns=5, dtype="float16", provenance={})
     found, out, intact = get(folder, 1, 2, 3, 4)
     assert found.all()
     assert intact
@@ -109,7 +109,7 @@ def test_scattered_rows_of_a_large_shard(folder, monkeypatch):
     rows = np.random.default_rng(0).normal(size=(2000, 7)).astype(np.float32)
     keys = make_keys(*range(2000))
     parts = np.split(rows, [100, 101, 1500])
-    record = folder.write(keys, parts, columns=7, dtype="float32", made={})
+    record = folder.write(keys, parts, columns=7, dtype="float32", provenance={})
     assert len(record.blocks) == -(-2000 // (512 // 28))
     wanted = np.random.default_rng(1).permutation(2000)[:300]
     wanted.sort()
@@ -124,7 +124,7 @@ def test_threads_read_what_one_thread_reads(folder, monkeypatch):
     monkeypatch.setattr("embeddings_cache.store._shards._BLOCK_BYTES", 512)
     rows = np.random.default_rng(0).normal(size=(2000, 7)).astype(np.float16)
     keys = make_keys(*range(2000))
-    folder.write(keys, [rows], columns=7, dtype="float16", made={})
+    folder.write(keys, [rows], columns=7, dtype="float16", provenance={})
     records, places = folder.find(keys)
     out = {}
     for limit, cores in ((1 << 30, 1), (1, 3)):
@@ -154,11 +154,13 @@ def test_damage_in_one_of_many_threads_is_seen(folder, monkeypatch):
 
 def test_parts_may_be_empty_but_not_of_another_shape(folder):
     parts = [make_rows(1), make_rows(1)[:0], make_rows(2)]
-    folder.write(make_keys(1, 2), parts, columns=5, dtype="float16", made={})
+    folder.write(make_keys(1, 2), parts, columns=5, dtype="float16", provenance={})
     np.testing.assert_array_equal(get(folder, 1, 2)[1], make_rows(1, 2))
     for wrong in ([make_rows(1)], [make_rows(1, 2, 3)], [make_rows(1, 2, columns=4)]):
         with pytest.raises(ValueError, match=r"not \(n, 5\)|does not equal"):
-            folder.write(make_keys(1, 2), wrong, columns=5, dtype="float16", made={})
+            folder.write(
+                make_keys(1, 2), wrong, columns=5, dtype="float16", provenance={}
+            )
     assert os.listdir(folder.path / "tmp") == []
     assert len(folder.records()) == 1
 
@@ -178,9 +180,9 @@ def test_a_map_of_a_shard_with_a_damaged_header_is_not_given(folder):
     data[30] ^= 1
     path.write_bytes(data)
     with pytest.warns(DamagedShardWarning, match="the header and the commit record"):
-        assert folder.whole(make_keys(1, 2)) is None
+        assert folder.exact_shard(make_keys(1, 2)) is None
     put(folder, 1, 2)
-    record = folder.whole(make_keys(1, 2))
+    record = folder.exact_shard(make_keys(1, 2))
     os.truncate(path, 4096)
     with (
         pytest.warns(DamagedShardWarning),
@@ -605,7 +607,7 @@ def other_folder(store):
     """Return the folder of another extractor, with item 1 and rows of its own."""
     other = store.open(DESCRIPTION | {"model": "other"})
     rows = make_rows(7)
-    other.write(make_keys(1), [rows], columns=5, dtype="float16", made={})
+    other.write(make_keys(1), [rows], columns=5, dtype="float16", provenance={})
     return other
 
 
