@@ -10,22 +10,20 @@ the lowest and highest.
 
 import argparse
 import platform
+import sys
 import warnings
+from pathlib import Path
 
 import _common as common
 import numpy as np
 import torch
 from torch import nn
 
-from skdebias import (
-    ERMClassifier,
-    GERNEClassifier,
-    GroupDROClassifier,
-    LfFClassifier,
-    UGCClassifier,
-    ULEClassifier,
-)
+from skdebias import ERMClassifier, UGCClassifier
 from skdebias.finetune import FineTuneClassifier
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+from tests._instances import HEADS
 
 BATCH_SIZE = 200
 SETTINGS = {"learning_rate": 1e-3, "momentum": 0.9, "weight_decay": 1e-4}
@@ -62,15 +60,25 @@ NETWORKS = {
     "CNN, 28 x 28": convolutions,
     "ResNet-18, 32 x 32": residual,
 }
-METHODS = {
-    "ERM": ERMClassifier(),
-    "GERNE": GERNEClassifier(beta=0.5),
-    "group resampling": ERMClassifier(balance="group"),
-    "GroupDRO": GroupDROClassifier(),
-    "LfF, two networks": LfFClassifier(),
-    "ULE at the embedding, two networks": ULEClassifier(lam=0.7),
-    "ULE at the input, two networks": ULEClassifier(lam=0.7),
-}
+
+
+def methods():
+    """Methods of one training: estimator and layer of the saliencies, by name."""
+    found = {}
+    for name, row in HEADS.items():
+        if row.n_trainings > 1 or not row.trains_networks:
+            continue
+        estimator = row.make(beta=0.5, lam=0.7)
+        networks = ", two networks" if row.n_heads == 2 else ""
+        if "saliency" in row.parameters:
+            for layer in ("embedding", "input"):
+                found[f"{name} at the {layer}{networks}"] = estimator, layer
+        else:
+            found[f"{name}{networks}"] = estimator, "input"
+    return found
+
+
+METHODS = methods()
 
 
 def data(shape, n_steps):
@@ -111,13 +119,14 @@ def steps_table(arguments):
         rows, targets = torch.from_numpy(X), torch.from_numpy(y)
 
         def fit(key, network=network, X=X, y=y, attributes=attributes):
+            estimator, layer = METHODS[key]
             model = FineTuneClassifier(
-                METHODS[key],
+                estimator,
                 network,
                 modality="tensor",
                 batch_size=BATCH_SIZE,
                 max_iter=arguments.epochs,
-                saliency_layer="embedding" if "embedding" in key else "input",
+                saliency_layer=layer,
                 batch_norm="train",
                 random_state=0,
                 device=arguments.device,

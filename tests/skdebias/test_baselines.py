@@ -17,6 +17,7 @@ from skdebias import (
     AFRClassifier,
     DFRClassifier,
     ERMClassifier,
+    GERNEClassifier,
     GroupDROClassifier,
     JTTClassifier,
     LfFClassifier,
@@ -26,23 +27,15 @@ from skdebias.attributes import ErrorSetPseudoAttributes
 from skdebias.datasets import make_spurious_classification
 from skdebias.export import load, save, to_torch
 from skdebias.metrics import worst_group_accuracy_score, worst_group_accuracy_scorer
+from tests._instances import HEADS
 
 SHORT = {"max_iter": 4, "random_state": 0, "device": "cpu"}
-ENGINE = [
-    GroupDROClassifier(**SHORT),
-    JTTClassifier(**SHORT),
-    AFRClassifier(**SHORT),
-    LfFClassifier(**SHORT),
-]
-ALL = [*ENGINE, DFRClassifier(Cs=(0.1, 1.0), n_draws=2, random_state=0)]
+MORE = {"Cs": (0.1, 1.0), "n_draws": 2}
 
-
-def _name(estimator):
-    return type(estimator).__name__
-
-
-every_engine = pytest.mark.parametrize("estimator", ENGINE, ids=_name)
-every_baseline = pytest.mark.parametrize("estimator", ALL, ids=_name)
+every_head = pytest.mark.parametrize("name", HEADS)
+every_engine_head = pytest.mark.parametrize(
+    "name", [name for name, row in HEADS.items() if row.trains_in_epochs]
+)
 
 
 def _generated(seed, n_samples=3000, **kwargs):
@@ -89,9 +82,9 @@ def test_each_beats_erm_at_its_defaults(seed):
     assert score(AFRClassifier()) > erm + 0.4
 
 
-@every_baseline
+@every_head
 @pytest.mark.parametrize("n_classes", [2, 3])
-def test_crossed_attributes_and_missing_cells(estimator, n_classes):
+def test_crossed_attributes_and_missing_cells(name, n_classes):
     rng = np.random.default_rng(0)
     y = np.array(["ant", "bee", "cat"])[rng.integers(0, n_classes, 300)]
     place = np.where(rng.random(300) < 0.9, y, "bee")  # no bee lives elsewhere
@@ -99,25 +92,27 @@ def test_crossed_attributes_and_missing_cells(estimator, n_classes):
     X += (place[:, None] == np.array(["ant", "bee", "cat"] * 2)) * 2.0
     crossed = np.column_stack([place, rng.choice(["day", "night"], 300)])
     X -= X.mean(0)
-    model = clone(estimator)
-    if isinstance(model, JTTClassifier):
-        model.set_params(upweight=2)  # 20 times is for rarer errors
-    model.fit(X, y, attributes=crossed)
+    # JTT's 20 times is for rarer errors, and 0.5 within the bounds of GERNE.
+    model = HEADS[name].make(upweight=2, beta=0.5, **MORE, **SHORT)
+    model.fit(X, y, attributes=HEADS[name].used(crossed))
     probabilities = model.predict_proba(X)
     assert probabilities.shape == (300, n_classes)
     np.testing.assert_allclose(probabilities.sum(1), 1, rtol=1e-5)
     assert model.score(X, y) > 1.2 / n_classes
     assert model.coef_.shape == (n_classes if n_classes > 2 else 1, 6)
-    if not isinstance(estimator, JTTClassifier):  # its groups are its own
+    if HEADS[name].uses_attributes:
         assert len(model.groups_) < n_classes * len(model.attribute_values_)
 
 
-@every_engine
+@every_engine_head
 @pytest.mark.parametrize("n_classes", [2, 3])
-def test_hidden_layers(estimator, n_classes):
+def test_hidden_layers(name, n_classes):
     (X, y, attributes), _ = _generated(0, 600, n_classes=n_classes)
-    model = clone(estimator).set_params(
-        hidden_layer_sizes=(8,), learning_rate=0.05, max_iter=15
+    attributes = HEADS[name].used(attributes)
+    model = (
+        HEADS[name]
+        .make(**SHORT)
+        .set_params(hidden_layer_sizes=(8,), learning_rate=0.05, max_iter=15)
     )
     model.fit(X, y, attributes=attributes)
     assert [c.shape[0] for c in model.coefs_] == [20, 8]
@@ -127,11 +122,13 @@ def test_hidden_layers(estimator, n_classes):
     assert not [name for name in vars(model) if name.endswith("coefs_")]
 
 
-@every_engine
+@every_engine_head
 @pytest.mark.parametrize("hidden", [(), (5,)])
-def test_warm_start_takes_up_every_head(estimator, hidden, data):
+def test_warm_start_takes_up_every_head(name, hidden, data):
     X, y, attributes = data
-    model = clone(estimator).set_params(hidden_layer_sizes=hidden, learning_rate=0.05)
+    attributes = HEADS[name].used(attributes)
+    model = HEADS[name].make(**SHORT)
+    model.set_params(hidden_layer_sizes=hidden, learning_rate=0.05)
     model.fit(X, y, attributes=attributes)
     before = {p: _layers(model, p) for p in model._head_prefixes}
     start = clone(model).set_params(learning_rate=1e-9).fit(X, y, attributes=attributes)
@@ -139,7 +136,7 @@ def test_warm_start_takes_up_every_head(estimator, hidden, data):
     if isinstance(model, AFRClassifier):
         model.set_params(regularization=0)
     model.fit(X, y, attributes=attributes)
-    assert len(before) == 1 + isinstance(model, LfFClassifier)
+    assert len(before) == HEADS[name].n_heads
     for prefix, layers in before.items():
         for mine, theirs in zip(layers, _layers(model, prefix), strict=True):
             np.testing.assert_allclose(mine, theirs, atol=1e-5)
@@ -147,24 +144,26 @@ def test_warm_start_takes_up_every_head(estimator, hidden, data):
         assert max(np.abs(a - b).max() for a, b in zip(layers, cold)) > 1e-3
 
 
-@every_baseline
-def test_attributes_are_asked_for_only_where_they_are_used(estimator, data):
-    X, y, attributes = data
+@every_head
+def test_attributes_are_asked_for_only_where_they_are_used(name, data):
+    (X, y, attributes), row = data, HEADS[name]
+    estimator = row.make(**MORE, **SHORT)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         without = clone(estimator).fit(X, y)
     asked = any(w.category is MissingAttributesWarning for w in caught)
-    uses = isinstance(estimator, GroupDROClassifier | DFRClassifier)
-    assert asked == uses
+    infers = isinstance(estimator, GERNEClassifier)
+    assert asked == (row.uses_attributes and not infers)
     known = clone(estimator).fit(X, y, attributes=attributes)
     same = all(np.array_equal(a, b) for a, b in zip(_layers(without), _layers(known)))
-    assert same != uses
+    assert same != (row.uses_attributes or infers)
 
 
-@every_baseline
-def test_saved_heads_come_back(estimator, data, tmp_path):
+@every_head
+def test_saved_heads_come_back(name, data, tmp_path):
     X, y, attributes = data
-    model = clone(estimator).fit(X, y, attributes=attributes)
+    row = HEADS[name]
+    model = row.make(**MORE, **SHORT).fit(X, y, attributes=row.used(attributes))
     save(model, tmp_path / "head")
     again = load(tmp_path / "head")
     np.testing.assert_array_equal(again.predict_proba(X), model.predict_proba(X))
@@ -177,24 +176,12 @@ def test_saved_heads_come_back(estimator, data, tmp_path):
     )
 
 
-@pytest.mark.parametrize(
-    ("estimator", "grid"),
-    list(
-        zip(
-            ALL,
-            [
-                {"step_size": [0, 0.1]},
-                {"upweight": [1, 5]},
-                {"gamma": [0.0, 4.0]},
-                {"q": [0.5, 0.9]},
-                {"l1_ratio": [0.0, 1.0]},
-            ],
-        )
-    ),
-    ids=lambda value: _name(value) if hasattr(value, "fit") else "",
-)
-def test_grid_search_by_worst_group(estimator, grid, data):
+@every_head
+def test_grid_search_by_worst_group(name, data):
     X, y, attributes = data
+    estimator = HEADS[name].make(**MORE, **SHORT)
+    key, (*_, value) = next(iter(HEADS[name].grid.items()))
+    grid = {key: [estimator.get_params()[key], value]}
     with config_context(enable_metadata_routing=True):
         search = GridSearchCV(
             estimator, grid, scoring=worst_group_accuracy_scorer, cv=2,

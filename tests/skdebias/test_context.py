@@ -15,14 +15,10 @@ from torch import nn
 import embeddings_cache._context
 import skdebias._context
 from skdebias import (
-    AFRClassifier,
     DFRClassifier,
     ERMClassifier,
     GERNEClassifier,
-    GroupDROClassifier,
     JTTClassifier,
-    LfFClassifier,
-    UGCClassifier,
     ULEClassifier,
 )
 from skdebias._quiet import ignored
@@ -34,6 +30,7 @@ from skdebias.datasets import make_spurious_classification
 from skdebias.export import load, save, to_torch
 from skdebias.finetune import FineTuneClassifier
 from skdebias.model_selection import BatchedGridSearchCV, BatchedHalvingGridSearchCV
+from tests._instances import HEADS
 
 X, Y, A = make_spurious_classification(240, random_state=0)
 X = X.astype(np.float32)
@@ -62,25 +59,15 @@ def _network():
 
 NETWORK = _network()
 SHORT = {"max_iter": 3, "random_state": 0}
-HEADS = {
-    "erm": ERMClassifier(**SHORT),
-    "erm lbfgs": ERMClassifier(solver="lbfgs", random_state=0),
+MODELS = {name: row.make(**SHORT) for name, row in HEADS.items()} | {
+    "lbfgs": ERMClassifier(solver="lbfgs", random_state=0),
     "hidden layers": ERMClassifier(hidden_layer_sizes=(4,), **SHORT),
-    "gerne": GERNEClassifier(**SHORT),
-    "gerne unknown": GERNEClassifier(**SHORT),
-    "group dro": GroupDROClassifier(**SHORT),
-    "dfr": DFRClassifier(random_state=0),
-    "afr": AFRClassifier(**SHORT),
-    "jtt": JTTClassifier(**SHORT),
-    "lff": LfFClassifier(**SHORT),
-    "ugc": UGCClassifier(**SHORT),
-    "ule": ULEClassifier(**SHORT),
 }
 
 
 def _fit_head(name):
-    given = () if name == "gerne unknown" else (A,)
-    return _numbers(HEADS[name].fit(X, Y, *given))
+    attributes = HEADS[name].used(A) if name in HEADS else A
+    return _numbers(MODELS[name].fit(X, Y, attributes))
 
 
 def _fit_network(method, **changes):
@@ -119,7 +106,7 @@ def _tensors():
 
 TENSOR = torch.from_numpy(X)
 ENTRIES = {
-    **{name: lambda folder, name=name: _fit_head(name) for name in HEADS},
+    **{name: lambda folder, name=name: _fit_head(name) for name in MODELS},
     "network": lambda folder: _fit_network(GERNEClassifier()),
     "network, saliencies": lambda folder: _fit_network(ULEClassifier()),
     "network, low precision": lambda folder: _fit_network(
@@ -139,7 +126,9 @@ ENTRIES = {
     "tensors": lambda folder: _tensors(),
 }
 # What has an arithmetic of its own; the others meet all contexts at once.
-ONE_BY_ONE = ("erm lbfgs", "gerne unknown", "ule", "network", "grid", "exported")
+ONE_BY_ONE = (
+    *("lbfgs", "GERNE, unknown attributes", "ULE", "network", "grid", "exported"),
+)
 # Some of these fits have something to warn of, and contexts that cannot be nested.
 NOT_NESTED = ("warnings are errors", "transform of functions", "anomaly")
 _clean = {}

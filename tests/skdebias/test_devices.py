@@ -10,15 +10,8 @@ from sklearn.base import clone
 from sklearn.model_selection import GridSearchCV
 
 from skdebias import (
-    AFRClassifier,
-    DFRClassifier,
     ERMClassifier,
     GERNEClassifier,
-    GroupDROClassifier,
-    JTTClassifier,
-    LfFClassifier,
-    UGCClassifier,
-    ULEClassifier,
     export,
 )
 from skdebias._engine._features import Features
@@ -32,6 +25,7 @@ from skdebias.model_selection import (
     BatchedGridSearchCV,
     BatchedHalvingGridSearchCV,
 )
+from tests._instances import HEADS
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning"),
@@ -39,22 +33,17 @@ pytestmark = [
 ]
 
 SETTINGS = {"max_iter": 2, "batch_size": 64, "random_state": 0}
-HEADS = {
-    "erm": ERMClassifier(**SETTINGS),
-    "gerne": GERNEClassifier(**SETTINGS),
-    "gerne-lbfgs": GERNEClassifier(solver="lbfgs", **SETTINGS),
-    "gerne-mlp": GERNEClassifier(hidden_layer_sizes=(4,), **SETTINGS),
-    "gerne-adamw": GERNEClassifier(solver="adamw", **SETTINGS),
-    "group-dro": GroupDROClassifier(**SETTINGS),
-    "group-dro-lbfgs": GroupDROClassifier(solver="lbfgs", **SETTINGS),
-    "lff": LfFClassifier(**SETTINGS),
-    "ule": ULEClassifier(**SETTINGS),
-    "jtt": JTTClassifier(**SETTINGS),
-    "afr": AFRClassifier(**SETTINGS),
-    "ugc": UGCClassifier(**SETTINGS),
-    "dfr": DFRClassifier(n_draws=2, random_state=0),
+MODELS = {
+    **{name: row.make(n_draws=2, **SETTINGS) for name, row in HEADS.items()},
+    **{
+        f"{name}, deterministic": row.make(solver="lbfgs", **SETTINGS)
+        for name, row in HEADS.items()
+        if row.is_deterministic and row.n_trainings == 1
+    },
+    "hidden layers": GERNEClassifier(hidden_layer_sizes=(4,), **SETTINGS),
+    "adamw": GERNEClassifier(solver="adamw", **SETTINGS),
 }
-every_head = pytest.mark.parametrize("name", HEADS)
+every_head = pytest.mark.parametrize("name", MODELS)
 
 
 @pytest.fixture(scope="module")
@@ -77,9 +66,9 @@ def assert_alike(one, other, X):
 @every_head
 def test_everything_on_the_second_gpu(name, data):
     X, y, a = data
-    fitted = clone(HEADS[name]).fit(X, y, a, X_val=X, y_val=y, attributes_val=a)
+    fitted = clone(MODELS[name]).fit(X, y, a, X_val=X, y_val=y, attributes_val=a)
     Xg, yg, ag = on("cuda:1", X, y, a)
-    twin = clone(HEADS[name])
+    twin = clone(MODELS[name])
     if "device" in twin.get_params():
         twin.set_params(device="cuda:1")
     twin.fit(Xg, yg, ag, X_val=Xg, y_val=yg, attributes_val=ag)

@@ -1,10 +1,13 @@
 """The code in the documentation runs and prints what it says."""
 
 import doctest
+import re
 from pathlib import Path
 
 import pytest
 from sklearn import get_config, set_config
+
+from tests._instances import ONE_OF_EACH, USING_ATTRIBUTES
 
 DOCS = Path(__file__).parents[2] / "docs"
 PAGES = sorted(
@@ -30,3 +33,22 @@ def test_page(page):
         set_config(enable_metadata_routing=before["enable_metadata_routing"])
     assert results.attempted > 0
     assert results.failed == 0
+
+
+def _rows_of_the_table():
+    """Class -> the second cells of its rows in the table of methods."""
+    text = (DOCS / "methods.rst").read_text(encoding="utf-8")
+    found = re.findall(r"\* - :class:`(\w+)`[^\n]*\n     - ([^\n]*)", text)
+    return {name: [cell for other, cell in found if other == name] for name, _ in found}
+
+
+def test_the_table_of_methods_has_every_estimator():
+    table = _rows_of_the_table()
+    assert set(table) == set(ONE_OF_EACH)
+    for name, cells in table.items():
+        assert any("needed" in cell for cell in cells) == (name in USING_ATTRIBUTES)
+
+
+def test_the_reference_has_every_estimator():
+    text = (DOCS / "api.rst").read_text(encoding="utf-8")
+    assert [name for name in ONE_OF_EACH if f"\n   {name}\n" not in text] == []

@@ -9,12 +9,11 @@ from sklearn.base import clone
 from skdebias import ERMClassifier, GERNEClassifier
 from skdebias.attributes import (
     ConfidencePseudoAttributes,
-    ErrorSetPseudoAttributes,
-    GradientClusterPseudoAttributes,
 )
 from skdebias.attributes._confidence import biased_reference
 from skdebias.datasets import make_spurious_classification
 from skdebias.methods import beta_bounds
+from tests._instances import PSEUDO_ATTRIBUTES
 
 
 @pytest.fixture(scope="module")
@@ -147,15 +146,7 @@ def _groups(y, attributes):
     return Groups.from_labels(y, attributes, 2, 2)
 
 
-@pytest.mark.parametrize(
-    "inferrer",
-    [
-        ConfidencePseudoAttributes(0.2),
-        ErrorSetPseudoAttributes(),
-        GradientClusterPseudoAttributes(2, random_state=0),
-    ],
-    ids=lambda inferrer: type(inferrer).__name__,
-)
+@pytest.mark.parametrize("inferrer", PSEUDO_ATTRIBUTES.values(), ids=PSEUDO_ATTRIBUTES)
 def test_any_pseudo_attributes(data, inferrer):
     X, y, _ = data
     model = GERNEClassifier(pseudo_attributes=inferrer, max_iter=2, random_state=0)

@@ -1,6 +1,5 @@
 """Malformed and doubtful input, the same for every estimator of the package."""
 
-import inspect
 import re
 import warnings
 
@@ -22,17 +21,9 @@ from skdebias.metrics import (
     worst_group_accuracy_scorer,
 )
 from skdebias.model_selection import BatchedGridSearchCV, BatchedHalvingGridSearchCV
+from tests._instances import ONE_OF_EACH, USING_ATTRIBUTES
 
-NAMES = [name for name in skdebias.__all__ if name.endswith("Classifier")]
-QUICK = {"max_iter": 2, "n_draws": 1, "warmup_epochs": 1, "random_state": 0}
 NETWORK = "FineTuneClassifier"
-#: Methods that read attributes in training, with the parameters that make them do so.
-USERS = {
-    "DFRClassifier": {},
-    "ERMClassifier": {"balance": "group"},
-    "GERNEClassifier": {},
-    "GroupDROClassifier": {},
-}
 pytestmark = [
     pytest.mark.filterwarnings("ignore::UserWarning"),
     pytest.mark.filterwarnings(f"ignore::{ConvergenceWarning.__module__}."
@@ -48,14 +39,16 @@ def make(name, **parameters):
         return FineTuneClassifier(
             method, backbone, modality="tensor", random_state=0, max_iter=1
         ).set_params(**parameters)
-    kind = getattr(skdebias, name)
-    known = inspect.signature(kind).parameters
-    quick = {key: value for key, value in QUICK.items() if key in known}
-    return kind(**quick).set_params(**parameters)
+    return ONE_OF_EACH[name].quick(**parameters)
 
 
-every = pytest.mark.parametrize("name", [*NAMES, NETWORK])
-every_head = pytest.mark.parametrize("name", NAMES)
+def make_user(name):
+    """Return an estimator that reads attributes in training, if its class can."""
+    return USING_ATTRIBUTES[name].quick() if name in USING_ATTRIBUTES else make(name)
+
+
+every = pytest.mark.parametrize("name", [*ONE_OF_EACH, NETWORK])
+every_head = pytest.mark.parametrize("name", ONE_OF_EACH)
 
 
 @pytest.fixture(scope="module")
@@ -260,7 +253,7 @@ def test_a_refused_fit_leaves_the_fitted_head_alone(name, data):
 
 # --- warm start --------------------------------------------------------------------
 
-WARM = [n for n in NAMES if hasattr(make(n), "warm_start")]
+WARM = [n for n in ONE_OF_EACH if hasattr(make(n), "warm_start")]
 
 
 OTHER_PROBLEMS = {
@@ -318,12 +311,12 @@ def _caught(model, *args, **kwargs):
     return [w for w in record if w.category is UnusableAttributesWarning]
 
 
-@pytest.mark.parametrize("name", [*USERS, NETWORK])
+@pytest.mark.parametrize("name", [*USING_ATTRIBUTES, NETWORK])
 @pytest.mark.parametrize("case", UNUSABLE)
 def test_unusable_attributes_are_named_once(name, case, data):
     X, y, a = data
     change, message = UNUSABLE[case]
-    model = make(name, **USERS.get(name, {}))
+    model = make_user(name)
     if hasattr(model, "out_of_bounds"):
         model.set_params(out_of_bounds="clip")
     if name == NETWORK:
@@ -336,7 +329,7 @@ def test_unusable_attributes_are_named_once(name, case, data):
 @every
 def test_ordinary_attributes_are_silent(name, data):
     X, y, a = data
-    model = make(name, **USERS.get(name, {}))
+    model = make_user(name)
     # An empty group is fine, and so are 5 rows.
     a = np.where(y == 0, 0, np.arange(len(y)) % 8 == 0)
     kept = (a == 0) | (np.cumsum(a) <= 5)
@@ -348,13 +341,13 @@ def test_ordinary_attributes_are_silent(name, data):
 @every
 def test_row_numbers_cannot_select(name, data):
     X, y, a = data
-    model = make(name, **USERS.get(name, {}))
+    model = make_user(name)
     validation = {"X_val": X, "y_val": y, "attributes_val": np.arange(len(y))}
     (found,) = _caught(model, X, y, attributes=a, **validation)
     assert "attributes_val has 160 values" in str(found.message)
 
 
-@pytest.mark.parametrize("name", sorted({*NAMES} - {*USERS}))
+@pytest.mark.parametrize("name", sorted({*ONE_OF_EACH} - {*USING_ATTRIBUTES}))
 def test_methods_without_attributes_do_not_mind(name, data):
     X, y, _ = data
     assert not _caught(make(name), X, y, attributes=np.arange(len(y)))
@@ -366,7 +359,7 @@ def test_methods_without_attributes_do_not_mind(name, data):
 def _search(name, kind="grid"):
     grid = {"random_state": [0, 1]}
     settings = {"scoring": worst_group_accuracy_scorer, "cv": 2}
-    model = make(name, **USERS.get(name, {}))
+    model = make_user(name)
     if kind == "halving":
         return BatchedHalvingGridSearchCV(model, grid, **settings)
     return BatchedGridSearchCV(model, grid, **settings)
@@ -377,7 +370,8 @@ def test_a_search_names_unusable_attributes_once(name, data):
     X, y, a = data
     assert not _caught(_search(name), X, y, attributes=a)
     rare = _with(a, 0, 2, int)
-    assert len(_caught(_search(name), X, y, attributes=rare)) == (name in USERS)
+    warned = _caught(_search(name), X, y, attributes=rare)
+    assert len(warned) == (name in USING_ATTRIBUTES)
     (found,) = _caught(_search(name), X, y, attributes=np.arange(len(y)) // 2)
     assert "80 values in 160 rows" in str(found.message)
     assert found.filename == __file__

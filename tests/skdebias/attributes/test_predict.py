@@ -2,37 +2,14 @@
 
 import numpy as np
 import pytest
+from sklearn.base import clone
 
-from skdebias import ERMClassifier
-from skdebias.attributes import (
-    ConfidencePseudoAttributes,
-    ErrorSetPseudoAttributes,
-    GradientClusterPseudoAttributes,
-)
 from skdebias.datasets import make_spurious_classification
+from tests._instances import PSEUDO_ATTRIBUTES
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore::skdebias.attributes.WeakClustersWarning"
 )
-
-SMALL = ERMClassifier(hidden_layer_sizes=(8,), max_iter=2, random_state=0)
-INFERRERS = {
-    "confidence": ConfidencePseudoAttributes(0.1),
-    "errors": ErrorSetPseudoAttributes(),
-    "clusters": GradientClusterPseudoAttributes(4, random_state=0),
-    "norms": GradientClusterPseudoAttributes(
-        3, pool=False, signature="gradient_norm", random_state=0
-    ),
-    "logistic": GradientClusterPseudoAttributes(
-        4, warmup="logistic", pool=False, random_state=0
-    ),
-    "paper": GradientClusterPseudoAttributes(
-        2, warmup="epochs", per_class=False, pool=False, random_state=0
-    ),
-    "network": GradientClusterPseudoAttributes(
-        4, warmup="logistic", reference_estimator=SMALL, random_state=0
-    ),
-}
 
 
 def _set(part):
@@ -45,10 +22,12 @@ def _set(part):
 @pytest.fixture(scope="module")
 def fitted():
     X, y, _ = _set("training")
-    return {name: inferrer.fit(X, y) for name, inferrer in INFERRERS.items()}
+    return {
+        name: clone(inferrer).fit(X, y) for name, inferrer in PSEUDO_ATTRIBUTES.items()
+    }
 
 
-@pytest.mark.parametrize("name", INFERRERS)
+@pytest.mark.parametrize("name", PSEUDO_ATTRIBUTES)
 def test_training_rows_keep_their_pseudo_attributes(fitted, name):
     X, y, _ = _set("training")
     np.testing.assert_array_equal(
@@ -56,7 +35,7 @@ def test_training_rows_keep_their_pseudo_attributes(fitted, name):
     )
 
 
-@pytest.mark.parametrize("name", INFERRERS)
+@pytest.mark.parametrize("name", PSEUDO_ATTRIBUTES)
 def test_a_row_is_assigned_by_itself(fitted, name):
     X, y, _ = _set("new")
     together = fitted[name].predict(X, y)
@@ -84,7 +63,7 @@ def test_errors_are_those_of_the_reference(fitted):
     np.testing.assert_array_equal(model.predict(X, y), wrong)
 
 
-@pytest.mark.parametrize("name", INFERRERS)
+@pytest.mark.parametrize("name", PSEUDO_ATTRIBUTES)
 def test_an_unseen_label_is_refused(fitted, name):
     X, _, _ = _set("new")
     with pytest.raises(ValueError, match=r"holds .*'d'.*did not occur in training"):

@@ -12,7 +12,6 @@ from sklearn.decomposition import PCA
 from sklearn.pipeline import make_pipeline
 from threadpoolctl import threadpool_info, threadpool_limits
 
-import skdebias
 from skdebias import (
     DFRClassifier,
     ERMClassifier,
@@ -33,17 +32,13 @@ from skdebias._engine._threads import (
     thread_pool,
     workers,
 )
-from skdebias.attributes import (
-    ConfidencePseudoAttributes,
-    ErrorSetPseudoAttributes,
-    GradientClusterPseudoAttributes,
-)
 from skdebias.datasets import make_spurious_classification
 from skdebias.model_selection import (
     BatchedGridSearchCV,
     BatchedHalvingGridSearchCV,
     BatchedRandomizedSearchCV,
 )
+from tests._instances import ONE_OF_EACH, PSEUDO_ATTRIBUTES
 
 CPU = torch.device("cpu")
 NUMBERS = (1, 2, 4, 8)
@@ -67,20 +62,18 @@ def _restored():
 
 def _models():
     """Every estimator with every solver and kind of head, and what else is parallel."""
-    heads = [
-        name
-        for name in skdebias.__all__
-        if name.endswith("Classifier") and name not in ("DFRClassifier",)
-    ]
-    for name, solver, hidden in itertools.product(
-        heads, ("sgd", "adamw", "lbfgs"), ((), (48,))
+    for row, solver, hidden in itertools.product(
+        ONE_OF_EACH.values(), ("sgd", "adamw", "lbfgs"), ((), (48,))
     ):
-        if solver == "lbfgs" and (hidden or name in ("ULEClassifier", "LfFClassifier")):
+        if solver == "lbfgs" and (hidden or not row.is_deterministic):
             continue
-        model = getattr(skdebias, name)(
-            solver=solver, hidden_layer_sizes=hidden, max_iter=2, random_state=0
-        )
-        yield f"{name}-{solver}-{'hidden' if hidden else 'linear'}", model
+        if row.trains_in_epochs:
+            kind = "hidden" if hidden else "linear"
+            settings = {"solver": solver, "hidden_layer_sizes": hidden}
+            yield (
+                f"{row.class_name}-{solver}-{kind}",
+                row.make(max_iter=2, random_state=0, **settings),
+            )
     for l1_ratio in (0.0, 0.5, 1.0):
         yield (
             f"DFRClassifier-{l1_ratio}",
@@ -256,22 +249,13 @@ def test_a_deterministic_search_is_the_same_on_any_number_of_threads(data, monke
         np.testing.assert_array_equal(other, found[0])
 
 
-@pytest.mark.parametrize(
-    "model",
-    [
-        GradientClusterPseudoAttributes(random_state=0),
-        GradientClusterPseudoAttributes(warmup="logistic", random_state=0),
-        ConfidencePseudoAttributes(),
-        ErrorSetPseudoAttributes(),
-    ],
-    ids=["clusters", "logistic", "confidence", "errors"],
-)
-def test_pseudo_attributes_are_the_same_on_any_number_of_threads(model, data):
+@pytest.mark.parametrize("name", PSEUDO_ATTRIBUTES)
+def test_pseudo_attributes_are_the_same_on_any_number_of_threads(name, data):
     X, y, _ = data
     found = []
     for number in NUMBERS:
         torch.set_num_threads(number)
-        fitted = clone(model).fit(X, y)
+        fitted = clone(PSEUDO_ATTRIBUTES[name]).fit(X, y)
         silhouette = getattr(fitted, "silhouette_", 0.0)
         found.append((fitted.pseudo_attributes_, fitted.predict(X, y), silhouette))
     for other in found[1:]:

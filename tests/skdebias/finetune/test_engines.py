@@ -8,15 +8,12 @@ from torch import nn
 from skdebias import (
     ERMClassifier,
     GERNEClassifier,
-    GroupDROClassifier,
-    JTTClassifier,
-    LfFClassifier,
-    UGCClassifier,
     ULEClassifier,
 )
 from skdebias.datasets import make_spurious_classification
 from skdebias.finetune import FineTuneClassifier
 from skdebias.finetune._network import Networks
+from tests._instances import HEADS
 
 SETTINGS = {
     "learning_rate": 0.02,
@@ -26,23 +23,12 @@ SETTINGS = {
     "selection": "worst_group",
     "random_state": 0,
 }
-METHODS = {
-    "erm": ERMClassifier(),
-    "class-balanced": ERMClassifier(balance="class"),
-    "group-balanced": ERMClassifier(balance="group"),
-    "reweighted": ERMClassifier(reweight="group"),
-    "gerne": GERNEClassifier(beta=0.2),
-    "gerne shared": GERNEClassifier(beta=0.2, coupling="shared"),
-    "gerne unknown": GERNEClassifier(beta=0.2, t=0.2),
-    "group-dro": GroupDROClassifier(step_size=0.1),
-    "jtt": JTTClassifier(warmup_epochs=1),
-    "lff": LfFClassifier(),
-    "ugc": UGCClassifier(warmup="epochs"),
-    "ugc mean": UGCClassifier(),
-    "ule": ULEClassifier(lam=0.6),
-    "ule student": ULEClassifier(lam=0.6, student_epochs=1, student_weight_decay=0.3),
-    "ule logit": ULEClassifier(saliency="logit", normalize="max"),
-    "ule orthogonal": ULEClassifier(
+NETWORKS = {name: row for name, row in HEADS.items() if row.trains_networks}
+QUICK = {"beta": 0.2, "step_size": 0.1, "warmup_epochs": 1, "lam": 0.6}
+METHODS = {name: row.make(**QUICK) for name, row in NETWORKS.items()} | {
+    "ULE, student": ULEClassifier(lam=0.6, student_epochs=1, student_weight_decay=0.3),
+    "ULE, logit": ULEClassifier(saliency="logit", normalize="max"),
+    "ULE, orthogonal": ULEClassifier(
         saliency="log_probability",
         normalize="max",
         normalize_over="sample",
@@ -50,7 +36,6 @@ METHODS = {
         divergence="l1",
     ),
 }
-WITHOUT_ATTRIBUTES = ("gerne unknown", "ugc", "ugc mean")
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +62,7 @@ def test_a_network_without_backbone_is_the_head(data, name, n_classes, hidden):
         device="cpu",
         **SETTINGS,
     )
-    given = None if name in WITHOUT_ATTRIBUTES else attributes
+    given = NETWORKS[name].used(attributes) if name in NETWORKS else attributes
     judged = {
         "X_val": X[:150],
         "y_val": y[:150],
@@ -130,7 +115,7 @@ def _backbone():
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("name", ["gerne", "reweighted", "group-dro", "lff"])
+@pytest.mark.parametrize("name", ["GERNE", "ERM, reweighted", "GroupDRO", "LfF"])
 @pytest.mark.parametrize("dropout", [0.0, 0.5])
 def test_accumulated_passes_are_one(data, name, dropout):
     # With dropout, the rule's look at the losses must see the same units dropped.
