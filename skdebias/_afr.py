@@ -3,11 +3,11 @@
 from numbers import Real
 
 import numpy as np
-from sklearn.utils._param_validation import Interval
 
 from skdebias._base import BaseDebiasedClassifier
 from skdebias._head import HEAD_ATTRIBUTES
 from skdebias._mapped import take_rows
+from skdebias._sklearn import Interval
 
 
 class AFRClassifier(BaseDebiasedClassifier):

@@ -4,9 +4,9 @@ from abc import abstractmethod
 from numbers import Integral, Real
 
 import numpy as np
-from sklearn.utils._param_validation import Interval, StrOptions
 
 from skdebias._head import HEAD_ATTRIBUTES, HeadClassifier
+from skdebias._sklearn import Interval, StrOptions
 
 # A wider layer would need gigabytes for the weights of a few hundred features.
 _WIDEST = 1 << 20

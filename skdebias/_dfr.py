@@ -8,12 +8,12 @@ from threading import Lock
 import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
-from sklearn.utils._param_validation import Interval, StrOptions
 
 from skdebias._attributes import Groups
 from skdebias._base import BaseDebiasedClassifier
 from skdebias._head import HeadClassifier
 from skdebias._quiet import ignored
+from skdebias._sklearn import Interval, StrOptions
 from skdebias._warnings import warn_caller
 
 _LIBLINEAR = Lock()

@@ -1,8 +1,7 @@
 """Empirical risk minimisation, plain or balanced."""
 
-from sklearn.utils._param_validation import StrOptions
-
 from skdebias._base import BaseDebiasedClassifier
+from skdebias._sklearn import StrOptions
 
 
 class ERMClassifier(BaseDebiasedClassifier):

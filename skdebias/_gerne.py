@@ -4,10 +4,10 @@ from numbers import Real
 
 import numpy as np
 from sklearn.base import clone
-from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 
 from skdebias._base import BaseDebiasedClassifier
 from skdebias._erm import models_of
+from skdebias._sklearn import HasMethods, Interval, StrOptions
 from skdebias._warnings import warn_caller
 
 # Slack for a beta that was itself computed from the bound.

@@ -2,9 +2,8 @@
 
 from numbers import Real
 
-from sklearn.utils._param_validation import Interval
-
 from skdebias._base import BaseDebiasedClassifier
+from skdebias._sklearn import Interval
 
 
 class GroupDROClassifier(BaseDebiasedClassifier):

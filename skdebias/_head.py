@@ -5,7 +5,7 @@ from functools import cache
 
 import numpy as np
 from scipy.special import expit, softmax
-from sklearn.base import BaseEstimator, ClassifierMixin, _fit_context
+from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.callback import CallbackSupportMixin
 from sklearn.pipeline import Pipeline
 from sklearn.utils import check_random_state
@@ -24,7 +24,7 @@ from skdebias._rows import (
     refuse_beyond_float32,
     refuse_masked,
 )
-from skdebias._sklearn import through_pipelines
+from skdebias._sklearn import _fit_context, through_pipelines
 from skdebias._training_checks import warn_if_collapsed, warn_of_validation_shift
 from skdebias._validation import (
     TrainingData,

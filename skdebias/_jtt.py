@@ -4,10 +4,10 @@ from numbers import Integral, Real
 
 import numpy as np
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.utils._param_validation import HasMethods, Interval
 
 from skdebias._base import BaseDebiasedClassifier
 from skdebias._quiet import ignored
+from skdebias._sklearn import HasMethods, Interval
 from skdebias._warnings import warn_caller
 
 

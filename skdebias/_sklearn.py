@@ -1,8 +1,62 @@
-"""What is asked of scikit-learn beyond its public interface, and why."""
+"""What is asked of scikit-learn beyond its public interface, and why.
+
+Private names of scikit-learn are imported here and nowhere else, so that a release
+which renames one is met in one file. They keep their names.
+
+- Constraints of parameters, and the context of a fit that checks them, are what all
+  estimators of scikit-learn declare and use.
+- The scorers and helpers of its searches make batched searches fail, warn and score as
+  they do.
+- The rest reads data the way scikit-learn does: lengths, rows, parameters of `fit` per
+  fold.
+"""
 
 import sys
 
+from sklearn.base import _fit_context
+from sklearn.metrics._scorer import (
+    _BaseScorer,
+    _MultimetricScorer,
+    _PassthroughScorer,
+    _Scorer,
+)
+from sklearn.model_selection._search import (
+    BaseSearchCV,
+    _insert_error_scores,
+    _warn_or_raise_about_fit_failures,
+)
+from sklearn.model_selection._validation import _score
 from sklearn.pipeline import Pipeline
+from sklearn.utils import _safe_indexing
+from sklearn.utils._param_validation import (
+    HasMethods,
+    Interval,
+    InvalidParameterError,
+    StrOptions,
+    validate_parameter_constraints,
+)
+from sklearn.utils.validation import _check_method_params, _num_samples
+
+__all__ = [
+    "BaseSearchCV",
+    "HasMethods",
+    "Interval",
+    "InvalidParameterError",
+    "StrOptions",
+    "_BaseScorer",
+    "_MultimetricScorer",
+    "_PassthroughScorer",
+    "_Scorer",
+    "_check_method_params",
+    "_fit_context",
+    "_insert_error_scores",
+    "_num_samples",
+    "_safe_indexing",
+    "_score",
+    "_warn_or_raise_about_fit_failures",
+    "through_pipelines",
+    "validate_parameter_constraints",
+]
 
 
 def through_pipelines(X_val):

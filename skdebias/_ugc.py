@@ -2,10 +2,9 @@
 
 from numbers import Integral, Real
 
-from sklearn.utils._param_validation import Interval, StrOptions
-
 from skdebias._base import BaseDebiasedClassifier
 from skdebias._erm import models_of
+from skdebias._sklearn import Interval, StrOptions
 from skdebias._warnings import warn_caller
 
 # Parameters that GradientClusterPseudoAttributes shares.

@@ -3,10 +3,7 @@
 from numbers import Integral, Real
 
 import numpy as np
-from sklearn.base import _fit_context
 from sklearn.utils import check_array
-from sklearn.utils._param_validation import Interval, StrOptions
-from sklearn.utils.validation import _num_samples
 
 from skdebias._base import BaseDebiasedClassifier
 from skdebias._rows import (
@@ -15,6 +12,7 @@ from skdebias._rows import (
     is_device_tensor,
     refuse_beyond_float32,
 )
+from skdebias._sklearn import Interval, StrOptions, _fit_context, _num_samples
 from skdebias._validation import about
 from skdebias._warnings import warn_caller
 

@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 from sklearn.utils import assert_all_finite, column_or_1d
-from sklearn.utils._param_validation import Interval, InvalidParameterError
 from sklearn.utils.multiclass import type_of_target
 from sklearn.utils.validation import validate_data
 
@@ -28,6 +27,7 @@ from skdebias._rows import (
     is_device_tensor,
     refuse_masked,
 )
+from skdebias._sklearn import Interval, InvalidParameterError
 from skdebias._warnings import warn_caller
 
 

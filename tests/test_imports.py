@@ -379,6 +379,41 @@ def test_skdebias_takes_public_names_of_the_cache_only():
     assert list(_private_parts(path, "embeddings_cache"))  # the walk does see them
 
 
+def test_private_names_of_scikit_learn_are_imported_in_one_module():
+    private = {
+        _relative(path): [*_private_parts(path, "sklearn"), *_private_uses(path)]
+        for path in SOURCES
+    }
+    found = {name for name, parts in private.items() if parts}
+    assert found == {"skdebias/_sklearn.py"}
+
+
+def _private_uses(path):
+    """Private names that a module takes as `sklearn.a._b`, without importing them."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Attribute):
+            first, *rest = _dotted(node).split(".")
+            if first == "sklearn" and any(
+                part.startswith("_") and not part.endswith("__") for part in rest
+            ):
+                yield _dotted(node)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "from sklearn.base import _fit_context",
+        "from sklearn.utils._param_validation import Interval",
+        "import sklearn.metrics._scorer as scorer",
+        "import sklearn.utils\nsklearn.utils._safe_indexing([1], [0])",
+    ],
+)
+def test_the_walk_finds_private_names(tmp_path, line):
+    path = tmp_path / "bad.py"
+    path.write_text(line)
+    assert [*_private_parts(path, "sklearn"), *_private_uses(path)]
+
+
 def _dangers(path):
     """Calls that run code out of data or a shell, as (line, what)."""
     aliases = {}

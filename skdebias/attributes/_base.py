@@ -4,11 +4,12 @@ from abc import ABCMeta, abstractmethod
 from os import PathLike
 
 import numpy as np
-from sklearn.base import BaseEstimator, _fit_context, clone
-from sklearn.utils.validation import _num_samples, check_is_fitted
+from sklearn.base import BaseEstimator, clone
+from sklearn.utils.validation import check_is_fitted
 
 from skdebias._context import standard_context
 from skdebias._engine._threads import one_thread
+from skdebias._sklearn import _fit_context, _num_samples
 from skdebias._validation import (
     check_labels,
     encode_classes,

@@ -3,9 +3,9 @@
 from numbers import Real
 
 import numpy as np
-from sklearn.utils._param_validation import HasMethods, Interval
 
 from skdebias._erm import ERMClassifier, HeadModels
+from skdebias._sklearn import HasMethods, Interval
 from skdebias.attributes._base import BasePseudoAttributes
 from skdebias.methods import least_confident
 

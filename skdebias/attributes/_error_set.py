@@ -1,9 +1,9 @@
 """Pseudo-attributes from the errors of a reference model."""
 
 import numpy as np
-from sklearn.utils._param_validation import HasMethods
 
 from skdebias._erm import ERMClassifier
+from skdebias._sklearn import HasMethods
 from skdebias.attributes._base import BasePseudoAttributes
 
 

@@ -8,11 +8,11 @@ import torch
 from sklearn.cluster import KMeans
 from sklearn.metrics import pairwise_distances_argmin, silhouette_samples
 from sklearn.utils import check_random_state
-from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 
 from skdebias._engine._features import Features
 from skdebias._erm import ERMClassifier
 from skdebias._fit import resolve_device
+from skdebias._sklearn import HasMethods, Interval, StrOptions
 from skdebias._validation import validate_features
 from skdebias._warnings import warn_caller
 from skdebias.attributes._base import BasePseudoAttributes

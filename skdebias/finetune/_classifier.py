@@ -10,14 +10,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from sklearn.base import (
-    BaseEstimator,
-    MetaEstimatorMixin,
-    _fit_context,
-    clone,
-)
+from sklearn.base import BaseEstimator, MetaEstimatorMixin, clone
 from sklearn.utils import check_random_state, column_or_1d
-from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -32,7 +26,7 @@ from skdebias._fit import fitted_history
 from skdebias._head import LogitClassifierMixin
 from skdebias._rows import refuse_masked
 from skdebias._serialize import write_file
-from skdebias._sklearn import through_pipelines
+from skdebias._sklearn import Interval, StrOptions, _fit_context, through_pipelines
 from skdebias._validation import (
     TrainingData,
     about,

@@ -3,14 +3,10 @@
 import numpy as np
 from sklearn.base import ClassifierMixin
 from sklearn.metrics import accuracy_score, balanced_accuracy_score
-from sklearn.metrics._scorer import (
-    _MultimetricScorer,
-    _PassthroughScorer,
-    _Scorer,
-)
 
 from skdebias._attributes import Groups, encode_attributes, factorize
 from skdebias._head import final_head
+from skdebias._sklearn import _MultimetricScorer, _PassthroughScorer, _Scorer
 from skdebias.metrics import (
     group_balanced_accuracy_score,
     worst_class_accuracy_score,

@@ -5,17 +5,17 @@ from numbers import Integral, Real
 
 import numpy as np
 from sklearn.base import clone
-from sklearn.metrics._scorer import _MultimetricScorer
 from sklearn.model_selection import ParameterGrid
 from sklearn.pipeline import Pipeline
-from sklearn.utils._param_validation import (
-    Interval,
-    StrOptions,
-    validate_parameter_constraints,
-)
 
 from skdebias._base import BaseDebiasedClassifier
 from skdebias._head import final_head
+from skdebias._sklearn import (
+    Interval,
+    StrOptions,
+    _MultimetricScorer,
+    validate_parameter_constraints,
+)
 from skdebias.model_selection._search import BaseBatchedSearchCV
 
 _RESOURCES = Interval(Integral, 1, None, closed="left")

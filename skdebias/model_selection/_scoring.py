@@ -4,7 +4,8 @@ import warnings
 from traceback import format_exc
 
 import numpy as np
-from sklearn.model_selection._validation import _score
+
+from skdebias._sklearn import _score
 
 
 def score(estimator, X, y, scorers, params, error_score):

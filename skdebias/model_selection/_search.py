@@ -7,24 +7,30 @@ from numbers import Integral, Real
 
 import numpy as np
 from sklearn import config_context
-from sklearn.base import _fit_context, clone, is_classifier
-from sklearn.metrics._scorer import _MultimetricScorer
-from sklearn.model_selection import ParameterGrid, ParameterSampler, check_cv
-from sklearn.model_selection._search import (
-    BaseSearchCV,
-    _insert_error_scores,
-    _warn_or_raise_about_fit_failures,
+from sklearn.base import clone, is_classifier
+from sklearn.model_selection import (
+    ParameterGrid,
+    ParameterSampler,
+    check_cv,
 )
 from sklearn.utils import indexable
-from sklearn.utils._metadata_requests import get_routing_for_object
-from sklearn.utils._param_validation import Interval, StrOptions
-from sklearn.utils.validation import _check_method_params
+from sklearn.utils.metadata_routing import get_routing_for_object
 
 from skdebias._attributes import on_host
 from skdebias._context import standard_context
 from skdebias._head import final_head
 from skdebias._named_groups import announced, warn_of_unusable
-from skdebias._sklearn import through_pipelines
+from skdebias._sklearn import (
+    BaseSearchCV,
+    Interval,
+    StrOptions,
+    _check_method_params,
+    _fit_context,
+    _insert_error_scores,
+    _MultimetricScorer,
+    _warn_or_raise_about_fit_failures,
+    through_pipelines,
+)
 from skdebias._validation import name_groups
 from skdebias.model_selection._kfold import AttributeStratifiedKFold
 from skdebias.model_selection._scoring import name_failed_scores, report_failures

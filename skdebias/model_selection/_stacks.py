@@ -10,20 +10,21 @@ import joblib
 import numpy as np
 from sklearn import config_context
 from sklearn.base import clone
-from sklearn.metrics._scorer import (
-    _BaseScorer,
-    _MultimetricScorer,
-    _PassthroughScorer,
-)
 from sklearn.pipeline import Pipeline
-from sklearn.utils import _safe_indexing, check_random_state
+from sklearn.utils import check_random_state
 from sklearn.utils.metadata_routing import get_routing_for_object, process_routing
-from sklearn.utils.validation import _check_method_params
 from tqdm import tqdm
 
 from skdebias._base import BaseDebiasedClassifier
 from skdebias._head import HeadClassifier, final_head
 from skdebias._mapped import take_rows
+from skdebias._sklearn import (
+    _BaseScorer,
+    _check_method_params,
+    _MultimetricScorer,
+    _PassthroughScorer,
+    _safe_indexing,
+)
 from skdebias._validation import TrainingData
 from skdebias.model_selection._counting import Counts
 from skdebias.model_selection._scoring import score

@@ -6,7 +6,6 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.utils import check_consistent_length, column_or_1d
 from sklearn.utils.multiclass import type_of_target
-from sklearn.utils.validation import _num_samples
 
 from skdebias._attributes import (
     Groups,
@@ -15,6 +14,7 @@ from skdebias._attributes import (
     on_host,
 )
 from skdebias._named_groups import NamedGroups
+from skdebias._sklearn import _num_samples
 
 MISSING_ATTRIBUTES = (
     "{name}.split needs the spurious attributes of the samples: pass "
