@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from skdebias._files import written_whole
+from skdebias._atomic import atomic_write
 
 #: Format of files of whole networks, which heads' files are told from.
 NETWORK_FORMAT = "skdebias-network-2"
@@ -58,7 +58,7 @@ def write_file(path: Path, tensors: Mapping[str, Any], header: Any) -> None:
     metadata = {_HEADER: json.dumps(header), "sha256": _BLANK}
     save_file = _writer(tensors)
     try:
-        with written_whole(path) as temporary:
+        with atomic_write(path) as temporary:
             _save(save_file, dict(tensors), temporary, metadata)
             _seal(temporary)
     except OSError as error:

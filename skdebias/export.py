@@ -13,8 +13,8 @@ from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.validation import check_is_fitted
 
+from skdebias._atomic import atomic_write
 from skdebias._context import standard_context
-from skdebias._files import written_whole
 from skdebias._fitted import (
     check_head,
     describe_estimator,
@@ -264,7 +264,7 @@ def to_onnx(estimator, path):
         example = {"embeddings": torch.zeros(2, module[0].in_features)}
         head = _steps(estimator)[-1][1]
         content = onnx_bytes(module, example, head.classes_)
-    with written_whole(Path(path)) as temporary:
+    with atomic_write(Path(path)) as temporary:
         temporary.write_bytes(content)
 
 

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from skdebias._files import TEMPORARY, make_folder, new_owner, remove_dead_partials
+from skdebias._atomic import TEMPORARY, make_folder, new_owner, remove_dead_partials
 from skdebias._serialize import read_file, write_file
 from skdebias.methods import Method
 

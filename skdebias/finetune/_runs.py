@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from skdebias._files import is_dead, make_folder, new_owner
+from skdebias._atomic import is_dead, make_folder, new_owner
 from skdebias.finetune._checkpoint import (
     Checkpoints,
     CheckpointWarning,

@@ -361,7 +361,7 @@ def test_a_file_that_cannot_be_written_leaves_nothing(tmp_path, monkeypatch):
 @needs_fork
 def test_two_processes_share_a_run(tmp_path):
     """Each finds what the other one has half-written, and leaves it."""
-    import skdebias._files as files
+    import skdebias._atomic as files
 
     whole = _fit(_model(METHODS["gerne"], None))
     replace = files.os.replace

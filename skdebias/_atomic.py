@@ -19,7 +19,7 @@ _DEAD_AFTER_S = 24 * 3600.0
 
 
 @contextlib.contextmanager
-def written_whole(path: Path) -> Iterator[Path]:
+def atomic_write(path: Path) -> Iterator[Path]:
     """Yield where to write what `path` is to hold, and put it there at the end.
 
     An error in between leaves `path` as it was. A kill does, too, and may leave a file

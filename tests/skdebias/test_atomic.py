@@ -7,13 +7,13 @@ import sys
 
 import pytest
 
-from skdebias import _files
-from skdebias._files import (
+from skdebias import _atomic
+from skdebias._atomic import (
     TEMPORARY,
+    atomic_write,
     is_dead,
     new_owner,
     remove_dead_partials,
-    written_whole,
 )
 
 posix = pytest.mark.skipif(
@@ -24,7 +24,7 @@ posix = pytest.mark.skipif(
 def test_the_file_appears_at_the_end(tmp_path):
     path = tmp_path / "head"
     path.write_bytes(b"old")
-    with written_whole(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_bytes(b"new")
         assert path.read_bytes() == b"old"
     assert path.read_bytes() == b"new"
@@ -34,7 +34,7 @@ def test_the_file_appears_at_the_end(tmp_path):
 def test_an_error_leaves_what_was_there(tmp_path):
     path = tmp_path / "head"
     path.write_bytes(b"old")
-    with pytest.raises(TypeError), written_whole(path) as temporary:
+    with pytest.raises(TypeError), atomic_write(path) as temporary:
         temporary.write_text(None)
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
@@ -42,7 +42,7 @@ def test_an_error_leaves_what_was_there(tmp_path):
 
 def test_it_may_be_written_by_another_file_put_in_its_place(tmp_path):
     path = tmp_path / "head"
-    with written_whole(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.unlink()
         temporary.write_bytes(b"new")
     assert path.read_bytes() == b"new"
@@ -53,7 +53,7 @@ def test_it_may_be_written_by_another_file_put_in_its_place(tmp_path):
 def test_the_umask_says_who_may_read(tmp_path, umask):
     before = os.umask(umask)
     try:
-        with written_whole(tmp_path / "head") as temporary:
+        with atomic_write(tmp_path / "head") as temporary:
             temporary.write_bytes(b"new")
     finally:
         os.umask(before)
@@ -61,7 +61,7 @@ def test_the_umask_says_who_may_read(tmp_path, umask):
 
 
 def _owner_of_another_process():
-    code = "from skdebias._files import new_owner; print(new_owner())"
+    code = "from skdebias._atomic import new_owner; print(new_owner())"
     ended = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     )
@@ -92,15 +92,15 @@ def test_an_owner_is_dead_where_its_number_means_that_process(monkeypatch):
     assert is_dead(ended)
     assert not is_dead(new_owner())
     assert not is_dead("no owner")
-    monkeypatch.setattr(_files, "_machine", lambda: "f" * 12)
+    monkeypatch.setattr(_atomic, "_machine", lambda: "f" * 12)
     assert not is_dead(ended)
 
 
 def test_two_writers_of_one_file_do_not_meet(tmp_path):
     path = tmp_path / "a"
-    with written_whole(path) as first:
+    with atomic_write(path) as first:
         first.write_text("first")
-        with written_whole(path) as second:
+        with atomic_write(path) as second:
             second.write_text("second")
         remove_dead_partials(tmp_path, path.stat().st_mtime)
         assert path.read_text() == "second"
