@@ -1,8 +1,9 @@
 """Spurious attributes and the groups that they form with the labels.
 
 A *group* is a (label, attribute) cell. This module is the only place that decides
-what an attribute value and a group are; methods, engine, metrics and splitters all
-use it.
+what an attribute value and a group are: fits, metrics, scores of searches and
+splitters form theirs by :func:`form_groups`, or by :func:`form_groups_of_codes` where
+the classes are known already.
 """
 
 from dataclasses import dataclass
@@ -220,11 +221,72 @@ class Groups:
         return len(self.counts)
 
     @property
-    def count_table(self) -> npt.NDArray[np.int64]:
-        """Counts of all cells, shape (n_classes, n_attributes), zero where empty."""
-        table = np.zeros((self.n_classes, self.n_attributes), dtype=np.int64)
-        table[self.cells[:, 0], self.cells[:, 1]] = self.counts
-        return table
+    def y_codes(self) -> npt.NDArray[np.int64]:
+        """Class code of every sample."""
+        return self.cells[self.ids, 0]
+
+
+def form_groups(
+    y: Any, attributes: Any = None, *, y_name: str = "y", name: str = "attributes"
+) -> tuple[Groups, np.ndarray, np.ndarray]:
+    """Form the groups of labels and attributes.
+
+    Parameters
+    ----------
+    y : array-like of shape (n_samples,)
+        Labels, of any dtype.
+    attributes : array-like, default=None
+        See :func:`check_attributes`. None is one value for all samples, so that the
+        groups are the classes.
+    y_name, name : str
+        Names of the arguments in error messages.
+
+    Returns
+    -------
+    groups : Groups
+    labels : ndarray of shape (n_classes,)
+        The sorted distinct labels, which class codes are indices into.
+    values : ndarray of shape (n_values,) or (n_values, n_columns)
+        Likewise of the attributes, see :func:`encode_attributes`.
+
+    Examples
+    --------
+    >>> groups, labels, values = form_groups(["cat", "dog", "dog"], ["in", "in", "out"])
+    >>> [(str(labels[c]), str(values[a])) for c, a in groups.cells]
+    [('cat', 'in'), ('dog', 'in'), ('dog', 'out')]
+    """
+    y_codes, labels = encode_attributes(y, y_name)
+    groups, values = form_groups_of_codes(y_codes, len(labels), attributes, name)
+    return groups, labels, values
+
+
+def form_groups_of_codes(
+    y_codes: npt.NDArray[np.int64],
+    n_classes: int,
+    attributes: Any = None,
+    name: str = "attributes",
+) -> tuple[Groups, np.ndarray]:
+    """Form the groups of encoded labels and of attributes as the user passed them.
+
+    Parameters
+    ----------
+    y_codes : ndarray of shape (n_samples,), int64
+        Class codes in [0, n_classes).
+    n_classes : int
+    attributes, name
+        See :func:`form_groups`.
+
+    Returns
+    -------
+    groups : Groups
+    values : ndarray of shape (n_values,) or (n_values, n_columns)
+        See :func:`encode_attributes`.
+    """
+    codes, values = np.zeros(len(y_codes), dtype=np.int64), np.zeros(1, np.int64)
+    if attributes is not None:
+        attributes = check_attributes(attributes, len(y_codes), name)
+        codes, values = encode_attributes(attributes, name)
+    return Groups.from_labels(y_codes, codes, n_classes, len(values)), values
 
 
 def on_host(values: Any) -> Any:

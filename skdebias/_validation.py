@@ -10,12 +10,13 @@ from sklearn.utils.multiclass import type_of_target
 from sklearn.utils.validation import validate_data
 
 from skdebias._attributes import (
-    Groups,
     MissingAttributesWarning,
     as_attribute_array,
     check_attributes,
     encode_attributes,
     factorize,
+    form_groups,
+    form_groups_of_codes,
     on_host,
     refuse_missing,
 )
@@ -128,19 +129,15 @@ def encode_groups(attributes, y_codes, n_classes, user=None):
     attribute_values : ndarray
         Values that the attribute codes stand for.
     """
-    if attributes is None:
-        if user is not None:
-            warn_caller(
-                f"{user} was fitted without attributes: every row counts as having "
-                "the same attribute value, so that groups are classes. Pass "
-                "attributes= to fit (inside a Pipeline or search, after "
-                "sklearn.set_config(enable_metadata_routing=True)).",
-                MissingAttributesWarning,
-            )
-        codes, values = np.zeros(len(y_codes), dtype=np.int64), np.zeros(1, np.int64)
-    else:
-        codes, values = encode_attributes(check_attributes(attributes, len(y_codes)))
-    return Groups.from_labels(y_codes, codes, n_classes, len(values)), values
+    if attributes is None and user is not None:
+        warn_caller(
+            f"{user} was fitted without attributes: every row counts as having "
+            "the same attribute value, so that groups are classes. Pass "
+            "attributes= to fit (inside a Pipeline or search, after "
+            "sklearn.set_config(enable_metadata_routing=True)).",
+            MissingAttributesWarning,
+        )
+    return form_groups_of_codes(y_codes, n_classes, attributes)
 
 
 def encode_classes(y, user, what="rows"):
@@ -333,11 +330,8 @@ def name_groups(y, attributes, y_name="y", name="attributes"):
     -------
     NamedGroups
     """
-    labels, y_codes = factorize(check_labels(y, y_name), y_name)
-    attributes = check_attributes(attributes, len(y_codes), name)
-    codes, values = encode_attributes(attributes, name)
-    groups = Groups.from_labels(y_codes, codes, len(labels), len(values))
-    return NamedGroups(groups, labels, values)
+    y = check_labels(y, y_name)
+    return NamedGroups(*form_groups(y, attributes, y_name=y_name, name=name))
 
 
 def encode_validation_set(X, y, attributes, classes, selection):
@@ -368,10 +362,10 @@ def encode_validation_set(X, y, attributes, classes, selection):
     if not len(y):
         raise ValueError("X_val and y_val have no rows: pass some, or neither.")
     selection = _resolved(selection, attributes is not None)
-    own_classes, own_codes = factorize(y, "y_val")
-    if attributes is not None:
-        attributes = check_attributes(attributes, len(y), name="attributes_val")
-    groups, values = encode_groups(attributes, own_codes, len(own_classes))
+    groups, own_classes, values = form_groups(
+        y, attributes, y_name="y_val", name="attributes_val"
+    )
+    own_codes = groups.y_codes
     known = _positions(own_classes, classes, own_codes)
     unusable = ""
     if attributes is not None and selection in ("worst_group", "group_balanced"):

@@ -12,6 +12,7 @@ from skdebias._attributes import (
     Groups,
     check_attributes,
     encode_attributes,
+    form_groups,
     on_host,
     refuse_missing,
 )
@@ -48,9 +49,7 @@ def group_outcomes(
         raise TypeError(MISSING_ATTRIBUTES.format(name=name))
     y_true, y_pred = check_labels(y_true, y_pred)
     attributes = check_attributes(attributes, len(y_true))
-    y_codes, labels = encode_attributes(y_true, name="y_true")
-    attribute_codes, values = encode_attributes(attributes)
-    groups = Groups.from_labels(y_codes, attribute_codes, len(labels), len(values))
+    groups, labels, values = form_groups(y_true, attributes, y_name="y_true")
     warn_of_unusable(NamedGroups(groups, labels, values).unusable_for_scores())
     hits = groups.ids[y_true == y_pred]
     correct = np.bincount(hits, minlength=groups.n_groups)

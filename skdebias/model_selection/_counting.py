@@ -4,7 +4,7 @@ import numpy as np
 from sklearn.base import ClassifierMixin
 from sklearn.metrics import accuracy_score, balanced_accuracy_score
 
-from skdebias._attributes import Groups, encode_attributes, factorize
+from skdebias._attributes import form_groups
 from skdebias._head import final_head
 from skdebias._sklearn import _MultimetricScorer, _PassthroughScorer, _Scorer
 from skdebias.metrics import (
@@ -66,15 +66,11 @@ class Counts:
         if None in self._functions.values():
             raise ValueError("a scorer does not only count correct predictions")
         # Rows are sorted by groups, which are parts of classes.
-        self._labels, y_codes = factorize(np.asarray(y), "y")
-        codes, values = np.zeros(len(y_codes), dtype=np.int64), [0]
-        if params.get("attributes") is not None:
-            codes, values = encode_attributes(params["attributes"])
-        groups = Groups.from_labels(y_codes, codes, len(self._labels), len(values))
+        groups, self._labels, _ = form_groups(np.asarray(y), params.get("attributes"))
         self._order = np.argsort(groups.ids, kind="stable")
         self._starts = np.cumsum(groups.counts) - groups.counts
         self._counts, self._classes = groups.counts, groups.cells[:, 0]
-        self._y_codes = y_codes[self._order]
+        self._y_codes = groups.y_codes[self._order]
 
     def __call__(self, answers, classes):
         """Score heads.

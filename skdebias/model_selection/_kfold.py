@@ -146,7 +146,7 @@ class AttributeStratifiedKFold(StratifiedKFold):
         folds are blocks in the order of the data, as in StratifiedKFold.
         """
         rng = check_random_state(self.random_state)
-        class_rank = rank_by_appearance(groups.cells[groups.ids, 0])
+        class_rank = rank_by_appearance(groups.y_codes)
         group_rank = rank_by_appearance(groups.ids)
         _, class_index = np.unique(groups.cells[:, 0], return_inverse=True)
         fold_of_row = np.empty(len(groups.ids), dtype=np.int64)

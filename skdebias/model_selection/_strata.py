@@ -7,12 +7,7 @@ import numpy.typing as npt
 from sklearn.utils import check_consistent_length, column_or_1d
 from sklearn.utils.multiclass import type_of_target
 
-from skdebias._attributes import (
-    Groups,
-    check_attributes,
-    encode_attributes,
-    on_host,
-)
+from skdebias._attributes import check_attributes, form_groups, on_host
 from skdebias._named_groups import NamedGroups
 from skdebias._sklearn import _num_samples
 
@@ -42,10 +37,7 @@ def make_strata(X: Any, y: Any, attributes: Any, *, name: str) -> NamedGroups:
             "of labels and attributes, so there is nothing to stratify on."
         )
     attributes = check_attributes(attributes, _num_samples(X))
-    y_codes, labels = encode_attributes(y, name="y")
-    attribute_codes, values = encode_attributes(attributes)
-    groups = Groups.from_labels(y_codes, attribute_codes, len(labels), len(values))
-    return NamedGroups(groups, labels, values)
+    return NamedGroups(*form_groups(y, attributes))
 
 
 def rank_by_appearance(codes: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:

@@ -12,6 +12,8 @@ from skdebias._attributes import (
     check_attributes,
     encode_attributes,
     factorize,
+    form_groups,
+    form_groups_of_codes,
 )
 
 
@@ -151,11 +153,33 @@ def test_groups_are_lexicographic_and_skip_empty_cells():
     assert groups.counts.tolist() == [2, 2, 1]
     assert groups.ids.tolist() == [1, 0, 1, 2, 0]
     assert (groups.n_groups, groups.n_classes, groups.n_attributes) == (3, 4, 5)
-    expected = np.zeros((4, 5), dtype=int)
-    expected[0, 3], expected[2, 0], expected[2, 1] = 2, 2, 1
-    np.testing.assert_array_equal(groups.count_table, expected)
-    for array in (groups.ids, groups.cells, groups.counts):
+    assert groups.y_codes.tolist() == y
+    for array in (groups.ids, groups.cells, groups.counts, groups.y_codes):
         assert array.dtype == np.int64
+
+
+def test_groups_of_labels_and_attributes_of_any_kind():
+    y = np.array(["b", "a", "b"], dtype=object)
+    groups, labels, values = form_groups(y, [["x", "1"], ["y", "1"], ["x", "1"]])
+    assert labels.tolist() == ["a", "b"]
+    assert values.tolist() == [["x", "1"], ["y", "1"]]
+    assert groups.cells.tolist() == [[0, 1], [1, 0]]
+    assert groups.counts.tolist() == [1, 2]
+
+
+def test_groups_are_the_classes_where_there_are_no_attributes():
+    groups, labels, values = form_groups([5, 3, 5])
+    assert (labels.tolist(), values.tolist()) == ([3, 5], [0])
+    assert groups.cells.tolist() == [[0, 0], [1, 0]]
+    of_codes, _ = form_groups_of_codes(np.array([2, 0]), 4)
+    assert (of_codes.n_classes, of_codes.cells.tolist()) == (4, [[0, 0], [2, 0]])
+
+
+def test_errors_name_the_arguments():
+    with pytest.raises(ValueError, match="attributes_val has 2 rows, but there are 3"):
+        form_groups([0, 1, 1], [0, 1], name="attributes_val")
+    with pytest.raises(TypeError, match="y_val mixes the types"):
+        form_groups(np.array([0, "a"], dtype=object), [0, 1], y_name="y_val")
 
 
 @settings(max_examples=50)
