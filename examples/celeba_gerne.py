@@ -126,7 +126,7 @@ def evaluate(estimator, part):
     }
 
 
-def methods(seed, optimiser, extrapolation):
+def methods(seed, optimizer, extrapolation):
     """Name of every row of the table -> estimator and grid (None: nothing chosen)."""
     erm = ERMClassifier(random_state=seed)
     balanced = ERMClassifier(balance="group", random_state=seed)
@@ -138,15 +138,15 @@ def methods(seed, optimiser, extrapolation):
         "ERM, last epoch": (erm, None),
         "ERM, weight decay 0.1, last epoch": (shrunk, None),
         "ERM, epoch by validation": (erm, {}),
-        "ERM, tuned": (erm, optimiser),
+        "ERM, tuned": (erm, optimizer),
         "group resampling, epoch by validation": (balanced, {}),
-        "group resampling, tuned": (balanced, optimiser),
+        "group resampling, tuned": (balanced, optimizer),
         "GERNE, epoch by validation": (gerne, {}),
-        "GERNE, tuned": (gerne, optimiser | extrapolation),
+        "GERNE, tuned": (gerne, optimizer | extrapolation),
     }
 
 
-def run(path, n_splits=3, optimiser=None, extrapolation=None):
+def run(path, n_splits=3, optimizer=None, extrapolation=None):
     """Return one row per split and method, with the scores on the test part.
 
     Parameters
@@ -155,8 +155,8 @@ def run(path, n_splits=3, optimiser=None, extrapolation=None):
         Folder of the data or the npz file.
     n_splits : int, default=3
         Splits 0 to `n_splits - 1`.
-    optimiser, extrapolation : dict, default=None
-        Grids of the optimiser and of beta and c; by default the ones of this script.
+    optimizer, extrapolation : dict, default=None
+        Grids of the optimizer and of beta and c; by default the ones of this script.
 
     Returns
     -------
@@ -166,7 +166,7 @@ def run(path, n_splits=3, optimiser=None, extrapolation=None):
     rows = []
     for seed in range(n_splits):
         train, validation, test = split(*data, seed)
-        named = methods(seed, optimiser or OPTIMISER, extrapolation or EXTRAPOLATION)
+        named = methods(seed, optimizer or OPTIMISER, extrapolation or EXTRAPOLATION)
         for name, (estimator, grid) in named.items():
             start = time.perf_counter()
             if grid is None:

@@ -5,8 +5,9 @@ from numbers import Real
 import numpy as np
 
 from skdebias._base import BaseDebiasedClassifier
-from skdebias._head import HEAD_ATTRIBUTES
+from skdebias._head import HEAD_ATTRIBUTES, layer_parameters
 from skdebias._mapped import take_rows
+from skdebias._prepare import FirstStage
 from skdebias._sklearn import Interval
 
 
@@ -144,9 +145,6 @@ class AFRClassifier(BaseDebiasedClassifier):
     True
     """
 
-    _trains_networks = False  # by definition it retrains the last layer
-    _stackable = ("gamma", "regularization")
-
     _parameter_constraints: dict = {
         **BaseDebiasedClassifier._parameter_constraints,
         "gamma": [Interval(Real, 0, None, closed="left")],
@@ -201,36 +199,37 @@ class AFRClassifier(BaseDebiasedClassifier):
         return False
 
     def _first_stage(self, data):
-        from skdebias._erm import erm_like
+        from skdebias._erm import make_erm
         from skdebias.methods._afr import holdout_mask
 
         held = holdout_mask(data.y, self.holdout, data.seed)
-        first = erm_like(self, random_state=data.seed, verbose=0)
+        first = make_erm(self, random_state=data.seed, verbose=0)
         first.fit(take_rows(data.X, ~held), data.y[~held])
-        own = np.searchsorted(first.classes_, data.y)
-        confidence = first.predict_proba(data.X)[np.arange(len(own)), own]
-        self.confidence_ = np.where(held, confidence, np.nan)
-        for name in HEAD_ATTRIBUTES:
-            self.__dict__.pop(f"first_{name}", None)
-            if hasattr(first, name):
-                setattr(self, f"first_{name}", getattr(first, name))
-        return data.attributes
+        codes = np.searchsorted(first.classes_, data.y)
+        confidence = first.predict_proba(data.X)[np.arange(len(codes)), codes]
+        layers = {
+            f"first_{name}": getattr(first, name)
+            for name in HEAD_ATTRIBUTES
+            if hasattr(first, name)
+        }
+        confidence = np.where(held, confidence, np.nan)
+        anchor = layer_parameters(first._layers())
+        return FirstStage(
+            data.attributes,
+            learned={"confidence_": confidence, **layers},
+            for_method={"confidence": confidence, "anchor": anchor},
+        )
 
     def _first_stage_parameters(self, attributes_given):
         return {"holdout", *self._shared_parameters()}
 
-    def _make_method(self, groups):
-        from skdebias.methods import AFR
-        from skdebias.methods._afr import effective_sample_size
+    def _make_method(self, data, stage):
+        from skdebias.methods import AFR  # torch, which predicting does not need
 
-        method = AFR(self.confidence_, self.gamma)
-        weights = method.plan(groups).row_weights
-        self.effective_sample_size_ = effective_sample_size(weights)
-        return method
+        return AFR(
+            gamma=self.gamma, regularization=self.regularization, **stage.for_method
+        )
 
-    def _anchor(self):
-        return self._layers("first_")
-
-    def _weight_decays(self):
-        # The optimisers descend weight_decay / 2 ||w - w_ERM||^2.
-        return 2.0 * self.regularization
+    @property
+    def _trains_networks(self):
+        return False  # by definition it retrains the last layer

@@ -5,7 +5,7 @@ from numbers import Integral, Real
 
 import numpy as np
 
-from skdebias._head import HEAD_ATTRIBUTES, HeadClassifier
+from skdebias._head import HeadClassifier
 from skdebias._sklearn import Interval, StrOptions
 
 # A wider layer would need gigabytes for the weights of a few hundred features.
@@ -18,10 +18,6 @@ class BaseDebiasedClassifier(HeadClassifier):
     A subclass declares its parameters and says in :meth:`_make_method` which method
     they stand for. Everything else is here and in the engine.
     """
-
-    #: What precedes the fitted attributes of the heads that a method trains side by
-    #: side, in the order of the stack; the last one is the result.
-    _head_prefixes = ("",)
 
     _parameter_constraints: dict = {
         "hidden_layer_sizes": ["array-like"],
@@ -100,59 +96,24 @@ class BaseDebiasedClassifier(HeadClassifier):
                 )
 
     @abstractmethod
-    def _make_method(self, groups):
+    def _make_method(self, data, stage):
         """Return the method of `skdebias.methods` that the parameters stand for.
 
         Parameters
         ----------
-        groups : Groups
-            Groups of the training rows. Fitted attributes of the method may be set.
+        data : TrainingData
+        stage : FirstStage
+            What was learned before, with the groups of the training rows.
 
         Returns
         -------
         Method
         """
 
-    def _weight_decays(self):
-        """Weight decay of all heads, or of each of them."""
-        return self.weight_decay
-
-    def _student_rows(self):
-        """Validated embeddings that the first of two heads reads, or None for X."""
-        return None
-
-    def _epochs(self):
-        """Epochs after which each head is frozen, or None if none ever is."""
-        return None
-
-    def _anchor(self):
-        """Head at which training starts and to which weight decay pulls.
-
-        Returns
-        -------
-        list of (weights of shape (n_in, n_out), biases), or None
-            None is the usual start, and decay towards zero.
-        """
-        return None
-
-    def _further_attributes(self, fitted):
-        """Fitted attributes beyond those of the final head.
-
-        Parameters
-        ----------
-        fitted : skdebias._engine._sgd.Fitted
-            The stack holds all heads of the method, the final one last.
-
-        Returns
-        -------
-        dict
-        """
-        return {}
-
-    #: Whether the method can train whole networks, not only their last layers.
-    _trains_networks = True
-    #: Parameters that may differ between the heads of a stack, beside the optimiser's.
-    _stackable = ()
+    @property
+    def _trains_networks(self):
+        """Whether the method can train whole networks, not only their last layers."""
+        return True
 
     @staticmethod
     def _shared_parameters():
@@ -162,21 +123,14 @@ class BaseDebiasedClassifier(HeadClassifier):
     def _n_epochs(self):
         return self.max_iter
 
-    def _train(self, data, y_codes, groups, validation, task):
-        from skdebias import _fit
+    def _train(self, prepared, task):
+        from skdebias._fit import StackFit
 
-        _fit.StackFit(
-            [self],
-            [self._make_method(groups)],
-            data,
-            y_codes,
-            groups,
-            validation=validation,
-            task=task,
-            X_student=self._student_rows(),
-        ).run()
+        (trained,) = StackFit([self], [prepared], task=task).run()
+        prepared.method.check_result(trained.result)
+        return trained.attributes
 
-    def _check_warm_start(self, before):
+    def _check_warm_start(self, before, classes):
         """Refuse to go on from a head that gives its outputs another meaning."""
         if not self.warm_start or "n_iter_" not in before:
             return
@@ -186,7 +140,8 @@ class BaseDebiasedClassifier(HeadClassifier):
             "feature_names_in_": "names of features",
         }
         for name, what in names.items():
-            old, new = before.get(name), vars(self).get(name)
+            old = before.get(name)
+            new = classes if name == "classes_" else vars(self).get(name)
             unnamed = name == "feature_names_in_" and (old is None or new is None)
             if not (unnamed or np.array_equal(old, new)):
                 raise ValueError(
@@ -194,14 +149,6 @@ class BaseDebiasedClassifier(HeadClassifier):
                     f"({_listed(old)}) than these data ({_listed(new)}): fit a clone "
                     "instead."
                 )
-
-    def _set_fitted(self, state):
-        """Set fitted attributes, and drop those of a head of another shape."""
-        for prefix in self._head_prefixes:
-            for stale in HEAD_ATTRIBUTES:
-                self.__dict__.pop(prefix + stale, None)
-        for name, value in state.items():
-            setattr(self, name, value)
 
 
 def _listed(values):

@@ -146,32 +146,36 @@ default="auto"
         self.selection = selection
         self.random_state = random_state
 
-    def _train(self, data, y_codes, groups, validation, task):
+    def _train(self, prepared, task):
         import torch
 
         from skdebias._engine._features import Features
 
-        Cs = self._checked_Cs()
-        features = Features(data.X, torch.device("cpu"))
+        Cs, rows = self._checked_Cs(), np.arange(len(prepared.y_codes))
+        features = Features(prepared.data.X, torch.device("cpu"))
         scaling = _moments(features)
-        rng = np.random.default_rng(data.seed)
-        self.C_scores_ = np.full(len(Cs), np.nan)
+        rng = np.random.default_rng(prepared.data.seed)
+        scores = np.full(len(Cs), np.nan)
         if len(Cs) > 1:
-            self.C_scores_ = self._scores(
-                features, y_codes, groups, validation, scaling, Cs, rng
-            )
-        best = np.nan_to_num(self.C_scores_)
-        self.C_ = float(Cs[best == best.max()].min())
-        rows = np.arange(len(y_codes))
-        ((self.coef_, self.intercept_),), self.n_iter_ = self._heads(
-            features, rows, groups, scaling, [self.C_], self.n_draws, rng
+            scores = self._scores(features, prepared, scaling, Cs, rng)
+        best = np.nan_to_num(scores)
+        C = float(Cs[best == best.max()].min())
+        ((coef, intercept),), n_iter = self._heads(
+            features, rows, prepared.groups, scaling, [C], self.n_draws, rng
         )
-        if self.n_iter_ >= self.max_iter:
+        if n_iter >= self.max_iter:
             warn_caller(
                 f"DFRClassifier: a fit on a draw stopped at max_iter={self.max_iter} "
                 "before it reached tol: raise max_iter or tol, or lower Cs.",
                 ConvergenceWarning,
             )
+        return {
+            "C_scores_": scores,
+            "C_": C,
+            "coef_": coef,
+            "intercept_": intercept,
+            "n_iter_": n_iter,
+        }
 
     def _checked_Cs(self):
         Cs = np.asarray(self.Cs, dtype=float)
@@ -182,22 +186,23 @@ default="auto"
             )
         return Cs
 
-    def _scores(self, features, y, groups, validation, scaling, Cs, rng):
+    def _scores(self, features, prepared, scaling, Cs, rng):
         """Score of every C on the validation set, or on half of the rows."""
         import torch
 
         from skdebias._engine._features import Features
         from skdebias._engine._heads import stack_parameters
-        from skdebias._engine._selection import Validation
+        from skdebias._engine._selection import HeadValidationScorer
         from skdebias.methods._dfr import halves
 
         cpu = torch.device("cpu")
+        y, groups, validation = prepared.y_codes, prepared.groups, prepared.validation
         if validation is None:
             rows, held = halves(groups, rng)
             if not len(held):  # every group has one row
                 return np.full(len(Cs), np.nan)
             selection = "worst_group" if self.selection == "auto" else self.selection
-            held_out = Validation(
+            held_out = HeadValidationScorer(
                 y[held],
                 _restricted(groups, held),
                 selection,
@@ -205,7 +210,7 @@ default="auto"
             )
         else:
             rows = np.arange(len(y))
-            held_out = Validation(
+            held_out = HeadValidationScorer(
                 validation["y"],
                 validation["groups"],
                 validation["selection"],

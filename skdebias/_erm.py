@@ -156,7 +156,7 @@ class ERMClassifier(BaseDebiasedClassifier):
         self.balance = balance
         self.reweight = reweight
 
-    def _make_method(self, groups):
+    def _make_method(self, data, stage):
         from skdebias.methods import ERM  # brings torch, which predicting does not need
 
         return ERM(balance=self.balance, reweight=self.reweight)
@@ -165,7 +165,7 @@ class ERMClassifier(BaseDebiasedClassifier):
         return "group" in (self.balance, self.reweight)
 
 
-def erm_like(estimator, **changes):
+def make_erm(estimator, **changes):
     """Return an unfitted ERM head with the shared parameters of another estimator.
 
     Parameters
@@ -186,7 +186,7 @@ def erm_like(estimator, **changes):
     return ERMClassifier(**(kept | changes))
 
 
-class HeadModels:
+class HeadFactory:
     """Where the first stage of a head gets its models: heads of the same kind.
 
     A whole network has networks instead; see `skdebias.finetune`.
@@ -212,7 +212,7 @@ class HeadModels:
         -------
         classifier
         """
-        return erm_like(self._estimator, **changes)
+        return make_erm(self._estimator, **changes)
 
     def last_layer(self, X, y, reference):
         """Return features and the model whose last layers read them.
@@ -233,7 +233,7 @@ class HeadModels:
         return X, None if reference is None else self.erm(**reference)
 
 
-def models_of(estimator, data):
+def model_factory(estimator, data):
     """Return where an estimator's first stage gets its models.
 
     Parameters
@@ -243,6 +243,6 @@ def models_of(estimator, data):
 
     Returns
     -------
-    HeadModels or alike
+    HeadFactory or alike
     """
-    return data.models or HeadModels(estimator)
+    return data.models or HeadFactory(estimator)

@@ -1,7 +1,8 @@
 """From an estimator's parameters to the engine and back."""
 
 from functools import partial
-from itertools import pairwise
+from itertools import chain, pairwise
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -11,8 +12,9 @@ from tqdm import tqdm
 from skdebias._engine._features import Features, JoinedFeatures
 from skdebias._engine._lbfgs import solve
 from skdebias._engine._loss import n_logits
-from skdebias._engine._selection import Stopping, Validation
-from skdebias._engine._sgd import Problem, Settings, Training
+from skdebias._engine._selection import HeadValidationScorer, Stopping
+from skdebias._engine._sgd import Fitted, OptimizerConfig, Problem, Training
+from skdebias._head import layer_parameters
 from skdebias._warnings import warn_caller
 
 
@@ -52,93 +54,93 @@ def resolve_device(device):
     return resolved.device
 
 
+class Trained(NamedTuple):
+    """What training gave one estimator.
+
+    Parameters
+    ----------
+    attributes : dict of str to object
+        Fitted attributes.
+    result : Fitted
+        What its method may look at.
+    """
+
+    attributes: dict
+    result: Fitted
+
+
 class StackFit:
     """Estimators whose heads are trained as one stack.
 
     Parameters
     ----------
     estimators : list of BaseDebiasedClassifier
-        Alike but for what a stack can hold side by side: the optimiser's rates and
-        their `_stackable` parameters. What else is read of them is read of the first.
-    methods : list of Method
-        One per estimator, of one class.
-    data : TrainingData
-        Of the local rows; `X` is not read where `features` are given.
-    y_codes : ndarray of shape (n_rows,)
-        One per row of X, or of `features`.
-    groups : Groups
-        Of the local rows.
-    validation : dict, default=None
-        What `encode_validation_set` returned.
+        Alike but for what a stack can hold side by side: the optimizer's rates and
+        what their methods call `stackable`. What else is read of them is read of the
+        first.
+    prepared : list of Prepared
+        One per estimator, with methods of one class, and the same but for them.
+    codes : ndarray of shape (n_rows,), default=None
+        Class codes of all rows of `features`; None is those of the training rows.
     task : FitTask, default=None
         Told of every epoch of the first estimator.
-    X_student : ndarray or Tensor of shape (n_samples, n_student_features), default=None
-        What the first head of a method of two reads instead of X.
     features : Features or JoinedFeatures, default=None
         Rows to train on, if they are already at hand.
     rows : ndarray, default=None
         Which of the `features` the local rows are; None for all of them.
-    tolerate : bool, default=False
+    allow_divergence : bool, default=False
         Let single heads diverge.
     """
 
     def __init__(
         self,
         estimators,
-        methods,
-        data,
-        y_codes,
-        groups,
+        prepared,
         *,
-        validation=None,
+        codes=None,
         task=None,
-        X_student=None,
         features=None,
         rows=None,
-        tolerate=False,
+        allow_divergence=False,
     ):
-        self._estimators = estimators
-        self._first = first = estimators[0]
+        self._estimators, self._prepared = estimators, prepared
+        first, shared = estimators[0], prepared[0]
+        self._first, self._shared, self._task = first, shared, task
+        methods = [one.method for one in prepared]
         self._n_heads = methods[0].n_heads
-        self._encoded = validation
-        self._task = task
         device = resolve_device(first.device)
-        anchors = [_anchor(estimator) for estimator in estimators]
-        starts = [
-            _warm_start(estimator, X_student) or anchor
-            for estimator, anchor in zip(estimators, anchors)
-        ]
+        X_student = shared.data.X_student
+        starts = [_warm_start(*pair) for pair in zip(estimators, prepared)]
         problem = Problem(
             methods,
-            groups,
-            data.seed,
+            shared.groups,
+            shared.data.seed,
             rows,
-            initial=_side_by_side(starts),
-            anchor=_side_by_side(anchors),
+            initial=None if starts[0] is None else [*chain(*starts)],
         )
         if features is None:
-            features = _features(data.X, X_student, device)
-        settings = _settings(estimators, self._n_heads)
-        judge = _validation(validation, device, X_student)
-        codes, n_classes = y_codes.astype(np.int64), len(first.classes_)
-        what = features, codes, n_classes
+            features = _features(shared.data.X, X_student, device)
+        config = _optimizer_config(estimators, methods)
+        scorer = _validation_scorer(shared.validation, device, X_student)
+        codes = shared.y_codes if codes is None else codes
+        task_data = features, codes.astype(np.int64), len(shared.classes)
         self._training = None
         if first.solver == "lbfgs":
             self._solve = partial(
-                solve, *what, problem, settings, tol=first.tol, validation=judge
+                solve, *task_data, problem, config, tol=first.tol, validation=scorer
             )
             return
         self._training = Training(
-            *what,
+            *task_data,
             [problem],
-            settings,
-            validation=judge,
+            config,
+            validation=scorer,
             stopping=Stopping(first.early_stopping, first.tol, first.n_iter_no_change),
-            tolerate=tolerate,
+            allow_divergence=allow_divergence,
         )
 
     def run(self, until=None):
-        """Train, and set the fitted attributes of the estimators.
+        """Train.
 
         Parameters
         ----------
@@ -148,23 +150,27 @@ class StackFit:
 
         Returns
         -------
-        Fitted
+        list of Trained
+            One per estimator.
         """
         if self._training is None:
-            fitted = self._solve()
-            _warn_if_unsolved(fitted, self._first)
+            self.fitted = self._solve()
+            _warn_if_unsolved(self.fitted, self._first)
         else:
-            with _Observer(self._first, self._task, self._training.epoch) as observer:
+            observer = _Observer(
+                self._first, self._shared, self._task, self._training.epoch
+            )
+            with observer:
                 self._training.run(
                     until, on_epoch_begin=observer.begin, on_epoch_end=observer.end
                 )
-            fitted = self._training.result()
-        for position, estimator in enumerate(self._estimators):
-            part = fitted.part(position, self._n_heads)
-            estimator._set_fitted(_state(estimator, part, self._encoded))
-        return fitted
+            self.fitted = self._training.result()
+        return [
+            _trained(one, self.fitted.part(position, self._n_heads))
+            for position, one in enumerate(self._prepared)
+        ]
 
-    def keep(self, positions):
+    def select(self, positions):
         """Go on with some of the estimators; the heads of the others are dropped.
 
         Parameters
@@ -173,7 +179,8 @@ class StackFit:
             Among the estimators that are left. Their solver has epochs.
         """
         self._estimators = [self._estimators[position] for position in positions]
-        self._training.keep(positions)
+        self._prepared = [self._prepared[position] for position in positions]
+        self._training.select(positions)
 
 
 def _warn_if_unsolved(fitted, estimator):
@@ -188,25 +195,55 @@ def _warn_if_unsolved(fitted, estimator):
         )
 
 
-def _side_by_side(parameters):
-    """Chain the heads of all estimators; None if there are none."""
-    if parameters[0] is None:
-        return None
-    return [head for own in parameters for head in own]
+def _trained(prepared, result):
+    """Return what training gave one estimator."""
+    return Trained(
+        {
+            **heads_attributes(prepared.method.heads, result.stack),
+            **training_attributes(prepared, result),
+        },
+        result,
+    )
 
 
-def _state(estimator, fitted, validation):
-    """Fitted attributes of one estimator."""
-    heads = {}
-    for position, prefix in enumerate(estimator._head_prefixes):
-        heads |= head_attributes(fitted.stack, position, prefix)
+def heads_attributes(heads, stack):
+    """Return the fitted attributes of all heads of a method.
+
+    Parameters
+    ----------
+    heads : sequence of Head
+    stack : HeadStack
+        Of these heads.
+
+    Returns
+    -------
+    dict
+    """
+    attributes = {}
+    for position, head in enumerate(heads):
+        attributes |= head_attributes(stack, position, head.prefix)
+    return attributes
+
+
+def training_attributes(prepared, result):
+    """Return the fitted attributes that say how training went.
+
+    Parameters
+    ----------
+    prepared : Prepared
+    result : Fitted
+        Of one method.
+
+    Returns
+    -------
+    dict
+    """
     return {
-        **heads,
-        **estimator._further_attributes(fitted),
-        "n_iter_": int(fitted.n_iter[-1]),
-        "best_epoch_": int(fitted.best_epoch[-1]),
-        "history_": fitted_history(fitted.history, validation),
-        "loss_curve_": [float(loss[-1]) for loss in fitted.history["loss"]],
+        **prepared.method.learned(prepared.groups, result),
+        "n_iter_": int(result.n_iter[-1]),
+        "best_epoch_": int(result.best_epoch[-1]),
+        "history_": fitted_history(result.history, prepared.validation),
+        "loss_curve_": [float(loss[-1]) for loss in result.history["loss"]],
     }
 
 
@@ -240,23 +277,31 @@ def _hidden_layer_sizes(estimator):
     return tuple(int(size) for size in estimator.hidden_layer_sizes)
 
 
-def _settings(estimators, n_heads):
-    first = estimators[0]
+def _optimizer_config(estimators, methods):
+    first, n_heads = estimators[0], methods[0].n_heads
+    heads = [head for method in methods for head in method.heads]
 
-    def per_head(values):
-        stacked = [np.broadcast_to(np.asarray(v, dtype=float), n_heads) for v in values]
-        return np.concatenate(stacked)
+    def per_head(name):
+        return np.repeat(
+            np.array([getattr(e, name) for e in estimators], dtype=float), n_heads
+        )
 
-    epochs = [estimator._epochs() for estimator in estimators]
-    return Settings(
+    decays = [
+        default if head.weight_decay is None else head.weight_decay
+        for default, head in zip(per_head("weight_decay"), heads)
+    ]
+    epochs = None
+    if any(head.epochs is not None for head in heads):
+        epochs = np.array([np.inf if h.epochs is None else h.epochs for h in heads])
+    return OptimizerConfig(
         first.solver,
-        per_head([estimator.learning_rate for estimator in estimators]),
-        per_head([estimator._weight_decays() for estimator in estimators]),
-        per_head([estimator.momentum for estimator in estimators]),
+        per_head("learning_rate"),
+        np.array(decays, dtype=float),
+        per_head("momentum"),
         first.batch_size,
         first.max_iter,
         _hidden_layer_sizes(first),
-        None if epochs[0] is None else per_head(epochs),
+        epochs,
     )
 
 
@@ -267,32 +312,28 @@ def _features(X, X_student, device):
     return JoinedFeatures([Features(X_student, device), own])
 
 
-def _validation(encoded, device, X_student=None):
+def _validation_scorer(encoded, device, X_student=None):
     if encoded is None:
         return None
     features = Features(encoded["X"], device)
     if X_student is not None:
-        # Only the last head is judged; the student sees nothing.
+        # Only the last head is scored; the student sees nothing.
         features = JoinedFeatures([X_student.shape[1], features])
-    return Validation(encoded["y"], encoded["groups"], encoded["selection"], features)
+    return HeadValidationScorer(
+        encoded["y"], encoded["groups"], encoded["selection"], features
+    )
 
 
-def _anchor(estimator):
-    """Parameters that weight decay pulls to, if not zero."""
-    layers = estimator._anchor()
-    return None if layers is None else [_parameters(layers)]
-
-
-def _warm_start(estimator, X_student=None):
+def _warm_start(estimator, prepared):
     """Weights of the previous fit, if asked for and still of the right shape."""
     if not (estimator.warm_start and hasattr(estimator, "n_iter_")):
         return None
-    heads = [estimator._layers(prefix) for prefix in estimator._head_prefixes]
+    heads = [estimator._layers(head.prefix) for head in prepared.method.heads]
     hidden = _hidden_layer_sizes(estimator)
-    n_outputs = n_logits(len(estimator.classes_))
+    n_outputs = n_logits(len(prepared.classes))
     widths = [estimator.n_features_in_] * len(heads)
-    if X_student is not None:
-        widths[0] = X_student.shape[1]
+    if prepared.data.X_student is not None:
+        widths[0] = prepared.data.X_student.shape[1]
     for layers, width in zip(heads, widths):
         sizes = (width, *hidden, n_outputs)
         shapes = [coef.shape for coef, _ in layers]
@@ -307,12 +348,7 @@ def _warm_start(estimator, X_student=None):
             "warm_start=True, but weights of the fitted head are not finite: fit a "
             "clone instead."
         )
-    return [_parameters(layers) for layers in heads]
-
-
-def _parameters(layers):
-    """Layers of an estimator as the engine keeps them."""
-    return [np.ascontiguousarray(coef.T) for coef, _ in layers], [b for _, b in layers]
+    return [layer_parameters(layers) for layers in heads]
 
 
 def fitted_history(history, validation):
@@ -371,7 +407,8 @@ def _warn_of_a_constant_score(history, validation):
 class _Observer:
     """Reports epochs to scikit-learn's callbacks, if any, and to a progress bar."""
 
-    def __init__(self, estimator, task, epoch):
+    def __init__(self, estimator, prepared, task, epoch):
+        self._prepared = prepared
         self._task = task
         self._bar = tqdm(
             total=estimator.max_iter,
@@ -390,7 +427,7 @@ class _Observer:
     def begin(self, stack):
         if self._task is None:
             return
-        self._epoch = self._task.begin_epoch(lambda: head_attributes(stack))
+        self._epoch = self._task.begin_epoch(lambda: self._attributes(stack))
 
     def end(self, tracker):
         shown = {"loss": tracker.history["loss"][-1][-1]}
@@ -401,4 +438,8 @@ class _Observer:
         self._bar.update()
         if self._task is None:
             return False
-        return self._epoch.end(lambda: head_attributes(tracker.stack))
+        return self._epoch.end(lambda: self._attributes(tracker.stack))
+
+    def _attributes(self, stack):
+        """Fitted attributes, as they are now."""
+        return self._prepared.learned | head_attributes(stack)

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from sklearn.preprocessing import StandardScaler
 
+from skdebias._debiased import SavedMethod, saved
 from skdebias._serialize import decode, encode
 
 # Lengths by name; the same name is the same length within one estimator.
@@ -47,6 +48,9 @@ def describe_estimator(
     params = estimator.get_params(deep=False)
     if "random_state" in params and not isinstance(params["random_state"], int):
         params["random_state"] = None  # a generator's state is not worth keeping
+    if "method" in params:
+        method = saved(params["method"])
+        params["method"] = {"name": method.name, "fields": method.fields}
     fitted = {
         key: value
         for key, value in vars(estimator).items()
@@ -83,9 +87,10 @@ def rebuild_estimator(
         If the class, a parameter or a fitted attribute is not a known one, or its
         value not one that a fit accepts or sets.
     """
-    estimator = known_class(description["class"])(
-        **decode(description["params"], arrays)
-    )
+    params = decode(description["params"], arrays)
+    if "method" in params:
+        params["method"] = _saved_method(params["method"])
+    estimator = known_class(description["class"])(**params)
     estimator._validate_params()
     fitted = decode(description["fitted"], arrays)
     check_fitted(fitted, _KNOWN_OF_A_SCALER if _is_scaler(estimator) else _KNOWN)
@@ -94,6 +99,20 @@ def rebuild_estimator(
     for key, value in fitted.items():
         setattr(estimator, key, value)
     return estimator
+
+
+def _saved_method(value: Any) -> SavedMethod:
+    """Return a method of a file, of which only the form is checked."""
+    named = isinstance(value, dict) and value.keys() == {"name", "fields"}
+    if not (
+        named
+        and isinstance(value["name"], str)
+        and value["name"].isidentifier()
+        and isinstance(value["fields"], dict)
+        and all(isinstance(key, str) and key.isidentifier() for key in value["fields"])
+    ):
+        raise ValueError(f"its method is {_describe(value)}")
+    return SavedMethod(value["name"], value["fields"])
 
 
 def known_class(name: str) -> type:

@@ -2,16 +2,12 @@
 
 from numbers import Real
 
-import numpy as np
 from sklearn.base import clone
 
 from skdebias._base import BaseDebiasedClassifier
-from skdebias._erm import models_of
+from skdebias._erm import model_factory
+from skdebias._prepare import FirstStage
 from skdebias._sklearn import HasMethods, Interval, StrOptions
-from skdebias._warnings import warn_caller
-
-# Slack for a beta that was itself computed from the bound.
-_TOLERANCE = 1e-9
 
 
 class GERNEClassifier(BaseDebiasedClassifier):
@@ -160,8 +156,6 @@ class GERNEClassifier(BaseDebiasedClassifier):
            [0.5, 0.5]])
     """
 
-    _stackable = ("beta", "c")
-
     _parameter_constraints: dict = {
         **BaseDebiasedClassifier._parameter_constraints,
         "beta": [Interval(Real, None, None, closed="neither")],
@@ -231,14 +225,13 @@ class GERNEClassifier(BaseDebiasedClassifier):
         return True
 
     def _first_stage(self, data):
-        self.__dict__.pop("pseudo_attributes_", None)
         if data.attributes is not None:
-            return data.attributes
-        inferrer = clone(self._inferrer(models_of(self, data)), safe=False)
-        self.pseudo_attributes_ = inferrer.fit_predict(
+            return FirstStage(data.attributes)
+        inferrer = clone(self._inferrer(model_factory(self, data)), safe=False)
+        inferred = inferrer.fit_predict(
             data.X, data.y, X_val=data.X_val, y_val=data.y_val
         )
-        return self.pseudo_attributes_
+        return FirstStage(inferred, True, {"pseudo_attributes_": inferred})
 
     def _first_stage_parameters(self, attributes_given):
         if attributes_given:
@@ -261,35 +254,12 @@ class GERNEClassifier(BaseDebiasedClassifier):
             reference = biased_reference(self, models)
         return ConfidencePseudoAttributes(self.t, reference_estimator=reference)
 
-    def _make_method(self, groups):
-        # These bring torch, which predicting does not need.
-        from skdebias.methods import GERNE, extrapolated_distribution
-        from skdebias.methods._gerne import group_beta_bounds
+    def _make_method(self, data, stage):
+        from skdebias.methods import GERNE  # torch, which predicting does not need
 
-        self.beta_bounds_ = group_beta_bounds(groups, self.c)
-        self.beta_ = self._beta_within(*self.beta_bounds_)
-        self.extrapolated_distribution_ = np.zeros(
-            (groups.n_classes, groups.n_attributes)
+        return GERNE(
+            self.beta,
+            self.c,
+            shared=self.coupling == "shared",
+            out_of_bounds=self.out_of_bounds,
         )
-        self.extrapolated_distribution_[tuple(groups.cells.T)] = (
-            extrapolated_distribution(groups, self.beta_, self.c)
-        )
-        return GERNE(self.beta_, self.c, shared=self.coupling == "shared")
-
-    def _beta_within(self, low, high):
-        """Return beta, clipped if asked for; warn or raise if it is out of bounds."""
-        if low - _TOLERANCE <= self.beta <= high + _TOLERANCE:
-            return float(self.beta)
-        if self.out_of_bounds == "clip":
-            return float(np.clip(self.beta, low, high))
-        message = (
-            f"beta={self.beta} with c={self.c} is outside the bounds "
-            f"[{low:.4f}, {high:.4f}] of this data: a group would get a negative "
-            "weight and the loss no minimum. Choose beta within them, or "
-            "out_of_bounds='clip'."
-        )
-        known = not hasattr(self, "pseudo_attributes_")
-        if self.out_of_bounds == "warn" or (self.out_of_bounds == "auto" and not known):
-            warn_caller(message)
-            return float(self.beta)
-        raise ValueError(message)

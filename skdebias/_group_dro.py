@@ -129,8 +129,6 @@ class GroupDROClassifier(BaseDebiasedClassifier):
     True
     """
 
-    _stackable = ("step_size", "adjustment", "temperature")
-
     _parameter_constraints: dict = {
         **BaseDebiasedClassifier._parameter_constraints,
         "step_size": [Interval(Real, 0, None, closed="left")],
@@ -181,12 +179,7 @@ class GroupDROClassifier(BaseDebiasedClassifier):
         self.adjustment = adjustment
         self.temperature = temperature
 
-    def _make_method(self, groups):
+    def _make_method(self, data, stage):
         from skdebias.methods import GroupDRO
 
         return GroupDRO(self.step_size, self.adjustment, self.temperature)
-
-    def _further_attributes(self, fitted):
-        if self.solver == "lbfgs":
-            return {"group_weights_": fitted.shares[0]}
-        return {"group_weights_": fitted.rule.q[0, :, fitted.position].cpu().numpy()}

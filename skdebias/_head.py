@@ -15,7 +15,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from skdebias._attributes import on_host
 from skdebias._blas import blas_on_one_thread
 from skdebias._context import plain_numpy, standard_context
-from skdebias._named_groups import NamedGroups, warn_of_unusable
+from skdebias._prepare import FirstStage, encode, prepare, warn_of_attributes
 from skdebias._rows import (
     PRECISIONS,
     as_array,
@@ -29,10 +29,6 @@ from skdebias._training_checks import warn_if_collapsed, warn_of_validation_shif
 from skdebias._validation import (
     TrainingData,
     about,
-    check_encodable,
-    check_same_kind,
-    encode_classes,
-    encode_groups,
     encode_validation_set,
     has_validation_set,
     refuse_booleans,
@@ -42,6 +38,8 @@ from skdebias._validation import (
 # Values per block of prediction: bounds the float32 copy of float16 input.
 _PREDICT_VALUES = 1 << 23
 
+# What validation sets on an estimator, before anything is fitted.
+VALIDATED = ("n_features_in_", "feature_names_in_")
 # Fitted attributes of a head: linear, or with hidden layers.
 HEAD_ATTRIBUTES = ("coef_", "intercept_", "coefs_", "intercepts_")
 
@@ -49,6 +47,22 @@ HEAD_ATTRIBUTES = ("coef_", "intercept_", "coefs_", "intercepts_")
 def final_head(estimator):
     """Return the last step of a Pipeline, or the estimator itself."""
     return estimator[-1] if isinstance(estimator, Pipeline) else estimator
+
+
+def layer_parameters(layers):
+    """Return the layers of a fitted head as the engine keeps them.
+
+    Parameters
+    ----------
+    layers : sequence of (ndarray of shape (n_in, n_out), ndarray of shape (n_out,))
+
+    Returns
+    -------
+    coefs : list of ndarray of shape (n_out, n_in)
+    intercepts : list of ndarray
+    """
+    coefs = [np.ascontiguousarray(coef.T) for coef, _ in layers]
+    return coefs, [intercept for _, intercept in layers]
 
 
 class LogitClassifierMixin(ClassifierMixin):
@@ -145,11 +159,11 @@ class HeadClassifier(
 
         Returns
         -------
-        array-like of shape (n_samples,) or None
-            The attributes to train with: those given, unless the estimator infers its
-            own. Fitted attributes may be set.
+        FirstStage
+            With the attributes to train with: those given, unless the estimator infers
+            its own.
         """
-        return data.attributes
+        return FirstStage(data.attributes)
 
     def _first_stage_parameters(self, attributes_given):
         """Names of the parameters that :meth:`_first_stage` reads.
@@ -168,25 +182,39 @@ class HeadClassifier(
         """
         return ()
 
+    def _make_method(self, data, stage):
+        """Return the method that the parameters stand for.
+
+        Parameters
+        ----------
+        data : TrainingData
+        stage : FirstStage
+
+        Returns
+        -------
+        skdebias.methods.Method or None
+            None for a head that the engine does not train.
+        """
+        return None
+
     def _n_epochs(self):
         """Number of epochs that callbacks are told of; 0 for a fit in one piece."""
         return 0
 
     @abstractmethod
-    def _train(self, data, y_codes, groups, validation, task):
-        """Fit the head and set its attributes.
+    def _train(self, prepared, task):
+        """Fit the head.
 
         Parameters
         ----------
-        data : TrainingData
-        y_codes : ndarray of shape (n_samples,)
-            Indices into `classes_`.
-        groups : Groups
-            Groups of the training rows.
-        validation : dict or None
-            What `encode_validation_set` returned.
+        prepared : Prepared
         task : FitTask
             For reporting epochs to callbacks.
+
+        Returns
+        -------
+        dict of str to object
+            Fitted attributes.
         """
 
     @_fit_context(prefer_skip_nested_validation=True)
@@ -226,35 +254,72 @@ default=None
             If the input is malformed: wrong lengths, NaN, a single class. What was
             fitted before is then left as it was.
         """
+        return self._fit_whole(
+            X,
+            y,
+            attributes,
+            X_val=X_val,
+            y_val=y_val,
+            attributes_val=attributes_val,
+        )
+
+    def _fit_whole(self, X, y, attributes, **given):
+        """Fit, or leave everything as it was before."""
         from skdebias._engine._threads import one_thread
 
         before = dict(vars(self))
         try:
             with standard_context(), one_thread():
-                return self._fit(X, y, attributes, X_val, y_val, attributes_val, before)
+                return self._fit(X, y, attributes, given, before)
         except BaseException:
             # Classes of the new labels beside an old head would predict nonsense.
             vars(self).clear()
             vars(self).update(before)
             raise
 
-    def _fit(self, X, y, attributes, X_val, y_val, attributes_val, before):
+    def _fit(self, X, y, attributes, given, before):
         X, y = self._validate_fit_input(X, y)
-        seed = self._draw_seed()
-        X_val = through_pipelines(X_val)
-        data = TrainingData(X, y, attributes, X_val, y_val, attributes_val, seed)
-        y_codes, validation = self._encode(data)
-        self._check_warm_start(before)
-        if validation is not None:
-            warn_of_validation_shift(X, validation["X"])
-        groups = self._find_groups(data, y_codes)
-        self._warn_of_attributes(data, groups, validation)
-        task = FitTask(self, data)
-        self._train(data, y_codes, groups, validation, task)
+        data = self._training_data(X, y, attributes=attributes, **given)
+        encoded = encode(self, data)
+        self._check_warm_start(before, encoded.classes)
+        if encoded.validation is not None:
+            warn_of_validation_shift(X, encoded.validation["X"])
+        prepared = prepare(self, data, encoded)
+        warn_of_attributes(self, prepared)
+        task = FitTask(self, prepared)
+        self._set_fitted(prepared.learned | self._train(prepared, task))
         task.end(reconstruction_attributes={})
-        self._finish()
-        warn_if_collapsed(self, X, y_codes)
+        warn_if_collapsed(self, X, encoded.y_codes)
         return self
+
+    def _training_data(self, X, y, *, seed=None, **given):
+        """Return what `fit` was given as a whole.
+
+        Parameters
+        ----------
+        X, y : ndarray
+            Validated.
+        seed : int, default=None
+            Of every stage of the fit; drawn if it is None.
+        **given : dict
+            Arguments of `fit`, as they are.
+
+        Returns
+        -------
+        TrainingData
+        """
+        if seed is None:
+            seed = self._draw_seed()
+        given["X_val"] = through_pipelines(given["X_val"])
+        return TrainingData(X, y, seed=seed, **given)
+
+    def _set_fitted(self, state):
+        """Set fitted attributes, and drop those of an earlier fit."""
+        for name in [*vars(self)]:
+            if name.endswith("_") and name not in VALIDATED and name[0] != "_":
+                delattr(self, name)
+        for name, value in state.items():
+            setattr(self, name, value)
 
     def _validate_params(self):
         super()._validate_params()
@@ -266,52 +331,12 @@ default=None
         # A search asks for them often, and reading a signature takes a while.
         return super()._get_param_names()
 
-    def _finish(self):
-        """Warn of what training showed; called when all attributes are set."""
-
     def _draw_seed(self):
         """Seed of every stage of a fit."""
         return check_random_state(self.random_state).randint(np.iinfo(np.int32).max)
 
-    def _encode(self, data):
-        """Set `classes_`; return the class codes and the encoded validation set."""
-        self.classes_, y_codes = encode_classes(data.y, type(self).__name__)
-        if data.attributes is not None:
-            # Before anything is trained, and where they are not used too.
-            check_encodable(data.attributes, len(data.y))
-        validation = self._encode_validation(
-            data.X_val, data.y_val, data.attributes_val
-        )
-        if data.attributes is not None and data.attributes_val is not None:
-            check_same_kind(data.attributes, data.attributes_val)
-        return y_codes, validation
-
-    def _check_warm_start(self, before):
+    def _check_warm_start(self, before, classes):
         """Refuse to go on from a head of other data; none goes on by default."""
-
-    def _warn_of_attributes(self, data, groups, validation):
-        """Warn once if the groups of the fit cannot do what they are meant for."""
-        reasons = []
-        if data.attributes is not None and self._uses_attributes():
-            named = NamedGroups(groups, self.classes_, self.attribute_values_)
-            reasons.append(named.unusable_for_training())
-        if validation is not None:
-            reasons.append(validation["unusable"])
-        warn_of_unusable(*reasons)
-
-    def _find_groups(self, data, y_codes):
-        """Run the first stage; return the groups to train with, and set them."""
-        attributes = self._first_stage(data)
-        groups, self.attribute_values_ = encode_groups(
-            attributes, y_codes, len(self.classes_), self._attribute_user()
-        )
-        self.groups_ = groups.cells
-        self.group_counts_ = groups.counts
-        return groups
-
-    def _attribute_user(self):
-        """Name to warn in when attributes are missing, or None."""
-        return type(self).__name__ if self._needs_attributes() else None
 
     def _validate_fit_input(self, X, y):
         refuse_masked(y, "y")
@@ -332,17 +357,18 @@ default=None
         refuse_beyond_float32(X)
         return X, y
 
-    def _encode_validation(self, X_val, y_val, attributes_val):
-        if not has_validation_set(X_val, y_val, attributes_val):
+    def _encode_validation(self, data, classes):
+        """Return the encoded validation set, None if there is none."""
+        if not has_validation_set(data.X_val, data.y_val, data.attributes_val):
             return None
         with about("X_val"):
-            X_val = self._validate_X(X_val)
+            X_val = self._validate_X(data.X_val)
             refuse_beyond_float32(X_val)
         return encode_validation_set(
             X_val,
-            y_val,
-            attributes_val,
-            self.classes_,
+            data.y_val,
+            data.attributes_val,
+            classes,
             self.selection,
         )
 
@@ -406,14 +432,15 @@ class FitTask:
     Parameters
     ----------
     estimator : HeadClassifier
-    data : TrainingData
+    prepared : Prepared
     parent : FitTask, default=None
         The fit that this is an epoch of.
     """
 
-    def __init__(self, estimator, data, parent=None):
+    def __init__(self, estimator, prepared, parent=None):
         self._estimator = estimator
-        self._data = data
+        self._prepared = prepared
+        data = prepared.data
         metadata = None
         if data.attributes is not None:
             metadata = {"attributes": data.attributes}
@@ -439,7 +466,7 @@ class FitTask:
         reconstruction_attributes : callable
             Returns the fitted attributes as they are at the call.
         """
-        epoch = FitTask(self._estimator, self._data, parent=self)
+        epoch = FitTask(self._estimator, self._prepared, parent=self)
         epoch._context.call_on_fit_task_begin(
             **epoch._hooks, reconstruction_attributes=reconstruction_attributes
         )

@@ -6,6 +6,7 @@ import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 
 from skdebias._base import BaseDebiasedClassifier
+from skdebias._prepare import FirstStage
 from skdebias._quiet import ignored
 from skdebias._sklearn import HasMethods, Interval
 from skdebias._warnings import warn_caller
@@ -132,8 +133,6 @@ class JTTClassifier(BaseDebiasedClassifier):
     True
     """
 
-    _stackable = ("upweight",)
-
     _parameter_constraints: dict = {
         **BaseDebiasedClassifier._parameter_constraints,
         "upweight": [Interval(Real, 1, None, closed="left")],
@@ -188,13 +187,13 @@ class JTTClassifier(BaseDebiasedClassifier):
         return False
 
     def _first_stage(self, data):
-        from skdebias._erm import models_of
+        from skdebias._erm import model_factory
         from skdebias.attributes import ErrorSetPseudoAttributes
         from skdebias.attributes._error_set import EmptyErrorSetError
 
         reference = self.reference_estimator
         if reference is None:
-            reference = models_of(self, data).erm(
+            reference = model_factory(self, data).erm(
                 max_iter=self.warmup_epochs,
                 early_stopping=False,
                 random_state=data.seed,
@@ -204,7 +203,7 @@ class JTTClassifier(BaseDebiasedClassifier):
         try:
             # The first model is meant to stop early.
             with ignored(ConvergenceWarning):
-                self.pseudo_attributes_ = inferrer.fit_predict(data.X, data.y)
+                errors = inferrer.fit_predict(data.X, data.y)
         except EmptyErrorSetError:
             warn_caller(
                 "JTTClassifier: the first model makes no mistake on the training rows. "
@@ -212,15 +211,15 @@ class JTTClassifier(BaseDebiasedClassifier):
                 f"minimisation: lower warmup_epochs={self.warmup_epochs} or "
                 "learning_rate, or pass a weaker reference_estimator.",
             )
-            self.pseudo_attributes_ = np.zeros(len(data.y), dtype=np.int64)
-        return self.pseudo_attributes_
+            errors = np.zeros(len(data.y), dtype=np.int64)
+        return FirstStage(errors, True, {"pseudo_attributes_": errors})
 
     def _first_stage_parameters(self, attributes_given):
         if self.reference_estimator is not None:
             return {"reference_estimator"}
         return {"warmup_epochs", *self._shared_parameters()}
 
-    def _make_method(self, groups):
+    def _make_method(self, data, stage):
         from skdebias.methods import JTT
 
         return JTT(self.upweight)

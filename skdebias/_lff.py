@@ -131,9 +131,6 @@ class LfFClassifier(BaseDebiasedClassifier):
         "alpha": [Interval(Real, 0, 1, closed="left")],
     }
 
-    _head_prefixes = ("biased_", "")
-    _stackable = ("q", "alpha")
-
     def __init__(
         self,
         q=0.7,
@@ -178,7 +175,7 @@ class LfFClassifier(BaseDebiasedClassifier):
     def _needs_attributes(self):
         return False
 
-    def _make_method(self, groups):
+    def _make_method(self, data, stage):
         from skdebias.methods import LfF
 
         return LfF(self.q, self.alpha)

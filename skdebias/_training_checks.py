@@ -73,17 +73,17 @@ def warn_if_collapsed(estimator, X, y_codes):
     logits = estimator._logits(_some(X))
     if logits.shape[1] == 1:
         logits = np.hstack([np.zeros_like(logits), logits])
-    answers = logits.argmax(axis=1)
+    predictions = logits.argmax(axis=1)
     counts = np.bincount(y, minlength=len(estimator.classes_))
-    correct = np.bincount(y[answers == y], minlength=len(counts))
+    correct = np.bincount(y[predictions == y], minlength=len(counts))
     present = counts > 0
     majority, accuracy = counts.max() / len(y), correct.sum() / len(y)
     recall = (correct[present] / counts[present]).mean()
     useless = accuracy < majority and recall < (1 + 1 / present.sum()) / 2
-    single = (answers == answers[0]).all() and present.sum() > 1
+    single = (predictions == predictions[0]).all() and present.sum() > 1
     if not single and not useless:
         return
-    single_class = estimator.classes_[answers[:1]].tolist()[0]
+    single_class = estimator.classes_[predictions[:1]].tolist()[0]
     what = (
         f"predicts class {single_class!r} for all training rows"
         if single

@@ -3,7 +3,8 @@
 from numbers import Integral, Real
 
 from skdebias._base import BaseDebiasedClassifier
-from skdebias._erm import models_of
+from skdebias._erm import model_factory
+from skdebias._prepare import FirstStage
 from skdebias._sklearn import Interval, StrOptions
 from skdebias._warnings import warn_caller
 
@@ -121,6 +122,8 @@ default="feature_magnitude"
         Non-empty groups as indices into `classes_` and `attribute_values_`.
     group_counts_ : ndarray of shape (n_groups,)
         Training rows of each group.
+    group_weights_ : ndarray of shape (n_groups,)
+        Weights of the groups at the end, with `robust="group_dro"` and `per_class`.
     coef_ : ndarray of shape (1, n_features) or (n_classes, n_features)
         Weights of a linear head.
     intercept_ : ndarray of shape (1,) or (n_classes,)
@@ -180,8 +183,6 @@ default="feature_magnitude"
     >>> bool(worst[0] > worst[1] + 0.1)
     True
     """
-
-    _stackable = ("step_size",)
 
     _parameter_constraints: dict = {
         **BaseDebiasedClassifier._parameter_constraints,
@@ -261,15 +262,18 @@ default="feature_magnitude"
                 "ignored. GERNEClassifier or GroupDROClassifier use them.",
             )
         reference = self._reference(data.seed)
-        X, model = models_of(self, data).last_layer(data.X, data.y, reference)
+        X, model = model_factory(self, data).last_layer(data.X, data.y, reference)
         inferrer = self._inferrer(data.seed, model).fit(X, data.y)
-        self.pseudo_attributes_ = inferrer.pseudo_attributes_
-        self.cluster_sizes_ = inferrer.cluster_sizes_
-        self.silhouette_ = inferrer.silhouette_
-        self.__dict__.pop("_norms", None)
+        norms = None
         if self.robust == "feature_magnitude":
-            self._norms = self._feature_norms(X)
-        return self.pseudo_attributes_
+            norms = self._feature_norms(X)
+        names = ("pseudo_attributes_", "cluster_sizes_", "silhouette_")
+        return FirstStage(
+            inferrer.pseudo_attributes_,
+            True,
+            {name: getattr(inferrer, name) for name in names},
+            {"norms": norms},
+        )
 
     def _first_stage_parameters(self, attributes_given):
         return {*_CLUSTERING, "robust", *self._shared_parameters()}
@@ -303,13 +307,13 @@ default="feature_magnitude"
 
         return feature_norms(Features(X, resolve_device(self.device)))
 
-    def _make_method(self, groups):
+    def _make_method(self, data, stage):
         from skdebias.methods._ugc import robust_method
 
         return robust_method(
             self.robust,
-            groups,
+            stage.groups,
             across_classes=not self.per_class,
             step_size=self.step_size,
-            norms=self.__dict__.pop("_norms", None),
+            norms=stage.for_method["norms"],
         )

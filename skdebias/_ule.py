@@ -1,8 +1,8 @@
 """ULE: unlearning from experience."""
 
+from dataclasses import replace
 from numbers import Integral, Real
 
-import numpy as np
 from sklearn.utils import check_array
 
 from skdebias._base import BaseDebiasedClassifier
@@ -12,17 +12,8 @@ from skdebias._rows import (
     is_device_tensor,
     refuse_beyond_float32,
 )
-from skdebias._sklearn import Interval, StrOptions, _fit_context, _num_samples
+from skdebias._sklearn import Interval, StrOptions, _fit_context
 from skdebias._validation import about
-from skdebias._warnings import warn_caller
-
-
-class AntiClassifierWarning(UserWarning):
-    """A ULE teacher has become the negative of its student.
-
-    Raised after `fit`. `lam` is too small, the learning rate too large, or the student
-    is not more biased than the teacher.
-    """
 
 
 class ULEClassifier(BaseDebiasedClassifier):
@@ -199,12 +190,6 @@ class ULEClassifier(BaseDebiasedClassifier):
 
     __metadata_request__fit = {"X_student": True}
 
-    _head_prefixes = ("student_", "")
-    _stackable = ("lam", "student_weight_decay")
-
-    #: Embeddings for the student during a fit, if there are other ones.
-    _X_student = None
-
     _parameter_constraints: dict = {
         **BaseDebiasedClassifier._parameter_constraints,
         # The objective changes during training: nothing for a deterministic solver.
@@ -327,26 +312,23 @@ default=None
             If the input is malformed: wrong lengths, NaN, a single class; or for
             `X_student` with `divergence="l1"`.
         """
-        if X_student is not None:
-            X_student = self._validate_X_student(X_student, _num_samples(X))
-        self._X_student = X_student
-        try:
-            super().fit(
-                X,
-                y,
-                attributes,
-                X_val=X_val,
-                y_val=y_val,
-                attributes_val=attributes_val,
-            )
-        finally:
-            del self._X_student
-        return self
+        return self._fit_whole(
+            X,
+            y,
+            attributes,
+            X_val=X_val,
+            y_val=y_val,
+            attributes_val=attributes_val,
+            X_student=X_student,
+        )
 
-    def _student_rows(self):
-        return self._X_student
+    def _training_data(self, X, y, *, X_student=None, **given):
+        data = super()._training_data(X, y, **given)
+        if X_student is None:
+            return data
+        return replace(data, X_student=self._checked_student(X_student, len(y)))
 
-    def _validate_X_student(self, X_student, n_samples):
+    def _checked_student(self, X_student, n_samples):
         if self.divergence == "l1":
             raise ValueError(
                 "divergence='l1' cannot be used with X_student, whose Gram matrices "
@@ -369,7 +351,7 @@ default=None
     def _needs_attributes(self):
         return False
 
-    def _make_method(self, groups):
+    def _make_method(self, data, stage):
         from skdebias.methods import ULE  # torch, which predicting does not need
 
         return ULE(
@@ -383,37 +365,7 @@ default=None
             student_q=self.student_q,
             scale=self.scale,
             balance=self.balance,
-            gram=self._X_student is not None,
-        )
-
-    def _weight_decays(self):
-        return [self.student_weight_decay, self.weight_decay]
-
-    def _epochs(self):
-        if self.student_epochs is None:
-            return None
-        return [self.student_epochs, np.inf]
-
-    def _further_attributes(self, fitted):
-        seen = {
-            name: np.array([epoch[-1] for epoch in fitted.history[name]])
-            for name in ("cosine", "training_accuracy", "sound")
-        }
-        self._seen = seen
-        return {"cosine_": seen["cosine"]}
-
-    def _finish(self):
-        # The teacher may have ended as the negative of the student.
-        seen = self.__dict__.pop("_seen")
-        if seen["sound"][-1]:
-            return
-        first = int(np.flatnonzero(~seen["sound"])[0])
-        warn_caller(
-            f"The teacher turned into the negative of the student: in epoch "
-            f"{first + 1} their cosine is {seen['cosine'][first]:.2f} and its "
-            f"class-balanced training accuracy {seen['training_accuracy'][first]:.2f}. "
-            f"Epoch {self.best_epoch_} is kept. Raise lam (now {self.lam}), or make "
-            "the student more biased by student_weight_decay, student_loss='gce' or "
-            "student_epochs.",
-            AntiClassifierWarning,
+            gram=data.X_student is not None,
+            student_weight_decay=self.student_weight_decay,
+            student_epochs=self.student_epochs,
         )

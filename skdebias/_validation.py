@@ -44,8 +44,10 @@ class TrainingData:
     attributes, X_val, y_val, attributes_val : array-like or None
     seed : int
         Drawn from `random_state`, for every stage of the fit.
-    models : HeadModels or alike, default=None
+    models : HeadFactory or alike, default=None
         Where a first stage gets its models. None is heads on X.
+    X_student : ndarray or Tensor of shape (n_samples, n_student_features), default=None
+        What the first head of a method of several reads instead of X.
     """
 
     X: Any
@@ -56,6 +58,7 @@ class TrainingData:
     attributes_val: Any
     seed: int
     models: Any = None
+    X_student: Any = None
 
 
 def refuse_booleans(estimator):

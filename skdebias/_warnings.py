@@ -7,6 +7,14 @@ import warnings
 _BETWEEN = frozenset({"skdebias", "sklearn", "joblib"})
 
 
+class AntiClassifierWarning(UserWarning):
+    """A ULE teacher has become the negative of its student.
+
+    Raised after `fit`. `lam` is too small, the learning rate too large, or the student
+    is not more biased than the teacher.
+    """
+
+
 def warn_caller(message, category=UserWarning):
     """Warn at the innermost line that belongs to neither this package nor scikit-learn.
 

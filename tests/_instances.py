@@ -16,6 +16,7 @@ from torch import nn
 
 from skdebias import (
     AFRClassifier,
+    DebiasedClassifier,
     DFRClassifier,
     ERMClassifier,
     GERNEClassifier,
@@ -31,6 +32,7 @@ from skdebias.attributes import (
     GradientClusterPseudoAttributes,
 )
 from skdebias.finetune import FineTuneClassifier
+from skdebias.methods import GERNE, ULE
 from skdebias.model_selection import (
     BatchedGridSearchCV,
     BatchedHalvingGridSearchCV,
@@ -60,6 +62,9 @@ class Head:
     n_trainings: int = 1
     #: Whether a whole network can be trained by it.
     trains_networks: bool = True
+    #: Whether it has the solver of deterministic objectives; None is what the
+    #: constraint of the parameter `solver` says.
+    deterministic: bool | None = None
     #: Settings under which scikit-learn's checks run.
     checked: tuple[Mapping[str, Any], ...] = field(default=({"max_iter": 20}, HIDDEN))
 
@@ -78,6 +83,8 @@ class Head:
     @property
     def is_deterministic(self) -> bool:
         """Whether it has the solver of deterministic objectives."""
+        if self.deterministic is not None:
+            return self.deterministic
         allowed = self.estimator._parameter_constraints.get("solver", [])
         return any("lbfgs" in constraint.options for constraint in allowed)
 
@@ -204,6 +211,25 @@ HEADS = {
             LfFClassifier(),
             {"q": [0.3, 0.5, 0.7], "alpha": [0.5, 0.9]},
             n_heads=2,
+        ),
+        Head(
+            "any method",
+            DebiasedClassifier(GERNE()),
+            {
+                "method__beta": [-1.0, 0.0, 0.5],
+                "method__c": [0.3, 0.5],
+                "method__out_of_bounds": ["clip"],
+            },
+            uses_attributes=True,
+            checked=({"max_iter": 20}, DETERMINISTIC),
+        ),
+        Head(
+            "any method, of two heads",
+            DebiasedClassifier(ULE()),
+            {"method__lam": [0.3, 0.6, 0.9], "learning_rate": [1e-3, 1e-2]},
+            n_heads=2,
+            deterministic=False,
+            checked=(HIDDEN,),
         ),
     )
 }

@@ -25,7 +25,7 @@ def results():
     return run(
         DATA,
         n_splits=3,
-        optimiser={"learning_rate": [1e-3], "weight_decay": [0.3]},
+        optimizer={"learning_rate": [1e-3], "weight_decay": [0.3]},
         extrapolation={"c": [0.5], "beta": [1.0, 2.0]},
     )
 

@@ -210,7 +210,7 @@ def test_gradients_and_networks(log):
     weight = network[0].weight
     optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
     network.to("cuda:1")
-    assert network[0].weight is weight  # what the optimiser holds
+    assert network[0].weight is weight  # what the optimizer holds
     assert network[0].weight.device == torch.device("cuda:1")
     X = torch.rand(5, 3)
     (network(X.to("cuda:1")) ** 2).sum().backward()

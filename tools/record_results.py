@@ -292,6 +292,9 @@ def content(path: Path) -> tuple[str, bytes]:
     end = 8 + int.from_bytes(raw[:8], "little")
     header = json.loads(raw[8:end])
     header["__metadata__"].pop("sha256")
+    header["__metadata__"] = {
+        k: json.loads(v) for k, v in header["__metadata__"].items()
+    }
     return json.dumps(header, sort_keys=True), raw[end:]
 
 

@@ -136,7 +136,7 @@ def plain_loop(X, y, attributes, train, test, candidate, epochs):
         draws.append(rows[drawn].view(n_steps, half))
     y = y.float()
     model, loss = nn.Linear(X.shape[1], 1, device=device), nn.BCEWithLogitsLoss()
-    optimiser = torch.optim.SGD(
+    optimizer = torch.optim.SGD(
         model.parameters(),
         candidate["learning_rate"],
         common.MOMENTUM,
@@ -145,9 +145,9 @@ def plain_loop(X, y, attributes, train, test, candidate, epochs):
     for b, lb in zip(*draws):
         biased = loss(model(X[b].float())[:, 0], y[b])
         less = loss(model(X[lb].float())[:, 0], y[lb])
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         (less + beta * (less - biased)).backward()
-        optimiser.step()
+        optimizer.step()
     held_out = torch.from_numpy(test).to(device)
     with torch.no_grad():
         right = (model(X[held_out].float())[:, 0] > 0) == (y[held_out] > 0)

@@ -17,7 +17,7 @@ from _gpu_notes import Notes, seconds_of
 from skdebias import GERNEClassifier
 from skdebias._attributes import Groups
 from skdebias._engine._features import Features
-from skdebias._engine._sgd import Problem, Settings, Training
+from skdebias._engine._sgd import OptimizerConfig, Problem, Training
 from skdebias.methods import GERNE, beta_bounds
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -118,7 +118,7 @@ class Steps:
         """Return a training of some streams side by side."""
         n_heads = len(self.methods) * n_streams
         rate, decay, momentum = (np.full(n_heads, v) for v in (1e-3, 1e-3, 0.9))
-        settings = Settings(solver, rate, decay, momentum, _BATCH, epochs)
+        settings = OptimizerConfig(solver, rate, decay, momentum, _BATCH, epochs)
         problems = [
             Problem(self.methods, self.groups, seed, self.rows)
             for seed in range(n_streams)

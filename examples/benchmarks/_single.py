@@ -93,10 +93,10 @@ def _gradient(model, X, y):
 
 def _linear(n_features):
     model = nn.Linear(n_features, 1)
-    optimiser = torch.optim.SGD(
+    optimizer = torch.optim.SGD(
         model.parameters(), RATE, common.MOMENTUM, weight_decay=WEIGHT_DECAY
     )
-    return model, optimiser, nn.BCEWithLogitsLoss()
+    return model, optimizer, nn.BCEWithLogitsLoss()
 
 
 def two_loaders(X, y, attributes, epochs):
@@ -112,23 +112,23 @@ def two_loaders(X, y, attributes, epochs):
         p = (alpha + c * (0.5 - alpha)) / counts[group]
         sampler = WeightedRandomSampler(torch.from_numpy(p), len(y) // 2)
         loaders.append(DataLoader(dataset, half, sampler=sampler))
-    model, optimiser, loss = _linear(X.shape[1])
+    model, optimizer, loss = _linear(X.shape[1])
     for _ in range(epochs):
         for (Xb, yb), (Xl, yl) in zip(*loaders):
             biased = loss(model(Xb.float())[:, 0], yb)
             less = loss(model(Xl.float())[:, 0], yl)
-            optimiser.zero_grad()
+            optimizer.zero_grad()
             (less + 1.0 * (less - biased)).backward()
-            optimiser.step()
+            optimizer.step()
 
 
 def one_batch(X, y, epochs):
     """The fastest plain loop: rows by index, autograd, torch.optim, no groups."""
     X, y = torch.from_numpy(np.asarray(X)), torch.from_numpy(y).float()
-    model, optimiser, loss = _linear(X.shape[1])
+    model, optimizer, loss = _linear(X.shape[1])
     for _ in range(epochs):
         for index in torch.randperm(len(y)).split(common.BATCH_SIZE):
             value = loss(model(X[index].float())[:, 0], y[index])
-            optimiser.zero_grad()
+            optimizer.zero_grad()
             value.backward()
-            optimiser.step()
+            optimizer.step()

@@ -28,7 +28,7 @@ def stack_fit(X, y, attributes, n_heads, cs=None):
     # No public function trains a stack without scoring it.
     from skdebias._attributes import Groups
     from skdebias._engine._features import Features
-    from skdebias._engine._sgd import Problem, Settings, train
+    from skdebias._engine._sgd import OptimizerConfig, Problem, train
 
     grid = common.GRID if cs is None else common.GRID | {"c": cs}
     candidates = list(ParameterGrid(grid))
@@ -45,7 +45,9 @@ def stack_fit(X, y, attributes, n_heads, cs=None):
     momentum = np.full(n_heads, common.MOMENTUM)
 
     def fit(epochs):
-        settings = Settings("sgd", rates, decays, momentum, common.BATCH_SIZE, epochs)
+        settings = OptimizerConfig(
+            "sgd", rates, decays, momentum, common.BATCH_SIZE, epochs
+        )
         return train(features, y, 2, [problem], settings)
 
     return fit

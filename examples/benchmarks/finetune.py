@@ -96,15 +96,15 @@ def plain(network, X, y, epochs):
     with torch.no_grad():
         width = network(X[:2]).shape[1]
     model = nn.Sequential(network, nn.Linear(width, 10)).train()
-    optimiser = torch.optim.SGD(
+    optimizer = torch.optim.SGD(
         model.parameters(), SETTINGS["learning_rate"], momentum=0.9, weight_decay=1e-4
     )
     loss = nn.CrossEntropyLoss()
     for _ in range(epochs):
         for rows in torch.randperm(len(X)).split(BATCH_SIZE):
-            optimiser.zero_grad()
+            optimizer.zero_grad()
             loss(model(X[rows]), y[rows]).backward()
-            optimiser.step()
+            optimizer.step()
 
 
 def steps_table(arguments):

@@ -65,7 +65,7 @@ class Method(NamedTuple):
     grid: dict | list
     regimes: tuple[str, ...]
     # DFR is not trained by SGD and chooses its penalty by itself.
-    optimiser: bool = True
+    optimizer: bool = True
     # Fitted on the validation part, whose attributes it uses.
     on_validation: bool = False
     # Infers the attributes of training and validation rows from the training part.
@@ -84,12 +84,12 @@ METHODS = {
         (FULL,),
     ),
     "GroupDRO": Method(GroupDROClassifier(), {"step_size": [0.01, 0.1]}, (FULL,)),
-    "DFR": Method(DFRClassifier(), {}, (FULL,), optimiser=False),
+    "DFR": Method(DFRClassifier(), {}, (FULL,), optimizer=False),
     "DFR on validation": Method(
         DFRClassifier(n_draws=20),
         {},
         (VALIDATION,),
-        optimiser=False,
+        optimizer=False,
         on_validation=True,
     ),
     "GERNE unknown": Method(
@@ -130,7 +130,7 @@ def settings(name):
     """Return the grid of a method, {setting: parameters}."""
     method = METHODS[name]
     grids = method.grid if isinstance(method.grid, list) else [method.grid]
-    common = OPTIMISER if method.optimiser else {}
+    common = OPTIMISER if method.optimizer else {}
     points = ParameterGrid([grid | common for grid in grids])
     return {" ".join(f"{k}={v}" for k, v in point.items()): point for point in points}
 
@@ -190,7 +190,7 @@ def _inferred(inferrer, train, validation):
 def _estimator(name, setting, seed, epochs):
     point = settings(name)[setting]
     model = clone(METHODS[name].estimator).set_params(**point, random_state=seed)
-    return model.set_params(max_iter=epochs) if METHODS[name].optimiser else model
+    return model.set_params(max_iter=epochs) if METHODS[name].optimizer else model
 
 
 class _EveryEpoch:

@@ -70,7 +70,7 @@ EPILOGUE = """
   rows of one seed; both selections take it in all columns.
 - Grids were narrowed after seed 0 to what was best there on test, for time: beta, eta,
   the upweighting of JTT. The spread over seeds is that of the narrowed grids.
-- Plain training stays biased with the optimiser of the other rows (18 % at 0.5 %). With
+- Plain training stays biased with the optimizer of the other rows (18 % at 0.5 %). With
   Adam, as in the reference code of the baselines, it has 48 %, more than the 35 % that
   the paper copies; JTT, LfF and GroupDRO are above their copied rows as well. The
   images are not the same files.
@@ -115,7 +115,7 @@ def settings(minority):
     lowered = clone(unknown).set_params(
         weight_decay=0.003, reference_estimator=stronger, max_iter=40
     )
-    # Methods without balanced batches get the optimiser of their reference code.
+    # Methods without balanced batches get the optimizer of their reference code.
     adam = SHARED | {
         "solver": "adamw",
         "learning_rate": 1e-3,

@@ -32,6 +32,7 @@ from sklearn.metrics import accuracy_score, recall_score
 from sklearn.model_selection import ParameterGrid
 
 from skdebias import ERMClassifier, GERNEClassifier, UGCClassifier
+from skdebias._prepare import FirstStage
 from skdebias.attributes import (
     ConfidencePseudoAttributes,
     ErrorSetPseudoAttributes,
@@ -81,9 +82,10 @@ class GivenUGC(UGCClassifier):
     """UGC whose clusters are already known."""
 
     def _first_stage(self, data):
+        norms = None
         if self.robust == "feature_magnitude":
-            self._norms = self._feature_norms(data.X)
-        return data.attributes
+            norms = self._feature_norms(data.X)
+        return FirstStage(data.attributes, for_method={"norms": norms})
 
 
 def candidates():

@@ -10,7 +10,7 @@ four (y, s) groups on 20,000 rows in which s is independent of y, a plain linear
 and one that does not see s. In the harder versions the core features are N(0.75 y, 1)
 or N(y, 1), and s counts twice as much.
 
-Heads and optimiser are the same for all methods and nothing is tuned. The paper form is
+Heads and optimizer are the same for all methods and nothing is tuned. The paper form is
 its network (hidden layers of 32 and 32), one epoch of warm-up, and two global clusters.
 """
 

@@ -37,8 +37,8 @@ from sklearn.preprocessing import StandardScaler
 
 from skdebias._attributes import Groups
 from skdebias._engine._features import Features
-from skdebias._engine._selection import Validation
-from skdebias._engine._sgd import Problem, Settings, train
+from skdebias._engine._selection import HeadValidationScorer
+from skdebias._engine._sgd import OptimizerConfig, Problem, train
 from skdebias.methods import ULE
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -153,7 +153,7 @@ def accuracies(task, parts):
     students = decays if student_decay is None else np.full(len(grid), student_decay)
     epochs = np.full(2 * len(grid), np.inf)
     epochs[::2] = np.inf if student_epochs is None else student_epochs
-    settings = Settings(
+    settings = OptimizerConfig(
         "sgd",
         learning_rate=rates.repeat(2),
         weight_decay=np.stack([students, decays], 1).ravel(),
@@ -164,7 +164,9 @@ def accuracies(task, parts):
         epochs=epochs,
     )
     cpu = torch.device("cpu")
-    judges = [Validation(p.y, p.groups, "last", Features(p.X, cpu)) for p in judged]
+    judges = [
+        HeadValidationScorer(p.y, p.groups, "last", Features(p.X, cpu)) for p in judged
+    ]
     seen = [[], []]
 
     def judge(tracker):

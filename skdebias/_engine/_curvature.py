@@ -65,7 +65,7 @@ class Curvature:
         ]
         self._position = torch.from_numpy(position).to(X.device)
 
-    def keep(self, problems: Tensor) -> None:
+    def select(self, problems: Tensor) -> None:
         """Forget all but the problems of a mask."""
         self._position = self._position[problems]
 

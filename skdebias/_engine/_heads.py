@@ -198,7 +198,7 @@ class HeadStack:
         ):
             mine[heads] = theirs[heads]
 
-    def keep(self, heads: Tensor) -> None:
+    def select(self, heads: Tensor) -> None:
         """Drop all but the given heads, from memory too.
 
         Parameters

@@ -22,11 +22,11 @@ from skdebias._engine._features import Features, JoinedFeatures
 from skdebias._engine._heads import HeadStack, initial_parameters, stack_parameters
 from skdebias._engine._loss import cross_entropy_by_head, n_logits
 from skdebias._engine._scratch import Scratch
-from skdebias._engine._selection import Validation
-from skdebias._engine._sgd import Fitted, Problem, Settings
+from skdebias._engine._selection import HeadValidationScorer
+from skdebias._engine._sgd import Fitted, OptimizerConfig, Problem
 from skdebias._engine._threads import Workers, pieces, workers
 from skdebias._precision import exact_float32
-from skdebias.methods import Method, SamplingPlan, Setting
+from skdebias.methods import Method, SamplingPlan, TrainingContext
 from skdebias.methods._sums import add_by_number
 
 # Pairs of steps and gradient differences that are remembered.
@@ -57,12 +57,9 @@ class Solved(Fitted):
     ----------
     gradient : ndarray of shape (n_total_heads,), default=None
         Largest entry of the gradient at the end.
-    shares : ndarray of shape (n_total_heads, n_strata), default=None
-        Weight of every stratum's mean loss at the end.
     """
 
     gradient: NDArray[np.float64] | None = None
-    shares: NDArray[np.float64] | None = None
 
     def part(self, position: int, n_heads: int) -> Self:
         """Return what a stack of this method alone would have yielded."""
@@ -80,10 +77,10 @@ def solve(
     y: NDArray[np.int64],
     n_classes: int,
     problem: Problem,
-    settings: Settings,
+    settings: OptimizerConfig,
     *,
     tol: float,
-    validation: Validation | None = None,
+    validation: HeadValidationScorer | None = None,
 ) -> Solved:
     """Minimise the expected objectives of a stack of linear heads.
 
@@ -95,13 +92,13 @@ def solve(
         Class codes of all rows.
     n_classes : int
     problem : Problem
-        Its methods have no penalty, and a rule only together with an aggregate.
-    settings : Settings
+        Its methods have no penalty, and a weighting only with a group objective.
+    settings : OptimizerConfig
         `max_iter` counts iterations; learning rate, momentum and batch size have no
         meaning here.
     tol : float
         A head is solved when no entry of its gradient exceeds this.
-    validation : Validation, default=None
+    validation : HeadValidationScorer, default=None
         Scores the solutions; it selects nothing.
 
     Returns
@@ -120,27 +117,27 @@ def solve(
             f"{settings.hidden_layer_sizes}: choose solver='sgd' or 'adamw'."
         )
     device = features.device
-    setting = Setting((problem.groups,), torch.from_numpy(y), device)
+    context = TrainingContext((problem.groups,), torch.from_numpy(y), device)
     plans = [method.plan(problem.groups) for method in problem.methods]
     for method, plan in zip(problem.methods, plans):
-        check_solvable(method, plan, setting)
+        check_solvable(method, plan, context)
     kind = type(problem.methods[0])
-    summed = kind.aggregate(problem.methods, setting) is None
+    summed = kind.group_objective(problem.methods, context) is None
     distinct, position = _distinct(
         problem.methods, plans, settings.weight_decay, summed
     )
-    starts = problem.initial
+    anchors = problem.anchors()
+    starts = problem.initial or anchors
     if starts is None:
         sizes = (features.n_features, n_logits(n_classes))
         starts = [initial_parameters(sizes, problem.seed)] * len(problem.methods)
-    anchors = problem.anchor
     with workers(device) as threads, torch.no_grad(), exact_float32():
         rows = _Rows(features, y, problem.rows, plans, device)
         objective = _Objective(
             rows,
             [problem.methods[h] for h in distinct],
             [plans[h] for h in distinct],
-            setting,
+            context,
             settings.weight_decay[distinct],
             _flat([starts[h] for h in distinct], device),
             None if anchors is None else _flat([anchors[h] for h in distinct], device),
@@ -176,7 +173,9 @@ def solve(
     )
 
 
-def check_solvable(method: Method, plan: SamplingPlan, setting: Setting) -> None:
+def check_solvable(
+    method: Method, plan: SamplingPlan, context: TrainingContext
+) -> None:
     """Refuse a method whose objective changes during training or may be unbounded.
 
     Parameters
@@ -184,23 +183,25 @@ def check_solvable(method: Method, plan: SamplingPlan, setting: Setting) -> None
     method : Method
     plan : SamplingPlan
         Of the method.
-    setting : Setting
+    context : TrainingContext
 
     Raises
     ------
     ValueError
     """
     kind = type(method)
-    fixed = kind.rule([method], setting) is None or kind.aggregate([method], setting)
-    if not fixed or kind.penalty([method], setting) is not None:
+    fixed = kind.weighting([method], context) is None or kind.group_objective(
+        [method], context
+    )
+    if not fixed or kind.penalty([method], context) is not None:
         raise ValueError(
             f"solver='lbfgs' needs an objective that does not change during training, "
             f"which {kind.__name__} has not: choose solver='sgd' or 'adamw'."
         )
-    if kind.n_heads > 1:
+    if method.n_heads > 1:
         raise ValueError(
             f"solver='lbfgs' solves for one head, and {kind.__name__} trains "
-            f"{kind.n_heads}: choose solver='sgd' or 'adamw'."
+            f"{method.n_heads}: choose solver='sgd' or 'adamw'."
         )
     lowest = float((expected_shares(plan) / np.bincount(plan.strata)).min())
     if plan.row_weights is not None:
@@ -321,13 +322,13 @@ class _Objective:
         rows: _Rows,
         methods: Sequence[Method],
         plans: Sequence[SamplingPlan],
-        setting: Setting,
+        context: TrainingContext,
         weight_decay: NDArray[np.float64],
         start: Tensor,
         anchor: Tensor | None,
         threads: Workers,
     ) -> None:
-        device = setting.device
+        device = context.device
         self._rows, self._threads = rows, threads
         self._own = local()
         shares = np.stack([expected_shares(plan) for plan in plans])
@@ -335,7 +336,7 @@ class _Objective:
         counts = np.bincount(plans[0].strata).astype(float)
         self._counts = torch.from_numpy(counts).to(device)
         self._factors, self._factor = _row_factors(plans, rows)
-        self._aggregate = type(methods[0]).aggregate(methods, setting)
+        self._aggregate = type(methods[0]).group_objective(methods, context)
         self._decay = torch.from_numpy(weight_decay).to(device)[:, None]
         self.start = start
         self.n_out = start.shape[1] // (rows.n_features + 1)
@@ -550,7 +551,7 @@ def _minimise(
             largest[active[~going]] = steepest[~going]
             state = (active, w, value, gradient, step, length, n_iter)
             active, w, value, gradient, step, length, n_iter = (x[going] for x in state)
-            memory.keep(going)
+            memory.select(going)
         if not len(active):
             break
         trial = torch.addcmul(w, length[:, None], step)
@@ -607,14 +608,14 @@ class _Memory:
         #: Steps, gradient differences and inverse curvatures, oldest first.
         self._pairs: deque[tuple[Tensor, Tensor, Tensor]] = deque(maxlen=_MEMORY)
 
-    def keep(self, problems: Tensor) -> None:
+    def select(self, problems: Tensor) -> None:
         """Forget all but the problems of a mask."""
         kept = [(s[problems], y[problems], rho[problems]) for s, y, rho in self._pairs]
         self._pairs.clear()
         self._pairs.extend(kept)
         self._gamma = self._gamma[problems]
         if self._curvature is not None:
-            self._curvature.keep(problems)
+            self._curvature.select(problems)
 
     def add(self, s: Tensor, y: Tensor, moved: Tensor) -> None:
         """Remember the step of a pass and its change of the gradient.

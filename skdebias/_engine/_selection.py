@@ -41,13 +41,13 @@ class Trained(Protocol):
         """Overwrite the given heads, all of whose streams are numbered through."""
         ...
 
-    def keep(self, heads: torch.Tensor) -> None:
+    def select(self, heads: torch.Tensor) -> None:
         """Drop all but the given heads."""
         ...
 
 
 @dataclass(frozen=True)
-class Selection:
+class ValidationScorer:
     """How a validation set chooses an epoch.
 
     Parameters
@@ -169,7 +169,7 @@ def count_hits_and_losses(
 
 
 @dataclass(frozen=True)
-class Validation(Selection):
+class HeadValidationScorer(ValidationScorer):
     """A validation set that scores every head of a stack.
 
     Parameters
@@ -233,14 +233,14 @@ class Tracker:
     stack : Trained
         What is in training.
     stopping : Stopping
-    validation : Selection or None
+    validation : ValidationScorer or None
     heads_per_method : int, default=1
         Heads that are trained side by side; the last of them speaks for all.
     """
 
     stack: Any
     stopping: Stopping
-    validation: Selection | None
+    validation: ValidationScorer | None
     heads_per_method: int = 1
     history: dict[str, list[NDArray[np.float64]]] = field(default_factory=dict)
 
@@ -343,7 +343,7 @@ class Tracker:
         elif heads.any():
             self._kept.copy_heads(self.stack, torch.from_numpy(np.flatnonzero(heads)))
 
-    def keep(self, heads: NDArray[np.int64]) -> None:
+    def select(self, heads: NDArray[np.int64]) -> None:
         """Forget all but the given heads, of which the stack still consists.
 
         Parameters
@@ -358,7 +358,7 @@ class Tracker:
         for epochs in self.history.values():
             epochs[:] = [values[..., heads] for values in epochs]
         if self._kept is not None:
-            self._kept.keep(torch.from_numpy(heads))
+            self._kept.select(torch.from_numpy(heads))
 
     def result(self) -> Any:
         """Return the heads of the epochs that were kept."""

@@ -13,22 +13,22 @@ from skdebias._attributes import Groups
 from skdebias._engine._features import Features, JoinedFeatures, fits
 from skdebias._engine._heads import HeadStack, initial_parameters, stack_parameters
 from skdebias._engine._loss import cross_entropy, n_logits
-from skdebias._engine._optimisers import make_optimiser
+from skdebias._engine._optimizers import make_optimizer
 from skdebias._engine._penalty import check_derivatives, check_term
 from skdebias._engine._sampler import IndexSampler
 from skdebias._engine._scratch import Scratch
-from skdebias._engine._selection import Stopping, Tracker, Validation
+from skdebias._engine._selection import HeadValidationScorer, Stopping, Tracker
 from skdebias._engine._threads import Workers, workers
 from skdebias.methods import (
     ForwardPass,
+    Head,
     Method,
-    Rule,
     SamplingPlan,
-    Setting,
     Step,
+    TrainingContext,
+    Weighting,
 )
-
-Parameters = tuple[Sequence[NDArray], Sequence[NDArray]]
+from skdebias.methods._head import Parameters, initial_state
 
 
 @dataclass(frozen=True)
@@ -47,9 +47,7 @@ class Problem:
         Global row number of every local row; None for all rows in order.
     initial : sequence of (coefs, intercepts), default=None
         Starting weights of the heads (warm start), the heads of a method side by side.
-    anchor : sequence of (coefs, intercepts), default=None
-        Where weight decay pulls the heads, biases included. None pulls the weights to
-        zero. All problems of a stack have one, or none.
+        None starts them as the methods say.
     """
 
     methods: Sequence[Method]
@@ -57,16 +55,37 @@ class Problem:
     seed: int
     rows: NDArray[np.int64] | None = None
     initial: Sequence[Parameters] | None = None
-    anchor: Sequence[Parameters] | None = None
+
+    @property
+    def heads(self) -> list[Head]:
+        """The heads of all methods, in the order of the stack."""
+        return [head for method in self.methods for head in method.heads]
+
+    def anchors(self) -> list[Parameters] | None:
+        """Return where weight decay pulls the heads; None pulls all to zero.
+
+        Raises
+        ------
+        ValueError
+            If some of the heads have an anchor and others have none.
+        """
+        anchors = [head.anchor for head in self.heads if head.anchor is not None]
+        if anchors and len(anchors) < len(self.heads):
+            raise ValueError(
+                f"{type(self.methods[0]).__name__} gives an anchor to {len(anchors)} "
+                f"of {len(self.heads)} heads: give one to all heads of a stack, or to "
+                "none."
+            )
+        return anchors or None
 
 
 @dataclass(frozen=True)
-class Settings:
-    """Optimiser settings of a stack; arrays have one value per head, streams in order.
+class OptimizerConfig:
+    """Optimizer settings of a stack; arrays have one value per head, streams in order.
 
     Parameters
     ----------
-    optimiser : {"sgd", "adamw"}
+    optimizer : {"sgd", "adamw"}
     learning_rate, weight_decay, momentum : ndarray of shape (n_total_heads,)
     batch_size : int
         Rows of one step over all batches of a plan.
@@ -77,7 +96,7 @@ class Settings:
         Epochs after which a head is frozen while others go on.
     """
 
-    optimiser: Literal["sgd", "adamw"]
+    optimizer: Literal["sgd", "adamw"]
     learning_rate: NDArray[np.float64]
     weight_decay: NDArray[np.float64]
     momentum: NDArray[np.float64]
@@ -101,7 +120,7 @@ class Fitted:
         Per epoch: `loss` (n_total_heads,), and with a validation set
         `validation_score` (n_total_heads,) and `validation_group_accuracy`
         (n_groups, n_total_heads).
-    rule : Rule or None
+    weighting : Weighting or None
         The weighting rule in its final state.
     diverged : ndarray of shape (n_total_heads,), default=None
         Epoch in which the objective or a weight of a head was no longer finite, 0 for
@@ -110,16 +129,19 @@ class Fitted:
         Number of the method among those of its stream, in a part of a stack.
     source : ndarray of shape (n_total_heads,), default=None
         For every head the first one that is the same; None if all are different.
+    shares : ndarray of shape (n_total_heads, n_strata), default=None
+        From the deterministic solver, weight of every stratum's mean loss at the end.
     """
 
     stack: HeadStack
     n_iter: NDArray[np.int64]
     best_epoch: NDArray[np.int64]
     history: dict[str, list[NDArray[np.float64]]]
-    rule: Rule | None = None
+    weighting: Weighting | None = None
     diverged: NDArray[np.int64] | None = None
     position: int = 0
     source: NDArray[np.int64] | None = None
+    shares: NDArray[np.float64] | None = None
 
     def part(self, position: int, n_heads: int) -> Self:
         """Return what a stack of this method alone would have yielded.
@@ -157,13 +179,13 @@ def train(
     y: NDArray[np.int64],
     n_classes: int,
     problems: Sequence[Problem],
-    settings: Settings,
+    settings: OptimizerConfig,
     *,
-    validation: Validation | None = None,
+    validation: HeadValidationScorer | None = None,
     stopping: Stopping | None = None,
     on_epoch_begin: Callable[[HeadStack], None] | None = None,
     on_epoch_end: Callable[[Tracker], bool] | None = None,
-    tolerate: bool = False,
+    allow_divergence: bool = False,
 ) -> Fitted:
     """Train a stack of heads by stochastic gradients.
 
@@ -176,13 +198,13 @@ def train(
     n_classes : int
     problems : sequence of Problem
         Streams, each with the same number of methods and of rows per step.
-    settings : Settings
-    validation : Validation, default=None
+    settings : OptimizerConfig
+    validation : HeadValidationScorer, default=None
         Scores every head after every epoch and selects the epoch that is kept.
     stopping : Stopping, default=None
     on_epoch_begin, on_epoch_end : callable, default=None
         Observers; `on_epoch_end` returns True to stop.
-    tolerate : bool, default=False
+    allow_divergence : bool, default=False
         Go on with the other heads where one diverges, and report it in `diverged`.
 
     Returns
@@ -202,7 +224,7 @@ def train(
         settings,
         validation=validation,
         stopping=stopping,
-        tolerate=tolerate,
+        allow_divergence=allow_divergence,
     )
     training.run(on_epoch_begin=on_epoch_begin, on_epoch_end=on_epoch_end)
     return training.result()
@@ -218,10 +240,10 @@ class Training:
     y : ndarray of shape (n_samples,)
     n_classes : int
     problems : sequence of Problem
-    settings : Settings
-    validation : Validation, default=None
+    settings : OptimizerConfig
+    validation : HeadValidationScorer, default=None
     stopping : Stopping, default=None
-    tolerate : bool, default=False
+    allow_divergence : bool, default=False
 
     Attributes
     ----------
@@ -235,15 +257,15 @@ class Training:
         y: NDArray[np.int64],
         n_classes: int,
         problems: Sequence[Problem],
-        settings: Settings,
+        settings: OptimizerConfig,
         *,
-        validation: Validation | None = None,
+        validation: HeadValidationScorer | None = None,
         stopping: Stopping | None = None,
-        tolerate: bool = False,
+        allow_divergence: bool = False,
     ) -> None:
         self.epoch = 0
         self._max_iter = settings.max_iter
-        self._tolerate = tolerate
+        self._allow_divergence = allow_divergence
         self._done = False
         self._n_streams = len(problems)
         self._learning_rate = settings.learning_rate
@@ -284,13 +306,13 @@ class Training:
                 losses = loop.run_epoch(self.epoch, threads)
                 lost = ~np.isfinite(losses)
                 self._diverged[lost & (self._diverged == 0)] = self.epoch
-                if lost.any() and not self._tolerate:
+                if lost.any() and not self._allow_divergence:
                     raise divergence(self.epoch, self._learning_rate[lost].max())
                 self._done = self._tracker.update(self.epoch, losses, loop.observed())
                 if on_epoch_end is not None and on_epoch_end(self._tracker):
                     self._done = True
 
-    def keep(self, methods: Sequence[int]) -> None:
+    def select(self, methods: Sequence[int]) -> None:
         """Drop the heads of all other methods; the rest goes on from where it is.
 
         The rows that a head sees do not depend on the heads beside it: those that are
@@ -313,8 +335,8 @@ class Training:
             )
         n_heads = self._loop.n_heads
         heads = (np.asarray(methods)[:, None] * n_heads + np.arange(n_heads)).ravel()
-        self._loop.keep(torch.as_tensor(methods), torch.from_numpy(heads))
-        self._tracker.keep(heads)
+        self._loop.select(torch.as_tensor(methods), torch.from_numpy(heads))
+        self._tracker.select(heads)
         self._learning_rate = self._learning_rate[heads]
         self._diverged = self._diverged[heads]
 
@@ -332,7 +354,7 @@ class Training:
             tracker.n_iter,
             tracker.best_epoch,
             tracker.history,
-            self._loop.rule,
+            self._loop.weighting,
             self._diverged,
         )
 
@@ -372,7 +394,7 @@ class _Loop:
         y: NDArray[np.int64],
         n_classes: int,
         problems: Sequence[Problem],
-        settings: Settings,
+        settings: OptimizerConfig,
     ) -> None:
         self._features = features
         device = features.device
@@ -380,8 +402,8 @@ class _Loop:
         codes = torch.from_numpy(y)
         self._y = codes.to(device)
         self.stack = _initial_stack(features, n_classes, problems, settings)
-        self._optimiser = make_optimiser(
-            settings.optimiser,
+        self._optimizer = make_optimizer(
+            settings.optimizer,
             self.stack,
             settings.learning_rate,
             settings.weight_decay,
@@ -404,9 +426,9 @@ class _Loop:
             table = table.to(device) if fits(table, device) else table
             self._streams = torch.arange(len(problems), device=table.device)[:, None]
         self._row_weights = table
-        setting = Setting(tuple(p.groups for p in problems), codes, device)
-        self.rule = type(methods[0]).rule(methods, setting)
-        self._penalty = type(methods[0]).penalty(methods, setting)
+        context = TrainingContext(tuple(p.groups for p in problems), codes, device)
+        self.weighting = type(methods[0]).weighting(methods, context)
+        self._penalty = type(methods[0]).penalty(methods, context)
         self._checked = self._penalty is None
         self._epochs = settings.epochs
         n_rows = len(problems[0].groups.ids)
@@ -420,19 +442,19 @@ class _Loop:
         """Where the heads are trained."""
         return self._features.device
 
-    def keep(self, methods: torch.Tensor, heads: torch.Tensor) -> None:
+    def select(self, methods: torch.Tensor, heads: torch.Tensor) -> None:
         """Go on with some methods of the one stream, whose heads are `heads`."""
-        self.stack.keep(heads)
-        self._optimiser.keep(self.stack, heads)
+        self.stack.select(heads)
+        self._optimizer.select(self.stack, heads)
         # Slots that only dropped heads used stay, with no weight: rules may count rows.
         self._weights = self._weights[..., heads]
         if self._row_weights is not None:
             self._row_weights = self._row_weights[..., heads]
         if self._epochs is not None:
             self._epochs = self._epochs[heads.numpy()]
-        for state in (self.rule, self._penalty):
+        for state in (self.weighting, self._penalty):
             if state is not None:
-                state.keep(methods)
+                state.select(methods)
 
     def run_epoch(self, epoch: int, threads: Workers) -> NDArray[np.float64]:
         """Run the next epoch, number `epoch`; return the mean objective per head.
@@ -440,7 +462,7 @@ class _Loop:
         It is NaN where the epoch leaves parameters that are not finite.
         """
         if self._epochs is not None:
-            self._optimiser.freeze(self._epochs < epoch)
+            self._optimizer.freeze(self._epochs < epoch)
         objective = torch.zeros(self._weights.shape[0], self._weights.shape[2])
         objective = objective.to(self._weights.device)
         for index, X in islice(self._steps, self._steps_per_epoch):
@@ -452,7 +474,7 @@ class _Loop:
     def _step(
         self, index: torch.Tensor, X: torch.Tensor, threads: Workers
     ) -> torch.Tensor:
-        """One optimiser step on the rows `index` (n_streams, n_slots), which are X."""
+        """One optimizer step on the rows `index` (n_streams, n_slots), which are X."""
         scratch = self._scratch
         logits, activations = self.stack.forward(X, scratch, threads)
         y = self._y.take(index)
@@ -463,15 +485,15 @@ class _Loop:
             factors = table[self._streams, index.to(table.device)]
             weights = weights * factors.to(weights.device)
         step = Step(weights, losses, self._strata, index, y)
-        if self.rule is not None:
-            weights = self.rule(step)
+        if self.weighting is not None:
+            weights = self.weighting(step)
         # Signed weights make one backward pass of both GERNE batches: the gradient is
-        # (1 + beta) grad L_lb - beta grad L_b, handed to the optimiser once.
+        # (1 + beta) grad L_lb - beta grad L_b, handed to the optimizer once.
         if self._penalty is None:
             objective = losses.mul_(weights).sum(1)
             delta = residual.mul_(weights[..., None])
             grads, biases = self.stack.backward(activations, delta, scratch, threads)
-            self._optimiser.step(grads, biases)
+            self._optimizer.step(grads, biases)
             return objective
         objective, delta = (losses * weights).sum(1), residual * weights[..., None]
         seen = ForwardPass(logits, residual, activations, self.stack.coefs)
@@ -484,7 +506,7 @@ class _Loop:
         grads, biases = self.stack.backward(activations, delta, scratch, threads)
         if term.coefs:
             grads = self.stack.added(grads, term.coefs)
-        self._optimiser.step(grads, biases)
+        self._optimizer.step(grads, biases)
         return objective + term.values
 
     def observed(self) -> dict[str, NDArray]:
@@ -499,7 +521,7 @@ def _initial_stack(
     features: Features | JoinedFeatures,
     n_classes: int,
     problems: Sequence[Problem],
-    settings: Settings,
+    settings: OptimizerConfig,
 ) -> HeadStack:
     columns = [slice(0, features.n_features)] * problems[0].methods[0].n_heads
     if isinstance(features, JoinedFeatures):
@@ -507,23 +529,24 @@ def _initial_stack(
     further = (*settings.hidden_layer_sizes, n_logits(n_classes))
     parameters: list[Parameters] = []
     for problem in problems:
-        if problem.initial is not None:
-            parameters.extend(problem.initial)
+        starts = problem.initial or problem.anchors()
+        if starts is not None:
+            parameters.extend(starts)
             continue
         for method in problem.methods:
-            for head, own in enumerate(columns):
-                sizes = (own.stop - own.start, *further)
-                start = 0 if method.same_start else head
+            for position, inputs in enumerate(columns):
+                sizes = (inputs.stop - inputs.start, *further)
+                stream, from_zero = initial_state(method.heads, position)
                 parameters.append(
-                    initial_parameters(
-                        sizes, problem.seed, start, from_zero=method.starts_at_zero()
-                    )
+                    initial_parameters(sizes, problem.seed, stream, from_zero=from_zero)
                 )
     if not isinstance(features, JoinedFeatures):
         return stack_parameters(parameters, len(problems), features.device)
-    inputs = columns * (len(parameters) // len(columns))
-    widened = [_widened(p, c, features.n_features) for p, c in zip(parameters, inputs)]
-    return stack_parameters(widened, len(problems), features.device, inputs)
+    all_columns = columns * (len(parameters) // len(columns))
+    widened = [
+        _widened(p, c, features.n_features) for p, c in zip(parameters, all_columns)
+    ]
+    return stack_parameters(widened, len(problems), features.device, all_columns)
 
 
 def _widened(parameters: Parameters, columns: slice, n_features: int) -> Parameters:
@@ -537,9 +560,10 @@ def _widened(parameters: Parameters, columns: slice, n_features: int) -> Paramet
 def _anchor_stack(
     problems: Sequence[Problem], device: torch.device
 ) -> HeadStack | None:
-    if problems[0].anchor is None:
+    anchors = [problem.anchors() for problem in problems]
+    parameters = [head for heads in anchors for head in heads or ()]
+    if not parameters:
         return None
-    parameters = [head for problem in problems for head in problem.anchor or ()]
     return stack_parameters(parameters, len(problems), device)
 
 

@@ -4,7 +4,7 @@ from numbers import Real
 
 import numpy as np
 
-from skdebias._erm import ERMClassifier, HeadModels
+from skdebias._erm import ERMClassifier, HeadFactory
 from skdebias._sklearn import HasMethods, Interval
 from skdebias.attributes._base import BasePseudoAttributes
 from skdebias.methods import least_confident
@@ -84,7 +84,7 @@ def biased_reference(estimator, models=None):
     ----------
     estimator : BaseDebiasedClassifier
         Its shared parameters are taken over.
-    models : HeadModels or alike, default=None
+    models : HeadFactory or alike, default=None
         Makes the model. None makes a head.
 
     Returns
@@ -93,7 +93,7 @@ def biased_reference(estimator, models=None):
         ERM on class-balanced batches, learning rate divided by 10, weight decay
         doubled, epoch selected by the mean recall of the classes.
     """
-    return (models or HeadModels(estimator)).erm(
+    return (models or HeadFactory(estimator)).erm(
         balance="class",
         learning_rate=estimator.learning_rate / 10,
         weight_decay=estimator.weight_decay * 2,

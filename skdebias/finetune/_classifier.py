@@ -22,8 +22,9 @@ from skdebias._context import standard_context
 from skdebias._engine._loss import n_logits
 from skdebias._engine._selection import Stopping
 from skdebias._engine._threads import one_thread
-from skdebias._fit import fitted_history
+from skdebias._fit import training_attributes
 from skdebias._head import LogitClassifierMixin
+from skdebias._prepare import Encoded, prepare, warn_of_attributes
 from skdebias._rows import refuse_masked
 from skdebias._serialize import write_file
 from skdebias._sklearn import Interval, StrOptions, _fit_context, through_pipelines
@@ -59,7 +60,7 @@ from skdebias.finetune._extraction import (
 )
 from skdebias.finetune._files import load_network, save_network
 from skdebias.finetune._items import Items
-from skdebias.finetune._models import NetworkModels
+from skdebias.finetune._models import NetworkFactory
 from skdebias.finetune._network import (
     ClassLogits,
     Network,
@@ -73,13 +74,14 @@ from skdebias.finetune._run_key import digest
 from skdebias.finetune._runs import Runs, resumed
 from skdebias.finetune._training import (
     NetworkTraining,
-    NetworkValidation,
-    Recipe,
+    NetworkValidationScorer,
+    TrainConfig,
     agree_on_weights,
     agreed,
     make_accelerator,
 )
 from skdebias.methods import Method
+from skdebias.methods._head import initial_state
 
 # What training reads of the parameters, not of those of `estimator`.
 _SHARED = (
@@ -488,7 +490,7 @@ default=None
             check_random_state(self.random_state).randint(np.iinfo(np.int32).max)
         )
         members = [self._initial_network(settings)]
-        recipe = self._recipe(inner)
+        recipe = self._recipe()
         run = None
         if runs is not None:
             run = self._describe_run(
@@ -503,22 +505,22 @@ default=None
                 )
             data = TrainingData(
                 items, y, attributes, X_val, y_val, attributes_val, seed,
-                NetworkModels(self),
+                NetworkFactory(self),
             )  # fmt: skip
-            inner.classes_ = classes
+            encoded = Encoded(classes, y_codes, validation)
             with one_thread(accelerator.device):
-                groups = inner._find_groups(data, y_codes)
-            inner._warn_of_attributes(data, groups, validation)
-            method = inner._make_method(groups)
+                prepared = prepare(inner, data, encoded)
+            warn_of_attributes(inner, prepared)
+            method = prepared.method
+            self._check_heads(method)
             if run is not None and checkpoints is None:
-                run |= {"seed": seed, "groups": groups.ids, "method": method}
+                run |= {"seed": seed, "groups": prepared.groups.ids, "method": method}
                 checkpoints = runs.find(digest(run), recipe)
 
             def start(found):
                 training, self._input_shapes = self._start_training(
                     members.pop() if members else self._initial_network(settings),
-                    inner, method, groups, recipe, source, y_codes, validation, seed,
-                    accelerator, checkpoints, found,
+                    inner, prepared, recipe, source, accelerator, checkpoints, found,
                 )  # fmt: skip
                 return training
 
@@ -526,9 +528,9 @@ default=None
             fitted = training.run(type(inner).__name__, bool(self.verbose))
         for stale in [name for name in vars(self) if name.endswith("_network_")]:
             delattr(self, stale)
-        for prefix, network in zip(inner._head_prefixes, training.networks()):
-            setattr(self, f"{prefix}network_", network)
-        self._set_fitted(inner, fitted, validation)
+        for head, network in zip(method.heads, training.networks(), strict=True):
+            setattr(self, f"{head.prefix}network_", network)
+        self._set_fitted(inner, prepared, fitted)
         return self
 
     def _inner(self):
@@ -639,9 +641,9 @@ default=None
             cloned._origin = self._origin
         return cloned
 
-    def _finish_networks(self, members, method, inner, source, seed):
+    def _finish_networks(self, members, inner, prepared, source):
         """Give the networks their heads; return the shapes of what they take."""
-        first = members[0]
+        first, method, seed = members[0], prepared.method, prepared.data.seed
         batch = next(source.batches(first.tools, [(0, np.arange(1))]))
         first.eval()
         with SeededGenerator(seed), about_items(batch):
@@ -656,11 +658,11 @@ default=None
             member.add_head(
                 n_features,
                 hidden,
-                n_logits(len(inner.classes_)),
+                n_logits(len(prepared.classes)),
                 self.dropout,
                 seed,
-                0 if method.same_start else number,
-                from_zero=self._head_starts_at_zero(method, alone),
+                initial_state(method.heads, number)[0],
+                from_zero=self._starts_at_zero(method, number, alone=alone),
             )
             if has_point:
                 check_point(member, self.saliency_layer, batch)
@@ -673,15 +675,26 @@ default=None
         self._warn_of_what_is_ignored(first, hidden, has_point)
         return _shapes(batch, first.tools.modality)
 
-    def _head_starts_at_zero(self, method, alone):
+    def _starts_at_zero(self, method, number, *, alone):
         """Whether a linear head does, `alone` being that nothing else is trained."""
-        if self.head_init == "zero" and not method.starts_at_zero():
+        _, from_zero = initial_state(method.heads, number)
+        if self.head_init == "zero" and not from_zero:
             raise ValueError(
                 f"head_init='zero' would keep the {method.n_heads} heads of "
                 f"{type(method).__name__} equal: choose 'auto' or 'random'."
             )
-        auto = alone and method.starts_at_zero()
-        return {"auto": auto, "zero": True, "random": False}[self.head_init]
+        return {"auto": alone and from_zero, "zero": True, "random": False}[
+            self.head_init
+        ]
+
+    @staticmethod
+    def _check_heads(method):
+        """Refuse what a network cannot be given."""
+        if any(head.anchor is not None for head in method.heads):
+            raise ValueError(
+                f"{type(method).__name__} pulls its head to an anchor, which whole "
+                "networks have not: fit it on FineTuneClassifier.embed(items)."
+            )
 
     def _warn_of_what_is_ignored(self, network, hidden, has_point):
         """Say which parameters say nothing about this network and method."""
@@ -714,24 +727,22 @@ default=None
         passes = self.accumulate * accelerator.num_processes
         return max(1, -(-self.batch_size // passes))
 
-    def _recipe(self, inner):
-        decays = np.atleast_1d(inner._weight_decays())
+    def _recipe(self):
         trained = isinstance(self.backbone, str) and (
             self.pretrained or self.weights is not None
         )
         frozen = {"auto": trained, "train": False, "frozen": True}[self.batch_norm]
-        return Recipe(
+        return TrainConfig(
             self.optimizer,
             self.learning_rate,
             self.momentum,
-            [float(decay) for decay in np.resize(decays, 2)],
+            float(self.weight_decay),
             self.schedule,
             self.warmup,
             self.clip_norm,
             self.batch_size,
             self.accumulate,
             self.max_iter,
-            inner._epochs(),
             frozen,
             self.augment,
             self.num_workers,
@@ -739,13 +750,12 @@ default=None
         )
 
     def _start_training(
-        self, first, inner, method, groups, recipe, source, y_codes, validation, seed,
-        accelerator, checkpoints, found,
+        self, first, inner, prepared, recipe, source, accelerator, checkpoints, found,
     ):  # fmt: skip
         """Return the training before its first step or after the checkpoint `found`."""
-        tools = first.tools
+        tools, method, validation = first.tools, prepared.method, prepared.validation
         header = {} if found is None else found[1]
-        last_step = recipe.n_steps(len(y_codes))
+        last_step = recipe.n_steps(len(prepared.y_codes))
         if not header.get("stopped") and header.get("step") != last_step:
             # Else no item is read again.
             for part in (source, *([] if validation is None else [validation["X"]])):
@@ -753,10 +763,10 @@ default=None
         settings = backbone_settings(self.get_params(deep=False))
         others = [self._initial_network(settings) for _ in range(method.n_heads - 1)]
         members = [first, *others]
-        shapes = self._finish_networks(members, method, inner, source, seed)
-        judge = None
+        shapes = self._finish_networks(members, inner, prepared, source)
+        scorer = None
         if validation is not None:
-            judge = NetworkValidation(
+            scorer = NetworkValidationScorer(
                 validation["y"],
                 validation["groups"],
                 validation["selection"],
@@ -769,18 +779,18 @@ default=None
         training = NetworkTraining(
             members,
             source,
-            y_codes.astype(np.int64),
-            groups,
+            prepared.y_codes.astype(np.int64),
+            prepared.groups,
             method,
-            seed,
+            prepared.data.seed,
             recipe,
             accelerator,
             stopping=Stopping(self.early_stopping, self.tol, self.n_iter_no_change),
-            validation=judge,
+            validation=scorer,
             checkpoints=checkpoints,
             found=found,
             point=self.saliency_layer,
-            describe=_describe_method(inner),
+            describe=_describe_method(method),
         )
         return training, shapes
 
@@ -825,23 +835,20 @@ default=None
             else encode_attributes(attributes)[0],
         }
 
-    def _set_fitted(self, inner, fitted, validation):
-        state = {
-            "n_iter_": int(fitted.n_iter[-1]),
-            "best_epoch_": int(fitted.best_epoch[-1]),
-            "history_": fitted_history(fitted.history, validation),
-            "loss_curve_": [float(loss[-1]) for loss in fitted.history["loss"]],
-        }
-        for name, value in (state | inner._further_attributes(fitted)).items():
-            setattr(inner, name, value)
-        inner._finish()
+    def _set_fitted(self, inner, prepared, fitted):
+        training = training_attributes(prepared, fitted)
+        inner._set_fitted(prepared.learned | training)
+        prepared.method.check_result(fitted)
         self.estimator_ = inner
         for name in (
-            *state,
             "classes_",
             "groups_",
             "group_counts_",
             "attribute_values_",
+            "n_iter_",
+            "best_epoch_",
+            "history_",
+            "loss_curve_",
         ):
             setattr(self, name, getattr(inner, name))
 
@@ -1063,10 +1070,10 @@ default=None
         return tags
 
 
-def _describe_method(inner):
+def _describe_method(method):
     """What a message on a diverged fit says of the method."""
-    beta = getattr(inner, "beta_", None)
-    return "" if beta is None else f" with beta={beta:g} and c={inner.c:g}"
+    beta = getattr(method, "beta", None)
+    return "" if beta is None else f" with beta={beta:g} and c={method.c:g}"
 
 
 def _shapes(batch, modality):

@@ -7,8 +7,8 @@ from sklearn.frozen import FrozenEstimator
 from skdebias._erm import ERMClassifier
 
 
-class NetworkModels:
-    """Networks in the place of heads; see :class:`skdebias._erm.HeadModels`.
+class NetworkFactory:
+    """Networks in the place of heads; see :class:`skdebias._erm.HeadFactory`.
 
     Parameters
     ----------

@@ -15,7 +15,7 @@ from skdebias.finetune._checkpoint import (
     UnusableCheckpointError,
     naming_checkpoint_dir,
 )
-from skdebias.finetune._training import NetworkTraining, Recipe, agreed
+from skdebias.finetune._training import NetworkTraining, TrainConfig, agreed
 
 _OWNER = ".run-"
 _OPEN = f"{_OWNER}open"
@@ -59,14 +59,14 @@ class Runs:
         """Where it is kept which file of items has which content."""
         return self.root / ".items"
 
-    def find(self, name: str, recipe: Recipe) -> Checkpoints:
+    def find(self, name: str, recipe: TrainConfig) -> Checkpoints:
         """Return the checkpoints of a run that has a seed.
 
         Parameters
         ----------
         name : str
             Digest of what determines the run but for `max_iter`.
-        recipe : Recipe
+        recipe : TrainConfig
 
         Returns
         -------

@@ -34,9 +34,9 @@ from skdebias._engine._loss import cross_entropy
 from skdebias._engine._penalty import check_term
 from skdebias._engine._sampler import IndexSampler
 from skdebias._engine._selection import (
-    Selection,
     Stopping,
     Tracker,
+    ValidationScorer,
     count_hits_and_losses,
 )
 from skdebias._engine._sgd import DivergenceError, Fitted
@@ -67,26 +67,26 @@ from skdebias.finetune._passes import (
     position_in_passes,
 )
 from skdebias.finetune._saliency import NetworkPass
-from skdebias.methods import Method, Setting, Step
+from skdebias.methods import Head, Method, Step, TrainingContext
 
 # Steps between looks at the loss where a look waits for the GPU.
 _STEPS_PER_LOOK = 50
 # Of states that are read: every process has the whole, whatever it trains of them.
 _WHOLE = StateDictOptions(full_state_dict=True)
-# The optimiser knows nothing of parameters that the embedding does not use.
+# The optimizer knows nothing of parameters that the embedding does not use.
 _USED = StateDictOptions(full_state_dict=True, strict=False)
 
 
 @dataclass(frozen=True)
-class Recipe:
+class TrainConfig:
     """How networks are optimised.
 
     Parameters
     ----------
     optimizer : {"sgd", "adamw"}
     learning_rate, momentum : float
-    weight_decay : sequence of float
-        Of each network.
+    weight_decay : float
+        Of each network whose head says nothing else.
     schedule : {"constant", "linear", "cosine"}
         What the learning rate does after the warm-up.
     warmup : float
@@ -97,8 +97,6 @@ class Recipe:
         Rows of a step over all processes, and the passes that it is made in.
     max_iter : int
         Epochs.
-    epochs : sequence of float or None
-        After which each network is frozen.
     frozen_statistics : bool
         Of batch normalisation.
     augment : callable or None
@@ -110,14 +108,13 @@ class Recipe:
     optimizer: str
     learning_rate: float
     momentum: float
-    weight_decay: Sequence[float]
+    weight_decay: float
     schedule: str
     warmup: float
     clip_norm: float | None
     batch_size: int
     accumulate: int
     max_iter: int
-    epochs: Sequence[float] | None
     frozen_statistics: bool
     augment: Callable[[Any], Any] | None
     num_workers: int
@@ -307,7 +304,7 @@ class NetworkStack:
 
 
 @dataclass(frozen=True)
-class NetworkValidation(Selection):
+class NetworkValidationScorer(ValidationScorer):
     """Validation items that score all networks.
 
     Parameters
@@ -389,10 +386,10 @@ class NetworkTraining:
     method : Method
     seed : int
         Of the draws of rows, and of whatever is random in a step.
-    recipe : Recipe
+    recipe : TrainConfig
     accelerator : accelerate.Accelerator
     stopping : Stopping
-    validation : Selection, default=None
+    validation : ValidationScorer, default=None
     checkpoints : Checkpoints, default=None
         Where to write them.
     found : (dict of str to Tensor, dict), default=None
@@ -411,11 +408,11 @@ class NetworkTraining:
         groups: Groups,
         method: Method,
         seed: int,
-        recipe: Recipe,
+        recipe: TrainConfig,
         accelerator: Any,
         *,
         stopping: Stopping,
-        validation: Selection | None = None,
+        validation: ValidationScorer | None = None,
         checkpoints: Checkpoints | None = None,
         found: tuple[dict[str, Tensor], dict[str, Any]] | None = None,
         point: str | None = None,
@@ -430,8 +427,8 @@ class NetworkTraining:
         self._checkpoints = checkpoints
         self._describe = describe
         device = accelerator.device
-        setting = Setting((groups,), self._y, device)
-        self.rule = type(method).rule([method], setting)
+        setting = TrainingContext((groups,), self._y, device)
+        self.weighting = type(method).weighting([method], setting)
         self._penalty = type(method).penalty([method], setting)
         networks = Networks(members, None if self._penalty is None else point)
         if accelerator.num_processes > 1:
@@ -439,13 +436,14 @@ class NetworkTraining:
             accelerator.ddp_handler.find_unused_parameters = _has_unused(
                 members[-1], next(items.batches(self._tools, [(0, np.arange(1))]))
             )
-        optimiser = _optimiser(members, recipe)
+        self._heads = method.heads
+        optimizer = _optimizer(members, self._heads, recipe)
         self._members = members
         self._result = networks
         if accelerator.is_fsdp2:
             # Layers once sharded stay so; the results are networks like any other.
             self._result = copy.deepcopy(networks)
-        self._model, self._optimiser = accelerator.prepare(networks, optimiser)
+        self._model, self._optimizer = accelerator.prepare(networks, optimizer)
         # Some hold infinities on purpose, such as masks of attention.
         self._finite_buffers = [
             buffer
@@ -540,7 +538,7 @@ class NetworkTraining:
             tracker.n_iter,
             tracker.best_epoch,
             tracker.history,
-            self.rule,
+            self.weighting,
         )
 
     def networks(self) -> list[Network]:
@@ -632,16 +630,16 @@ class NetworkTraining:
                     member.parameters(), self._recipe.clip_norm
                 )
         rate = self._recipe.rate(self.step, self._n_steps)
-        for group in self._optimiser.param_groups:
+        for group in self._optimizer.param_groups:
             last = self._last_epoch(group["member"])
             group["lr"] = rate if self.epoch < last else 0.0
-        self._optimiser.step()
-        self._optimiser.zero_grad()
+        self._optimizer.step()
+        self._optimizer.zero_grad()
         self.step += 1
 
     def _last_epoch(self, member: int) -> float:
-        epochs = self._recipe.epochs
-        return math.inf if epochs is None else epochs[member]
+        epochs = self._heads[member].epochs
+        return math.inf if epochs is None else epochs
 
     def _differentiate(self, rows: NDArray[np.int64], batches: list[Any]) -> Tensor:
         """Accumulate the gradients of a step; return this process's objective."""
@@ -653,7 +651,7 @@ class NetworkTraining:
             weights = weights * self._row_weights[index].to(device)[None, :, None]
         batches = [to_device(batch, device) for batch in batches]
         known = None
-        if self.rule is not None and len(batches) > 1:
+        if self.weighting is not None and len(batches) > 1:
             # A rule wants the losses of the whole step before any of its weights.
             known = self._losses_alone(batches, y)
         objective = torch.zeros_like(self._objective)
@@ -664,10 +662,10 @@ class NetworkTraining:
                 outputs, points = self._forward(batch)
                 logits = torch.stack(outputs, 1)[None]  # (1, r, M, n_logits)
                 losses, residual = cross_entropy(logits.detach(), y[slots][None])
-                if self.rule is not None and (known is None or number == 0):
+                if self.weighting is not None and (known is None or number == 0):
                     every = self._gathered([losses]) if known is None else known
                     step = Step(weights, every, self._strata, index[None], y[None])
-                    weights = self.rule(step)
+                    weights = self.weighting(step)
                 own = weights[:, slots] * torch.from_numpy(used).to(device)[:, None]
                 # Signed weights make one backward pass of all batches of a plan. The
                 # derivative of the losses is known; this starts from it.
@@ -827,19 +825,19 @@ class NetworkTraining:
             "step": self.step,
             "stopped": self._stopped,
             "seed": self._seed,
-            "rule": snapshot(self.rule, "rule", tensors),
+            "rule": snapshot(self.weighting, "rule", tensors),
             "penalty": snapshot(self._penalty, "penalty", tensors),
             "tracker": snapshot(self.tracker.state(), "tracker", tensors),
             "objective": snapshot(self._objective, "objective", tensors),
         }
         if not goes_on:
             return tensors, header
-        own = get_optimizer_state_dict(self._model, self._optimiser.optimizer)
+        own = get_optimizer_state_dict(self._model, self._optimizer.optimizer)
         moments = {
             name: {key: _whole_copy(value) for key, value in values.items()}
             for name, values in own["state"].items()
         }
-        header["optimiser"] = snapshot(moments, "optimiser", tensors)
+        header["optimizer"] = snapshot(moments, "optimizer", tensors)
         if best is not model:
             # Frozen parts are the same, and so is all in the best epoch.
             other = {k: v for k, v in best.items() if not torch.equal(v, model[k])}
@@ -876,7 +874,7 @@ class NetworkTraining:
             raise UnusableCheckpointError("a checkpoint is of another run")
         own = get_model_state_dict(self._model)
         self._check_shapes({name: tensors.get(f"model.{name}") for name in own})
-        if "optimiser" not in header and not (
+        if "optimizer" not in header and not (
             header["stopped"] or step == self._n_steps
         ):
             raise UnusableCheckpointError("a checkpoint is of a shorter run")
@@ -899,17 +897,17 @@ class NetworkTraining:
         }
         # A copy: of replicas it changes the names in it.
         set_model_state_dict(self._model, dict(state), options=_WHOLE)
-        if "optimiser" in header:
-            optimiser = self._optimiser.optimizer
-            own = get_optimizer_state_dict(self._model, optimiser)
-            found = restore(own["state"], header["optimiser"], tensors, device)
+        if "optimizer" in header:
+            optimizer = self._optimizer.optimizer
+            own = get_optimizer_state_dict(self._model, optimizer)
+            found = restore(own["state"], header["optimizer"], tensors, device)
             if not own["state"].keys() >= found.keys() or bool(own["state"]) > bool(
                 found
             ):
-                raise UnusableCheckpointError("a checkpoint is of another optimiser")
+                raise UnusableCheckpointError("a checkpoint is of another optimizer")
             own["state"] = found
-            set_optimizer_state_dict(self._model, optimiser, own, options=_USED)
-        self.rule = restore(self.rule, header["rule"], tensors, device)
+            set_optimizer_state_dict(self._model, optimizer, own, options=_USED)
+        self.weighting = restore(self.weighting, header["rule"], tensors, device)
         self._penalty = restore(self._penalty, header["penalty"], tensors, device)
         self._objective = restore(self._objective, header["objective"], tensors, device)
         kept = None
@@ -926,10 +924,14 @@ class NetworkTraining:
         self.done = self._stopped or self.step == self._n_steps
 
 
-def _optimiser(members: Sequence[Network], recipe: Recipe) -> torch.optim.Optimizer:
-    """Return the optimiser; biases and the scales of normalisations do not decay."""
+def _optimizer(
+    members: Sequence[Network], heads: Sequence[Head], recipe: TrainConfig
+) -> torch.optim.Optimizer:
+    """Return the optimizer; biases and the scales of normalisations do not decay."""
     groups = []
-    for number, (member, decay) in enumerate(zip(members, recipe.weight_decay)):
+    for number, (member, head) in enumerate(zip(members, heads, strict=True)):
+        decay = head.weight_decay
+        decay = recipe.weight_decay if decay is None else decay
         trained = [p for p in member.parameters() if p.requires_grad]
         for own, rate in (
             ([p for p in trained if p.ndim > 1], decay),

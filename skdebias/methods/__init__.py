@@ -13,17 +13,19 @@ from skdebias.methods._gerne import (
     extrapolation_strength,
 )
 from skdebias.methods._group_dro import GroupDRO
+from skdebias.methods._head import Head
 from skdebias.methods._jtt import JTT
 from skdebias.methods._lff import LfF
 from skdebias.methods._method import (
-    Aggregate,
     ForwardPass,
+    GroupObjective,
     Method,
     Penalty,
     PenaltyTerm,
-    Rule,
-    Setting,
     Step,
+    TrainingContext,
+    TrainingResult,
+    Weighting,
 )
 from skdebias.methods._plan import Batch, SamplingPlan, SlotTable, slot_table
 from skdebias.methods._pseudo import least_confident
@@ -35,19 +37,21 @@ __all__ = [
     "GERNE",
     "JTT",
     "ULE",
-    "Aggregate",
     "Batch",
     "ForwardPass",
     "GroupDRO",
+    "GroupObjective",
+    "Head",
     "LfF",
     "Method",
     "Penalty",
     "PenaltyTerm",
-    "Rule",
     "SamplingPlan",
-    "Setting",
     "SlotTable",
     "Step",
+    "TrainingContext",
+    "TrainingResult",
+    "Weighting",
     "beta_bounds",
     "extrapolated_distribution",
     "extrapolation_strength",

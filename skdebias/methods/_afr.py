@@ -1,12 +1,14 @@
 """AFR: retrain the head on held-out rows that it is unsure of."""
 
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from skdebias._attributes import Groups
-from skdebias.methods._method import Method
+from skdebias.methods._head import Head, Parameters
+from skdebias.methods._method import Method, TrainingResult
 from skdebias.methods._plan import Batch, SamplingPlan
 
 
@@ -23,6 +25,10 @@ class AFR(Method):
         for the rows that it was trained on.
     gamma : float, default=4.0
         How steeply the weight falls with the confidence. 0 weights classes alike.
+    regularization : float, default=0.1
+        Weight of the squared distance from the first head.
+    anchor : (sequence of ndarray, sequence of ndarray), default=None
+        The first head, as for :class:`Head`. None pulls the weights to zero.
 
     References
     ----------
@@ -30,8 +36,42 @@ class AFR(Method):
     Automatic Feature Reweighting", ICML 2023, equations 2 and 3.
     """
 
+    stackable: ClassVar[tuple[str, ...]] = ("gamma", "regularization")
+    trains_networks: ClassVar[bool] = False  # by definition it retrains the last layer
+
     confidence: NDArray[np.floating]
     gamma: float = 4.0
+    regularization: float = 0.1
+    anchor: Parameters | None = None
+
+    @property
+    def heads(self) -> tuple[Head, ...]:
+        """The retrained head, pulled to the first one."""
+        # The optimizers descend weight_decay / 2 ||w - w_first||^2.
+        return (Head(weight_decay=2.0 * self.regularization, anchor=self.anchor),)
+
+    @property
+    def uses_attributes(self) -> bool:
+        """Whether attributes change what is trained."""
+        return False
+
+    def learned(self, groups: Groups, fitted: TrainingResult) -> dict[str, Any]:
+        """Return how many equal rows the weighted ones are worth.
+
+        Parameters
+        ----------
+        groups : Groups
+            Groups of the training rows.
+        fitted : TrainingResult
+
+        Returns
+        -------
+        dict
+            `effective_sample_size_`.
+        """
+        weights = self.plan(groups).row_weights
+        assert weights is not None  # noqa: S101, as the plan says
+        return {"effective_sample_size_": effective_sample_size(weights)}
 
     def plan(self, groups: Groups) -> SamplingPlan:
         """Return the one-batch plan over the held-out rows.

@@ -32,6 +32,11 @@ class ERM(Method):
     balance: Literal["class", "group"] | None = None
     reweight: Literal["class", "group"] | None = None
 
+    @property
+    def uses_attributes(self) -> bool:
+        """Whether attributes change what is trained."""
+        return "group" in (self.balance, self.reweight)
+
     def plan(self, groups: Groups) -> SamplingPlan:
         """Return the one-batch plan over all rows, classes or groups.
 

@@ -1,6 +1,7 @@
 """GERNE: gradient extrapolation for debiased representation learning."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -11,8 +12,12 @@ from skdebias._attributes import (
     encode_attributes,
     factorize,
 )
-from skdebias.methods._method import Method
+from skdebias._warnings import warn_caller
+from skdebias.methods._method import Method, TrainingResult
 from skdebias.methods._plan import Batch, SamplingPlan
+
+# Slack for a beta that was itself computed from the bound.
+_TOLERANCE = 1e-9
 
 
 @dataclass(frozen=True)
@@ -34,6 +39,9 @@ class GERNE(Method):
     shared : bool, default=False
         Both batches take prefixes of one draw per group instead of being drawn
         independently as in the paper: same expectation, less gradient noise.
+    out_of_bounds : {"auto", "raise", "warn", "clip"}, default="auto"
+        What to do about a beta at which a group would get a negative weight. "auto"
+        raises for attributes that are known, and warns where they are inferred.
 
     References
     ----------
@@ -44,6 +52,69 @@ class GERNE(Method):
     beta: float = 1.0
     c: float = 0.5
     shared: bool = False
+    out_of_bounds: Literal["auto", "raise", "warn", "clip"] = "auto"
+
+    stackable: ClassVar[tuple[str, ...]] = ("beta", "c")
+
+    def for_groups(self, groups: Groups, *, inferred: bool) -> Self:
+        """Return the method with a beta within the bounds of the groups.
+
+        Parameters
+        ----------
+        groups : Groups
+            Groups of the training rows.
+        inferred : bool
+            Whether their attributes were inferred.
+
+        Returns
+        -------
+        GERNE
+
+        Raises
+        ------
+        ValueError
+            If beta is out of its bounds, as `out_of_bounds` says.
+        """
+        low, high = group_beta_bounds(groups, self.c)
+        if low - _TOLERANCE <= self.beta <= high + _TOLERANCE:
+            return replace(self, beta=float(self.beta))
+        if self.out_of_bounds == "clip":
+            return replace(self, beta=float(np.clip(self.beta, low, high)))
+        message = (
+            f"beta={self.beta} with c={self.c} is outside the bounds "
+            f"[{low:.4f}, {high:.4f}] of this data: a group would get a negative "
+            "weight and the loss no minimum. Choose beta within them, or "
+            "out_of_bounds='clip'."
+        )
+        if self.out_of_bounds == "warn" or (self.out_of_bounds == "auto" and inferred):
+            warn_caller(message)
+            return replace(self, beta=float(self.beta))
+        raise ValueError(message)
+
+    def learned(self, groups: Groups, fitted: TrainingResult) -> dict[str, Any]:
+        """Return the bounds of beta, beta itself, and the distribution that it means.
+
+        Parameters
+        ----------
+        groups : Groups
+            Groups of the training rows.
+        fitted : TrainingResult
+
+        Returns
+        -------
+        dict
+            `beta_bounds_`, `beta_`, and `extrapolated_distribution_` of shape
+            (n_classes, n_attributes).
+        """
+        distribution = np.zeros((groups.n_classes, groups.n_attributes))
+        distribution[tuple(groups.cells.T)] = extrapolated_distribution(
+            groups, self.beta, self.c
+        )
+        return {
+            "beta_bounds_": group_beta_bounds(groups, self.c),
+            "beta_": self.beta,
+            "extrapolated_distribution_": distribution,
+        }
 
     def plan(self, groups: Groups) -> SamplingPlan:
         """Return the plan of the two batches.

@@ -2,14 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
 
 from skdebias._attributes import Groups
 from skdebias.methods._erm import ERM
-from skdebias.methods._method import Method, Setting, Step
+from skdebias.methods._method import Method, Step, TrainingContext, TrainingResult
 from skdebias.methods._plan import SamplingPlan
 
 
@@ -37,9 +37,30 @@ class GroupDRO(Method):
     Shifts", ICLR 2020, algorithm 1 and equation 5.
     """
 
+    stackable: ClassVar[tuple[str, ...]] = ("step_size", "adjustment", "temperature")
+
     step_size: float = 0.01
     adjustment: float = 0.0
     temperature: float = 0.1
+
+    def learned(self, groups: Groups, fitted: TrainingResult) -> dict[str, Any]:
+        """Return the weights of the groups at the end.
+
+        Parameters
+        ----------
+        groups : Groups
+            Groups of the training rows.
+        fitted : TrainingResult
+
+        Returns
+        -------
+        dict
+            `group_weights_` of shape (n_groups,).
+        """
+        if fitted.shares is not None:
+            return {"group_weights_": fitted.shares[0]}
+        weights = fitted.weighting.q[0, :, fitted.position]
+        return {"group_weights_": weights.cpu().numpy()}
 
     def plan(self, groups: Groups) -> SamplingPlan:
         """Return the one-batch plan, uniform over groups.
@@ -56,36 +77,40 @@ class GroupDRO(Method):
         return ERM(balance="group").plan(groups)
 
     @classmethod
-    def rule(cls, methods: Sequence[Self], setting: Setting) -> "GroupWeights":
+    def weighting(
+        cls, methods: Sequence[Self], context: TrainingContext
+    ) -> "GroupWeights":
         """Return the rule that reweights the groups.
 
         Parameters
         ----------
         methods : sequence of GroupDRO
-            As for :meth:`Method.rule`.
-        setting : Setting
+            As for :meth:`Method.weighting`.
+        context : TrainingContext
 
         Returns
         -------
         GroupWeights
         """
-        return GroupWeights(methods, setting)
+        return GroupWeights(methods, context)
 
     @classmethod
-    def aggregate(cls, methods: Sequence[Self], setting: Setting) -> "LogMeanExp":
+    def group_objective(
+        cls, methods: Sequence[Self], context: TrainingContext
+    ) -> "LogMeanExp":
         """Return the deterministic objective.
 
         Parameters
         ----------
         methods : sequence of GroupDRO
-            As for :meth:`Method.aggregate`.
-        setting : Setting
+            As for :meth:`Method.group_objective`.
+        context : TrainingContext
 
         Returns
         -------
         LogMeanExp
         """
-        return LogMeanExp(methods, setting)
+        return LogMeanExp(methods, context)
 
 
 class LogMeanExp:
@@ -98,11 +123,11 @@ class LogMeanExp:
     Parameters
     ----------
     methods : sequence of GroupDRO
-    setting : Setting
+    context : TrainingContext
     """
 
-    def __init__(self, methods: Sequence[GroupDRO], setting: Setting) -> None:
-        (groups,), device = setting.groups, setting.device
+    def __init__(self, methods: Sequence[GroupDRO], context: TrainingContext) -> None:
+        (groups,), device = context.groups, context.device
         roots = torch.as_tensor(groups.counts, device=device).double().sqrt()
         adjustment, temperature = (
             torch.tensor(
@@ -114,7 +139,7 @@ class LogMeanExp:
         self._margin, self._temperature = adjustment / roots, temperature
 
     def __call__(self, losses: Tensor, heads: Tensor) -> tuple[Tensor, Tensor]:
-        """Aggregate mean losses, as :class:`Aggregate` says.
+        """Aggregate mean losses, as :class:`GroupObjective` says.
 
         Parameters
         ----------
@@ -139,16 +164,16 @@ class GroupWeights:
     Parameters
     ----------
     methods : sequence of GroupDRO
-    setting : Setting
+    context : TrainingContext
     """
 
-    def __init__(self, methods: Sequence[GroupDRO], setting: Setting) -> None:
-        n_streams, device = len(setting.groups), setting.device
-        n_groups = max(len(groups.counts) for groups in setting.groups)
+    def __init__(self, methods: Sequence[GroupDRO], context: TrainingContext) -> None:
+        n_streams, device = len(context.groups), context.device
+        n_groups = max(len(groups.counts) for groups in context.groups)
         # Streams with fewer groups are padded; a group of log weight -inf stays out.
         counts = torch.ones(n_streams, n_groups, 1, device=device)
         self._log_q = torch.full((n_streams, n_groups, 1), -torch.inf, device=device)
-        for s, groups in enumerate(setting.groups):
+        for s, groups in enumerate(context.groups):
             counts[s, : len(groups.counts), 0] = torch.as_tensor(groups.counts)
             self._log_q[s, : len(groups.counts)] = 0.0
         step_size, adjustment = (
@@ -170,7 +195,7 @@ class GroupWeights:
         """Weights of the groups, (S, n_groups, M); they sum to one."""
         return self._log_q.exp()
 
-    def keep(self, methods: Tensor) -> None:
+    def select(self, methods: Tensor) -> None:
         """Drop the state of all other methods."""
         self._step_size = self._step_size[:, :, methods]
         self._margin = self._margin[:, :, methods]

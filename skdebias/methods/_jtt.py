@@ -1,6 +1,7 @@
 """JTT: train again, with the errors of a first model upsampled."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
@@ -27,6 +28,8 @@ class JTT(Method):
     Liu et al., "Just Train Twice: Improving Group Robustness without Training Group
     Information", ICML 2021, equation 4.
     """
+
+    stackable: ClassVar[tuple[str, ...]] = ("upweight",)
 
     upweight: float = 20
 

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from skdebias._attributes import Groups
 from skdebias.methods._erm import ERM
-from skdebias.methods._method import Method, Setting, Step
+from skdebias.methods._head import Head
+from skdebias.methods._method import Method, Step, TrainingContext
 from skdebias.methods._plan import SamplingPlan
 
 
@@ -37,11 +38,20 @@ class LfF(Method):
     in the authors' code.
     """
 
-    n_heads: ClassVar[int] = 2
-    symmetric: ClassVar[bool] = False  # the biased head has a loss of its own
+    stackable: ClassVar[tuple[str, ...]] = ("q", "alpha")
 
     q: float = 0.7
     alpha: float = 0.7
+
+    @property
+    def heads(self) -> tuple[Head, ...]:
+        """The biased head, then the debiased one; each has a loss of its own."""
+        return Head("biased", start="zero"), Head(start="zero")
+
+    @property
+    def uses_attributes(self) -> bool:
+        """Whether attributes change what is trained."""
+        return False
 
     def plan(self, groups: Groups) -> SamplingPlan:
         """Return the plan of empirical risk minimisation.
@@ -58,20 +68,22 @@ class LfF(Method):
         return ERM().plan(groups)
 
     @classmethod
-    def rule(cls, methods: Sequence[Self], setting: Setting) -> "RelativeDifficulty":
+    def weighting(
+        cls, methods: Sequence[Self], context: TrainingContext
+    ) -> "RelativeDifficulty":
         """Return the rule that weights the rows of both heads.
 
         Parameters
         ----------
         methods : sequence of LfF
-            As for :meth:`Method.rule`.
-        setting : Setting
+            As for :meth:`Method.weighting`.
+        context : TrainingContext
 
         Returns
         -------
         RelativeDifficulty
         """
-        return RelativeDifficulty(methods, setting)
+        return RelativeDifficulty(methods, context)
 
 
 class RelativeDifficulty:
@@ -80,11 +92,11 @@ class RelativeDifficulty:
     Parameters
     ----------
     methods : sequence of LfF
-    setting : Setting
+    context : TrainingContext
     """
 
-    def __init__(self, methods: Sequence[LfF], setting: Setting) -> None:
-        n_streams, device = len(setting.groups), setting.device
+    def __init__(self, methods: Sequence[LfF], context: TrainingContext) -> None:
+        n_streams, device = len(context.groups), context.device
         self._q, self._alpha = (
             torch.tensor(
                 [[m.q, m.alpha] for m in methods], dtype=torch.float32, device=device
@@ -93,11 +105,11 @@ class RelativeDifficulty:
             .unbind(-1)
         )
         # Rows are kept sorted by class, so that a class maximum is one over a slice.
-        order = torch.argsort(setting.y, stable=True)
+        order = torch.argsort(context.y, stable=True)
         place = torch.empty_like(order)
         place[order] = torch.arange(len(order))
         self._place = place.to(device)
-        self._sizes = torch.bincount(setting.y).tolist()
+        self._sizes = torch.bincount(context.y).tolist()
         n_rows, n_methods = len(order), self._q.shape[2]
         # Losses are not negative: -1 stands for none yet.
         shape = n_streams, n_rows, n_methods, 2
@@ -128,7 +140,7 @@ class RelativeDifficulty:
         easy = torch.exp(-self._q * losses[..., 0])  # p_y ** q
         return step.weights * torch.stack([easy, relative], dim=-1).flatten(2)
 
-    def keep(self, methods: Tensor) -> None:
+    def select(self, methods: Tensor) -> None:
         """Drop the state of all other methods."""
         self._q, self._alpha = self._q[..., methods], self._alpha[..., methods]
         self._average = self._average[:, :, methods]

@@ -2,19 +2,22 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import ClassVar, Protocol, Self
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar, Protocol, Self
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from skdebias._attributes import Groups
+from skdebias.methods._head import Head
 from skdebias.methods._plan import SamplingPlan
 from skdebias.methods._saliency import Saliencies, factors
 
 
 @dataclass(frozen=True)
-class Setting:
+class TrainingContext:
     """What a rule may know before the first step.
 
     `S` streams are trained at the same time, each on rows of its own.
@@ -36,7 +39,7 @@ class Setting:
 
 @dataclass(frozen=True)
 class Step:
-    """What a rule may know of one optimiser step.
+    """What a rule may know of one optimizer step.
 
     The last axis holds `M = n_methods * n_heads` heads, the heads of a method side by
     side. Losses are values, not part of any graph.
@@ -62,14 +65,14 @@ class Step:
     y: Tensor
 
 
-class Rule(Protocol):
+class Weighting(Protocol):
     """A weighting rule with state, for all methods of a stack at once."""
 
     def __call__(self, step: Step) -> Tensor:
         """Return the weights (S, R, M) of the step's losses and advance the state."""
         ...
 
-    def keep(self, methods: Tensor) -> None:
+    def select(self, methods: Tensor) -> None:
         """Drop the state of all other methods.
 
         Parameters
@@ -80,7 +83,7 @@ class Rule(Protocol):
         ...
 
 
-class Aggregate(Protocol):
+class GroupObjective(Protocol):
     """A convex objective of the strata's mean losses, for a solver that sees all rows.
 
     What a rule does step by step is there a function of the mean losses themselves.
@@ -107,7 +110,7 @@ class Aggregate(Protocol):
 
 @dataclass(frozen=True)
 class ForwardPass:
-    """What a penalty may know of one optimiser step beyond :class:`Step`.
+    """What a penalty may know of one optimizer step beyond :class:`Step`.
 
     This is the forward pass of stacked heads, whose derivatives are in closed form and
     not part of any graph. That of whole networks has no `coefs`, and its `logits` and
@@ -199,7 +202,7 @@ class Penalty(Protocol):
         """
         ...
 
-    def keep(self, methods: Tensor) -> None:
+    def select(self, methods: Tensor) -> None:
         """Drop the state of all other methods.
 
         Parameters
@@ -210,31 +213,109 @@ class Penalty(Protocol):
         ...
 
 
+class TrainingResult(Protocol):
+    """What training shows a method.
+
+    Attributes
+    ----------
+    history : dict of str to list of ndarray
+        Per epoch `loss` (n_heads,), and what the penalty showed.
+    best_epoch : ndarray of shape (n_heads,)
+        Epoch that was kept, from 1.
+    weighting : Weighting or None
+        In its final state, for all methods of the stack.
+    position : int
+        Number of the method among those of its stack.
+    shares : ndarray of shape (1, n_strata) or None
+        From the deterministic solver, weight of every stratum's mean loss at the end.
+    """
+
+    history: dict[str, list[NDArray[np.float64]]]
+    best_epoch: NDArray[np.int64]
+    weighting: Any
+    position: int
+    shares: NDArray[np.float64] | None
+
+
 class Method(ABC):
     """Base class of the methods: frozen dataclasses of a method's hyper-parameters.
 
     A subclass answers which rows a step sees (:meth:`plan`), and where needed how much
-    each of them counts given the current losses (:meth:`rule`), and what else is asked
-    of the heads (:meth:`penalty`).
+    each of them counts given the current losses (:meth:`weighting`), what else is asked
+    of the heads (:meth:`penalty`), which heads there are (:attr:`heads`), and what it
+    learned beside them (:meth:`learned`).
     """
 
-    #: Heads that a method trains side by side; the last one is the result.
-    n_heads: ClassVar[int] = 1
-    #: Whether the heads of a method start from the same weights.
-    same_start: ClassVar[bool] = False
-    #: Whether several heads have one objective, so that nothing but their start tells
-    #: them apart. Linear ones then start at random, for from zero they stay equal.
-    symmetric: ClassVar[bool] = True
+    #: Names of the fields in which the methods of one stack may differ.
+    stackable: ClassVar[tuple[str, ...]] = ()
+    #: Whether the method can train whole networks, not only their last layers.
+    trains_networks: ClassVar[bool] = True
 
-    @classmethod
-    def starts_at_zero(cls) -> bool:
-        """Return whether linear heads start at zero, the start of a convex objective.
+    @property
+    def heads(self) -> tuple[Head, ...]:
+        """The heads that are trained side by side; the last one is the result."""
+        return (Head(),)
+
+    @property
+    def n_heads(self) -> int:
+        """Number of heads."""
+        return len(self.heads)
+
+    @property
+    def uses_attributes(self) -> bool:
+        """Whether attributes change what is trained."""
+        return True
+
+    def fixed_fields(self) -> dict[str, Any]:
+        """Return the fields in which the methods of a stack agree, by name."""
+        names = [field.name for field in fields(self)]  # type: ignore[arg-type]
+        return {n: getattr(self, n) for n in names if n not in self.stackable}
+
+    def for_groups(self, groups: Groups, *, inferred: bool) -> Self:
+        """Return the method as it is trained on these groups.
+
+        Parameters
+        ----------
+        groups : Groups
+            Groups of the training rows.
+        inferred : bool
+            Whether their attributes were inferred.
 
         Returns
         -------
-        bool
+        Method
+            This one, unless its hyper-parameters depend on the groups.
+
+        Raises
+        ------
+        ValueError
+            If the hyper-parameters do not go with the groups.
         """
-        return cls.n_heads == 1 or cls.same_start or not cls.symmetric
+        return self
+
+    def learned(self, groups: Groups, fitted: "TrainingResult") -> dict[str, Any]:
+        """Return what training showed, beside the heads.
+
+        Parameters
+        ----------
+        groups : Groups
+            Groups of the training rows.
+        fitted : TrainingResult
+
+        Returns
+        -------
+        dict of str to object
+            Fitted attributes of an estimator, whose names end with an underscore.
+        """
+        return {}
+
+    def check_result(self, fitted: "TrainingResult") -> None:  # noqa: B027, optional
+        """Warn if the result is not what the method is for.
+
+        Parameters
+        ----------
+        fitted : TrainingResult
+        """
 
     @abstractmethod
     def plan(self, groups: Groups) -> SamplingPlan:
@@ -251,7 +332,9 @@ class Method(ABC):
         """
 
     @classmethod
-    def rule(cls, methods: Sequence[Self], setting: Setting) -> Rule | None:
+    def weighting(
+        cls, methods: Sequence[Self], context: TrainingContext
+    ) -> Weighting | None:
         """Return the weighting rule of a stack, or None if weights never change.
 
         Parameters
@@ -259,16 +342,18 @@ class Method(ABC):
         methods : sequence of Method
             The methods of one stream, the same in every stream but for their position:
             `S * n_methods` of them, streams in order.
-        setting : Setting
+        context : TrainingContext
 
         Returns
         -------
-        Rule or None
+        Weighting or None
         """
         return None
 
     @classmethod
-    def aggregate(cls, methods: Sequence[Self], setting: Setting) -> Aggregate | None:
+    def group_objective(
+        cls, methods: Sequence[Self], context: TrainingContext
+    ) -> GroupObjective | None:
         """Return the deterministic objective, or None where it is a weighted sum.
 
         A method whose rule changes weights during training has one only if it says so
@@ -278,24 +363,26 @@ class Method(ABC):
         ----------
         methods : sequence of Method
             The problems of the deterministic solver, one head each.
-        setting : Setting
+        context : TrainingContext
             Of one stream.
 
         Returns
         -------
-        Aggregate or None
+        GroupObjective or None
         """
         return None
 
     @classmethod
-    def penalty(cls, methods: Sequence[Self], setting: Setting) -> Penalty | None:
+    def penalty(
+        cls, methods: Sequence[Self], context: TrainingContext
+    ) -> Penalty | None:
         """Return the penalty of a stack, or None.
 
         Parameters
         ----------
         methods : sequence of Method
-            As for :meth:`rule`.
-        setting : Setting
+            As for :meth:`weighting`.
+        context : TrainingContext
 
         Returns
         -------

@@ -40,7 +40,7 @@ class SamplingPlan:
     strata : ndarray of shape (n_samples,)
         Stratum of every training row, `0..n_strata-1`, none of them empty.
     batches : tuple of Batch
-        The batches of one optimiser step.
+        The batches of one optimizer step.
     blocks : ndarray of shape (n_strata,), default=None
         Class of each stratum. Rows of a batch are apportioned to the classes first, so
         that a class-uniform batch really holds the same number of rows per class.

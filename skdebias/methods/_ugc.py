@@ -9,7 +9,7 @@ the features themselves is ever formed.
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Protocol, Self
+from typing import Any, Protocol, Self
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ from torch.nn.functional import one_hot
 
 from skdebias._attributes import Groups
 from skdebias.methods._group_dro import GroupDRO, GroupWeights
-from skdebias.methods._method import Method, Setting
+from skdebias.methods._method import Method, TrainingContext, TrainingResult
 from skdebias.methods._plan import Batch, SamplingPlan
 from skdebias.methods._sums import add_by_number
 
@@ -118,21 +118,38 @@ class ClusterDRO(GroupDRO):
         """
         return super().plan(cluster_groups(groups, across_classes=True))
 
+    def learned(self, groups: Groups, fitted: TrainingResult) -> dict[str, Any]:
+        """Return nothing: there is one weight per cluster, and none per group.
+
+        Parameters
+        ----------
+        groups : Groups
+            Groups of label and cluster.
+        fitted : TrainingResult
+
+        Returns
+        -------
+        dict
+        """
+        return {}
+
     @classmethod
-    def rule(cls, methods: Sequence[Self], setting: Setting) -> GroupWeights:
+    def weighting(
+        cls, methods: Sequence[Self], context: TrainingContext
+    ) -> GroupWeights:
         """Return the rule that reweights the clusters.
 
         Parameters
         ----------
         methods : sequence of ClusterDRO
-        setting : Setting
+        context : TrainingContext
 
         Returns
         -------
         GroupWeights
         """
-        clusters = tuple(cluster_groups(g, True) for g in setting.groups)
-        return super().rule(methods, replace(setting, groups=clusters))
+        clusters = tuple(cluster_groups(g, True) for g in context.groups)
+        return super().weighting(methods, replace(context, groups=clusters))
 
 
 def robust_method(

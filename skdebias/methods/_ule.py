@@ -2,15 +2,26 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import cosine_similarity, one_hot
 
 from skdebias._attributes import Groups
+from skdebias._warnings import AntiClassifierWarning, warn_caller
 from skdebias.methods._erm import ERM
-from skdebias.methods._method import ForwardPass, Method, PenaltyTerm, Setting, Step
+from skdebias.methods._head import Head
+from skdebias.methods._method import (
+    ForwardPass,
+    Method,
+    PenaltyTerm,
+    Step,
+    TrainingContext,
+    TrainingResult,
+)
 from skdebias.methods._plan import SamplingPlan
 from skdebias.methods._saliency import (
     Coefficients,
@@ -63,6 +74,10 @@ class ULE(Method):
     gram : bool, default=False
         Compare Gram matrices of the logits instead of saliencies; the two heads may
         then have different inputs.
+    student_weight_decay : float, default=None
+        Weight decay of the student; None is that of the teacher.
+    student_epochs : int, default=None
+        Epochs after which the student is frozen; None is never.
 
     References
     ----------
@@ -81,14 +96,70 @@ class ULE(Method):
     scale: Literal["initial", "none"] = "initial"
     balance: Literal["class"] | None = None
     gram: bool = False
+    student_weight_decay: float | None = None
+    student_epochs: int | None = None
 
-    #: Student first; the teacher is the result.
-    n_heads: ClassVar[int] = 2
-    #: The penalty has no scale: from two small random heads its first steps would be
-    #: large and into the noise. Where both agree it has no slope, and then acts on what
-    #: they come to disagree in. With `lam=1` the teacher is the head of ERM.
-    same_start: ClassVar[bool] = True
-    symmetric: ClassVar[bool] = False
+    stackable: ClassVar[tuple[str, ...]] = ("lam", "student_weight_decay")
+
+    @property
+    def heads(self) -> tuple[Head, ...]:
+        """The student, then the teacher, which starts from the same weights.
+
+        The penalty has no scale: from two small random heads its first steps would be
+        large and into the noise. Where both agree it has no slope, and then acts on
+        what they come to disagree in. With `lam=1` the teacher is the head of ERM.
+        """
+        student = Head(
+            "student",
+            start="zero",
+            weight_decay=self.student_weight_decay,
+            epochs=self.student_epochs,
+        )
+        return student, Head(start="first")
+
+    @property
+    def uses_attributes(self) -> bool:
+        """Whether attributes change what is trained."""
+        return False
+
+    def learned(self, groups: Groups, fitted: TrainingResult) -> dict[str, Any]:
+        """Return how teacher and student pointed in every epoch.
+
+        Parameters
+        ----------
+        groups : Groups
+            Groups of the training rows.
+        fitted : TrainingResult
+
+        Returns
+        -------
+        dict
+            `cosine_` of shape (n_epochs,).
+        """
+        return {"cosine_": _of_the_teacher(fitted, "cosine")}
+
+    def check_result(self, fitted: TrainingResult) -> None:
+        """Warn if the teacher has ended as the negative of the student.
+
+        Parameters
+        ----------
+        fitted : TrainingResult
+        """
+        sound = _of_the_teacher(fitted, "sound")
+        if sound[-1]:
+            return
+        first = int(np.flatnonzero(~sound)[0])
+        cosine = _of_the_teacher(fitted, "cosine")[first]
+        accuracy = _of_the_teacher(fitted, "training_accuracy")[first]
+        warn_caller(
+            f"The teacher turned into the negative of the student: in epoch "
+            f"{first + 1} their cosine is {cosine:.2f} and its "
+            f"class-balanced training accuracy {accuracy:.2f}. "
+            f"Epoch {int(fitted.best_epoch[-1])} is kept. Raise lam (now {self.lam}), "
+            "or make the student more biased by student_weight_decay, "
+            "student_loss='gce' or student_epochs.",
+            AntiClassifierWarning,
+        )
 
     def plan(self, groups: Groups) -> SamplingPlan:
         """Return the plan of plain or class-balanced training.
@@ -105,34 +176,38 @@ class ULE(Method):
         return ERM(balance=self.balance).plan(groups)
 
     @classmethod
-    def rule(cls, methods: Sequence[Self], setting: Setting) -> "LossWeights":
+    def weighting(
+        cls, methods: Sequence[Self], context: TrainingContext
+    ) -> "LossWeights":
         """Return the weighting of the two cross-entropies.
 
         Parameters
         ----------
         methods : sequence of ULE
-        setting : Setting
+        context : TrainingContext
 
         Returns
         -------
         LossWeights
         """
-        return LossWeights(methods, setting)
+        return LossWeights(methods, context)
 
     @classmethod
-    def penalty(cls, methods: Sequence[Self], setting: Setting) -> "SaliencyPenalty":
+    def penalty(
+        cls, methods: Sequence[Self], context: TrainingContext
+    ) -> "SaliencyPenalty":
         """Return the penalty on the teachers.
 
         Parameters
         ----------
         methods : sequence of ULE
-        setting : Setting
+        context : TrainingContext
 
         Returns
         -------
         SaliencyPenalty
         """
-        return SaliencyPenalty(methods, setting)
+        return SaliencyPenalty(methods, context)
 
     @property
     def form(self) -> tuple[object, ...]:
@@ -148,19 +223,23 @@ class ULE(Method):
         )
 
 
+def _of_the_teacher(fitted: TrainingResult, name: str) -> NDArray[Any]:
+    return np.array([epoch[-1] for epoch in fitted.history[name]])
+
+
 class LossWeights:
     """Generalised cross-entropy for students, `lam` times cross-entropy for teachers.
 
     Parameters
     ----------
     methods : sequence of ULE
-    setting : Setting
+    context : TrainingContext
     """
 
-    def __init__(self, methods: Sequence[ULE], setting: Setting) -> None:
+    def __init__(self, methods: Sequence[ULE], context: TrainingContext) -> None:
         q = [m.student_q if m.student_loss == "gce" else 0.0 for m in methods]
-        self._q = _per_stream(q, setting)[:, None]
-        self._lam = _per_stream([m.lam for m in methods], setting)[:, None]
+        self._q = _per_stream(q, context)[:, None]
+        self._lam = _per_stream([m.lam for m in methods], context)[:, None]
 
     def __call__(self, step: Step) -> Tensor:
         """Return the weights of the step's losses."""
@@ -169,7 +248,7 @@ class LossWeights:
         by_head = torch.stack([student, self._lam.expand_as(student)], dim=-1)
         return step.weights * by_head.flatten(-2)
 
-    def keep(self, methods: Tensor) -> None:
+    def select(self, methods: Tensor) -> None:
         """Drop the state of all other methods."""
         self._q, self._lam = self._q[..., methods], self._lam[..., methods]
 
@@ -181,11 +260,11 @@ class SaliencyPenalty:
     ----------
     methods : sequence of ULE
         Streams in order, the same in every stream.
-    setting : Setting
+    context : TrainingContext
     """
 
-    def __init__(self, methods: Sequence[ULE], setting: Setting) -> None:
-        self._n_streams = len(setting.groups)
+    def __init__(self, methods: Sequence[ULE], context: TrainingContext) -> None:
+        self._n_streams = len(context.groups)
         first = methods[: len(methods) // self._n_streams]
         forms = dict.fromkeys(m.form for m in first)
         self._members = [
@@ -193,13 +272,13 @@ class SaliencyPenalty:
             for form in forms
         ]
         self._methods = [first[int(members[0])] for members in self._members]
-        self._strength = 1.0 - _per_stream([m.lam for m in methods], setting)
+        self._strength = 1.0 - _per_stream([m.lam for m in methods], context)
         self._scale: dict[int, Tensor] = {}
-        self._n_classes = setting.groups[0].n_classes
+        self._n_classes = context.groups[0].n_classes
         self._watch = _Watch(self._n_classes)
         # Teachers that were better than chance, and those that have not turned.
         self._learned = torch.zeros(
-            len(methods), dtype=torch.bool, device=setting.device
+            len(methods), dtype=torch.bool, device=context.device
         )
 
         self._sound = ~self._learned
@@ -228,7 +307,7 @@ class SaliencyPenalty:
             heads.add(term, factor, values, d_logits, d_coefs)
         return term
 
-    def keep(self, methods: Tensor) -> None:
+    def select(self, methods: Tensor) -> None:
         """Drop the state of all other methods."""
         forms, scale = zip(self._members, self._methods), self._scale
         self._members, self._methods, self._scale = [], [], {}
@@ -449,7 +528,7 @@ def _weight_cosine(coef: Tensor) -> Tensor:
     return cosine_similarity(flat[::2], flat[1::2], eps=1e-30)
 
 
-def _per_stream(values: Sequence[float], setting: Setting) -> Tensor:
+def _per_stream(values: Sequence[float], context: TrainingContext) -> Tensor:
     """Values of the methods as (n_streams, n_methods) on the losses' device."""
-    table = torch.tensor(values, dtype=torch.float32, device=setting.device)
-    return table.view(len(setting.groups), -1)
+    table = torch.tensor(values, dtype=torch.float32, device=context.device)
+    return table.view(len(context.groups), -1)

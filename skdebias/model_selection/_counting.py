@@ -72,12 +72,12 @@ class Counts:
         self._counts, self._classes = groups.counts, groups.cells[:, 0]
         self._y_codes = groups.y_codes[self._order]
 
-    def __call__(self, answers, classes):
+    def __call__(self, decision_values, classes):
         """Score heads.
 
         Parameters
         ----------
-        answers : ndarray of shape (n_rows, n_heads) or (n_rows, n_heads, n_classes)
+        decision_values : ndarray of shape (n_rows, n_heads[, n_classes])
             Decision values.
         classes : ndarray of shape (n_classes,)
             Classes of the heads.
@@ -90,11 +90,11 @@ class Counts:
         place = np.searchsorted(classes, self._labels).clip(max=len(classes) - 1)
         known = np.where(classes[place] == self._labels, place, -1)
         target = known[self._y_codes][:, None]
-        n_heads = answers.shape[1]
-        size = max(1, _BLOCK_ENTRIES // len(answers))
+        n_heads = decision_values.shape[1]
+        size = max(1, _BLOCK_ENTRIES // len(decision_values))
         correct = np.concatenate(
             [
-                self._correct(answers[:, start : start + size], target)
+                self._correct(decision_values[:, start : start + size], target)
                 for start in range(0, n_heads, size)
             ],
             axis=1,
@@ -113,9 +113,13 @@ class Counts:
             return scores["score"]
         return [dict(zip(scores, values)) for values in zip(*scores.values())]
 
-    def _correct(self, answers, target):
+    def _correct(self, decision_values, target):
         """Count correct predictions, (n_groups, n_heads)."""
-        predicted = answers > 0 if answers.ndim == 2 else answers.argmax(axis=2)
+        predicted = (
+            decision_values > 0
+            if decision_values.ndim == 2
+            else decision_values.argmax(axis=2)
+        )
         hits = predicted[self._order] == target
         return np.add.reduceat(hits, self._starts, axis=0, dtype=np.int64)
 

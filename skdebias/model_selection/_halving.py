@@ -27,7 +27,7 @@ class BatchedHalvingGridSearchCV(BaseBatchedSearchCV):
     As in scikit-learn's :class:`~sklearn.model_selection.HalvingGridSearchCV` all
     candidates start with few resources, here epochs, and the best `1 / factor` of them
     go on with `factor` times as many, rung by rung. No candidate starts again: heads go
-    on from where they are, with the optimiser's and the method's state and in the same
+    on from where they are, with the optimizer's and the method's state and in the same
     stream of draws, and those of the other candidates are removed from their stacks. A
     rung's scores are those of :class:`BatchedGridSearchCV` with that `max_iter`, up to
     rounding; see Notes.
@@ -59,7 +59,7 @@ class BatchedHalvingGridSearchCV(BaseBatchedSearchCV):
     error_score : "raise" or float, default=nan
         Candidates without a score are the first to be dropped.
     max_heads : int or "auto", default="auto"
-        Between rungs the heads and the optimiser's state of all candidates that are
+        Between rungs the heads and the optimizer's state of all candidates that are
         left stay in memory, on all folds; this bounds what training needs beside them.
     verbose : int, default=0
 
@@ -194,7 +194,7 @@ class BatchedHalvingGridSearchCV(BaseBatchedSearchCV):
             if rung == 0:
                 out = fits.run(*data, until=epochs)
             else:
-                out = fits.go_on(left.tolist(), epochs)
+                out = fits.resume(left.tolist(), epochs)
             results += self._checked(out)
             self._check_metric(self.multimetric_)
             tried += [candidates[number] | {resource: epochs} for number in left]

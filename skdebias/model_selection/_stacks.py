@@ -16,8 +16,9 @@ from sklearn.utils.metadata_routing import get_routing_for_object, process_routi
 from tqdm import tqdm
 
 from skdebias._base import BaseDebiasedClassifier
-from skdebias._head import HeadClassifier, final_head
+from skdebias._head import VALIDATED, HeadClassifier, final_head
 from skdebias._mapped import take_rows
+from skdebias._prepare import Prepared, encode, prepare, run_first_stage
 from skdebias._sklearn import (
     _BaseScorer,
     _check_method_params,
@@ -25,11 +26,12 @@ from skdebias._sklearn import (
     _PassthroughScorer,
     _safe_indexing,
 )
-from skdebias._validation import TrainingData
 from skdebias.model_selection._counting import Counts
 from skdebias.model_selection._scoring import score
 
-# Hyper-parameters of the optimisers that every stack holds as one number per head.
+# Arguments of `fit` beside X and y.
+_GIVEN = ("attributes", "X_val", "y_val", "attributes_val")
+# Hyper-parameters of the optimizers that every stack holds as one number per head.
 _RATES = ("learning_rate", "weight_decay", "momentum")
 # Bytes that a stack may take with max_heads="auto". As many stacks as there are threads
 # train at once.
@@ -68,17 +70,8 @@ class _Member(NamedTuple):
     """A candidate on its way through one split."""
 
     number: int
-    model: object  # the head estimator
-    seed: int
-    stage: tuple  # what the first stage depends on
-    structure: str | None
-
-
-class _Kind(NamedTuple):
-    """What a candidate can share with others, on every split."""
-
-    stage: str | None  # hash of what the first stage reads, if there is one
-    structure: str | None  # hash of what all heads of a stack have in common
+    model: HeadClassifier
+    prepared: Prepared
 
 
 class _Rows(NamedTuple):
@@ -88,7 +81,7 @@ class _Rows(NamedTuple):
     y: np.ndarray
     train: np.ndarray  # row numbers in X
     test: np.ndarray
-    own: dict  # attributes that validation set on the first head
+    validated: dict  # attributes that validation sets on a head
     steps: Pipeline | None
 
 
@@ -130,7 +123,7 @@ class SplitFits:
         self._verbose = verbose
         self._report = report
         self._whole = None
-        self._kinds = {}
+        self._stage_keys, self._structure_keys = {}, {}
         #: X and its features by device, of the last X only.
         self.features = {}
 
@@ -146,7 +139,7 @@ class SplitFits:
         fit_params, score_params : dict
             For all rows, as routed to the estimator and to the scorers.
         until : int, default=None
-            Stop after so many epochs and keep what :meth:`go_on` needs.
+            Stop after so many epochs and keep what :meth:`resume` needs.
 
         Returns
         -------
@@ -169,7 +162,7 @@ class SplitFits:
         stacks = self._stacks(X, y, splits, fit_params)
         return self._trained(stacks, range(len(self._candidates)), until)
 
-    def go_on(self, numbers, until):
+    def resume(self, numbers, until):
         """Train some candidates further, from where they are, and drop the others.
 
         Parameters
@@ -186,7 +179,7 @@ class SplitFits:
         """
         for split in self._splits:
             split.restart()
-        stacks = [stack for stack in self._alive if stack.keep(set(numbers))]
+        stacks = [stack for stack in self._alive if stack.select(set(numbers))]
         return self._trained(stacks, numbers, until)
 
     def _trained(self, stacks, numbers, until):
@@ -260,32 +253,53 @@ class SplitFits:
             n_stacks = max(n_stacks, min(n_parts, work // _PART_WORK))
         return -(-n_methods // n_stacks)
 
-    def kind(self, number, model, given):
-        """Check the parameters of a candidate, and tell what it can share.
+    def stage_key(self, number, model, attributes_given):
+        """Check the parameters of a candidate; return what its first stage reads.
 
         Parameters
         ----------
         number : int
         model : HeadClassifier
-        given : bool
-            Whether attributes are.
+        attributes_given : bool
 
         Returns
         -------
-        _Kind
+        str or None
+            A hash, equal for candidates whose first stages are. None if there is none.
         """
-        if number not in self._kinds:
+        if number not in self._stage_keys:
             model._validate_params()
-            own = model.get_params(deep=False)
-            read = sorted(model._first_stage_parameters(given))
-            stage = joblib.hash({name: own[name] for name in read}) if read else None
-            structure = None
-            if isinstance(model, BaseDebiasedClassifier):
-                varying = {*_RATES, *model._stackable, "random_state", "verbose"}
-                fixed = {k: v for k, v in own.items() if k not in varying}
-                structure = joblib.hash(fixed)
-            self._kinds[number] = _Kind(stage, structure)
-        return self._kinds[number]
+            parameters = model.get_params(deep=False)
+            read = sorted(model._first_stage_parameters(attributes_given))
+            key = joblib.hash({name: parameters[name] for name in read})
+            self._stage_keys[number] = key if read else None
+        return self._stage_keys[number]
+
+    def structure_key(self, number, model, method):
+        """Return what all heads of a stack have in common.
+
+        Parameters
+        ----------
+        number : int
+            Candidate.
+        model : BaseDebiasedClassifier
+        method : Method
+            Of the candidate.
+
+        Returns
+        -------
+        str
+            A hash.
+        """
+        if number not in self._structure_keys:
+            varying = {*_RATES, *method.stackable, "random_state", "verbose"}
+            fixed = {
+                name: value.fixed_fields() if isinstance(value, type(method)) else value
+                for name, value in model.get_params(deep=False).items()
+                if name not in varying
+            }
+            self._structure_keys[number] = joblib.hash([type(method), fixed])
+        return self._structure_keys[number]
 
     def _by_steps(self):
         """Group candidates by the settings of the steps before the head."""
@@ -308,8 +322,8 @@ class SplitFits:
         if pipeline is None:
             if self._whole is None:
                 self._whole = _validated(clone(self._estimator), X, y)
-            X, y, own = self._whole
-            return _Rows(X, y, train, test, own, None), fit_params
+            X, y, validated = self._whole
+            return _Rows(X, y, train, test, validated, None), fit_params
         params = process_routing(pipeline, "fit", **fit_params)[pipeline.steps[-1][0]]
         params = dict(params.fit)
         steps, y = pipeline[:-1], np.asarray(y)
@@ -326,10 +340,10 @@ class SplitFits:
             params[name] = steps.transform(params[name])
         joined = np.concatenate([np.asarray(part) for part in parts])
         y = np.concatenate([y[train], y[test]])
-        X, y, own = _validated(clone(pipeline[-1]), joined, y)
+        X, y, validated = _validated(clone(pipeline[-1]), joined, y)
         index = np.arange(len(joined))
         n_train = len(train)
-        return _Rows(X, y, index[:n_train], index[n_train:], own, steps), params
+        return _Rows(X, y, index[:n_train], index[n_train:], validated, steps), params
 
 
 class _Split:
@@ -344,7 +358,7 @@ class _Split:
             self._parts["train"] = train
         self._y = {name: _safe_indexing(y, i) for name, i in self._parts.items()}
         self._X = _Part(X)
-        self._asks_for_answers = _asks_for_answers(fits._scorers)
+        self._uses_predictions_only = _uses_predictions_only(fits._scorers)
         self._checked = False
         #: Counts of every part; None until the scorers were asked, empty if no help.
         self._counts = None
@@ -366,12 +380,12 @@ class _Split:
             scores = dict.fromkeys(self._scorers._scorers, scores)
         self._record(number, dict.fromkeys(self._parts, scores), 0, 0, format_exc())
 
-    def count(self, answers, classes):
+    def count(self, decision_values, classes):
         """Score all heads of a stack at once.
 
         Parameters
         ----------
-        answers : dict of str to ndarray of shape (n_rows, n_heads[, n_classes])
+        decision_values : dict of str to ndarray of shape (n_rows, n_heads[, n_classes])
             Decision values of every part.
         classes : ndarray of shape (n_classes,)
 
@@ -384,11 +398,13 @@ class _Split:
         if not self._counts:
             return None
         start = time.perf_counter()
-        scores = [counts(answers[n], classes) for n, counts in self._counts.items()]
+        scores = [
+            counts(decision_values[n], classes) for n, counts in self._counts.items()
+        ]
         self._counting_time = (time.perf_counter() - start) / len(scores[0])
         return [dict(zip(self._counts, own)) for own in zip(*scores)]
 
-    def _learn_to_count(self, answers, classes, scores):
+    def _enable_counting(self, decision_values, classes, scores):
         """Count from now on if that gives these scores of a head."""
         self._counts = {}
         try:
@@ -396,14 +412,24 @@ class _Split:
                 name: Counts(self._scorers, self._y[name], self._params[name])
                 for name in self._parts
             }
-            alone = {n: c(answers[n][:, None], classes)[0] for n, c in counts.items()}
+            alone = {
+                n: c(decision_values[n][:, None], classes)[0] for n, c in counts.items()
+            }
         except (TypeError, ValueError):
             return
         if alone == scores:
             self._counts = counts
 
     def score(
-        self, number, model, steps, answers, fit_time, *, counted=None, twin=None
+        self,
+        number,
+        model,
+        steps,
+        decision_values,
+        fit_time,
+        *,
+        counted=None,
+        twin=None,
     ):
         """Score a fitted head.
 
@@ -414,7 +440,7 @@ class _Split:
         model : HeadClassifier
         steps : Pipeline or None
             Fitted steps before the head.
-        answers : dict of str to ndarray, or None
+        decision_values : dict of str to ndarray, or None
             Decision values of every part, where they are at hand.
         fit_time : float
         counted : dict of str to scores, default=None
@@ -423,22 +449,24 @@ class _Split:
             A candidate that has been scored and gives the same answers.
         """
         start = time.perf_counter()
-        if twin is not None and self._asks_for_answers:
+        if twin is not None and self._uses_predictions_only:
             self.results[number] = self.results[twin] | {"score_time": 0.0}
             return
         if counted is not None:
             self._record(number, counted, fit_time, self._counting_time, None)
             return
         estimator = model
-        if steps is not None and not self._asks_for_answers:
+        if steps is not None and not self._uses_predictions_only:
             # A function may look at the estimator; scorers only want its answers.
-            estimator, answers = Pipeline([*steps.steps, ("head", model)]), None
+            estimator, decision_values = Pipeline([*steps.steps, ("head", model)]), None
         scores, error = {}, None
         for name, rows in self._parts.items():
-            if answers is not None:
+            if decision_values is not None:
                 # Scorers that only want answers get row numbers: X is not copied.
-                X = rows if self._asks_for_answers else self._X[rows]
-                model.decision_function = _Known(model, X, answers[name])
+                X = rows if self._uses_predictions_only else self._X[rows]
+                model.decision_function = _CachedDecision(
+                    model, X, decision_values[name]
+                )
             else:
                 X = self._X[rows]
                 if estimator is model and steps is not None:
@@ -458,8 +486,12 @@ class _Split:
             finally:
                 vars(model).pop("decision_function", None)
         self._checked = True
-        if self._counts is None and answers is not None and self._asks_for_answers:
-            self._learn_to_count(answers, model.classes_, scores)
+        if (
+            self._counts is None
+            and decision_values is not None
+            and self._uses_predictions_only
+        ):
+            self._enable_counting(decision_values, model.classes_, scores)
         seconds = time.perf_counter() - start
         self._record(number, scores, fit_time, seconds, None, error)
 
@@ -489,7 +521,7 @@ class _Part:
         return self._part
 
 
-class _Known:
+class _CachedDecision:
     """Decision function that knows the answer for one X."""
 
     def __init__(self, model, X, values):
@@ -506,8 +538,7 @@ class _Fold:
 
     def __init__(self, fits, split, rows, params):
         self._fits, self._split, self._rows = fits, split, rows
-        self._params = dict(params)
-        self._X_student = self._params.pop("X_student", None)
+        self._params = {**dict.fromkeys(_GIVEN), **params}
         self._encoded = {}
         self._stages = {}
 
@@ -516,131 +547,113 @@ class _Fold:
         """Seed of the heads without one: with several, each would be a stack."""
         return check_random_state(None).randint(np.iinfo(np.int32).max)
 
-    def stacks(self, members):
+    def stacks(self, candidates):
         """Yield the stacks of the candidates; fit those that are none here."""
         stacks = {}
-        for number, model in members:
+        for number, model in candidates:
             try:
-                member, method, groups = self._prepare(number, model)
+                key, member = self._prepare(number, model)
             except Exception:
                 self._split.fail(number)
                 self._fits.scored()
                 continue
-            if method is None:
-                self._alone(member)
-                continue
-            key = (type(model), member.seed, member.stage, member.structure)
-            stacks.setdefault(key, (groups, []))[1].append((member, method))
-        for groups, stack in stacks.values():
-            yield from self._divide(groups, stack)
+            if member is None:
+                self._fit_alone(number, model)
+            else:
+                stacks.setdefault(key, []).append(member)
+        for members in stacks.values():
+            yield from self._divide(members)
 
-    def _divide(self, groups, stack):
+    def _divide(self, members):
         """Yield a stack in parts that fit the memory."""
         from skdebias._engine._loss import n_logits
 
-        first, n_heads = stack[0][0].model, stack[0][1].n_heads
-        n_out = n_logits(len(first.classes_))
+        first, prepared = members[0].model, members[0].prepared
+        n_out = n_logits(len(prepared.classes))
         widths = [self._rows.X.shape[1], *first.hidden_layer_sizes, n_out]
         size = self._fits.most_methods(
             [a * b for a, b in pairwise(widths)],
             sum(widths[1:]),
             len(self._rows.y),
             first,
-            n_heads,
-            len(stack),
+            prepared.method.n_heads,
+            len(members),
         )
-        with_X = getattr(first, "_X_student", None) is not None
-        data = self._data(stack[0][0].seed, with_X)
-        for start in range(0, len(stack), size):
-            members, methods = zip(*stack[start : start + size])
+        for start in range(0, len(members), size):
             yield _Stack(
                 self._fits,
                 self._split,
                 self._rows,
-                members,
-                list(methods),
-                groups,
-                data,
-                self._encoded[first.selection],
+                members[start : start + size],
                 self._features(first.device),
             )
 
     def _prepare(self, number, model):
-        """Bring a head to where its training begins."""
-        given = self._params.get("attributes") is not None
-        kind = self._fits.kind(number, model, given)
-        seed = self._seed if model.random_state is None else model._draw_seed()
-        vars(model).update(self._rows.own)
-        stage = (type(model), int(seed), kind.stage)
-        member = _Member(number, model, int(seed), stage, kind.structure)
-        if not isinstance(model, BaseDebiasedClassifier):
-            return member, None, None
-        data = self._data(member.seed, with_X=kind.stage is not None)
-        if hasattr(model, "_validate_X_student"):
-            student = self._X_student
-            if student is not None:
-                student = model._validate_X_student(student, len(self._rows.train))
-            model._X_student = student
-        groups = self._groups(member, data)
-        method = model._make_method(groups)
-        if model.solver == "lbfgs":
-            self._check_solvable(model, method, groups)
-        return member, method, groups
+        """Bring a head to where its training begins.
 
-    def _check_solvable(self, model, method, groups):
+        Returns
+        -------
+        key : tuple
+            Equal for the heads of one stack.
+        member : _Member or None
+            None for a head that the engine does not train.
+        """
+        attributes_given = self._params["attributes"] is not None
+        stage_key = self._fits.stage_key(number, model, attributes_given)
+        seed = self._seed if model.random_state is None else model._draw_seed()
+        vars(model).update(self._rows.validated)
+        if not isinstance(model, BaseDebiasedClassifier):
+            return None, None
+        data = self._data(model, int(seed), with_X=stage_key is not None)
+        if model.selection not in self._encoded:
+            self._encoded[model.selection] = encode(model, data)
+        encoded = self._encoded[model.selection]
+        stage_key = type(model), int(seed), stage_key
+        if stage_key not in self._stages:
+            self._stages[stage_key] = run_first_stage(model, data, encoded)
+        prepared = prepare(model, data, encoded, self._stages[stage_key])
+        if model.solver == "lbfgs":
+            self._check_solvable(prepared)
+        structure = self._fits.structure_key(number, model, prepared.method)
+        return (stage_key, structure), _Member(number, model, prepared)
+
+    def _check_solvable(self, prepared):
         """Refuse a problem alone, and not together with all others of its stack."""
         import torch
 
         from skdebias._engine._lbfgs import check_solvable
-        from skdebias.methods import Setting
+        from skdebias.methods import TrainingContext
 
-        y = torch.as_tensor(self._encoded[model.selection][0])
-        setting = Setting((groups,), y, torch.device("cpu"))
-        check_solvable(method, method.plan(groups), setting)
+        method, groups = prepared.method, prepared.groups
+        y = torch.as_tensor(prepared.y_codes)
+        context = TrainingContext((groups,), y, torch.device("cpu"))
+        check_solvable(method, method.plan(groups), context)
 
     @cached_property
     def _X_train(self):
         """The training rows in one piece, for what does not take row numbers."""
         return take_rows(self._rows.X, self._rows.train)
 
-    def _data(self, seed, with_X):
-        return TrainingData(
+    def _data(self, model, seed, *, with_X):
+        with_X = with_X or self._params.get("X_student") is not None
+        return model._training_data(
             self._X_train if with_X else None,
             self._rows.y[self._rows.train],
-            self._params.get("attributes"),
-            self._params.get("X_val"),
-            self._params.get("y_val"),
-            self._params.get("attributes_val"),
-            seed,
+            seed=seed,
+            **self._params,
         )
 
-    def _groups(self, member, data):
-        """Run the first stage, or take over what it taught an equal candidate."""
-        model = member.model
-        selection = model.selection
-        if selection not in self._encoded:
-            self._encoded[selection] = (*model._encode(data), model.classes_)
-        y_codes, _, model.classes_ = self._encoded[selection]
-        if member.stage not in self._stages:
-            before = dict(vars(model))
-            groups = model._find_groups(data, y_codes)
-            learnt = {k: v for k, v in vars(model).items() if k not in before}
-            self._stages[member.stage] = groups, learnt
-        groups, learnt = self._stages[member.stage]
-        vars(model).update(learnt)
-        return groups
-
-    def _alone(self, member):
+    def _fit_alone(self, number, model):
         """Fit a head that the engine does not train."""
-        rows, model = self._rows, member.model
+        rows = self._rows
         start = time.perf_counter()
         try:
             model.fit(self._X_train, rows.y[rows.train], **self._params)
         except Exception:
-            self._split.fail(member.number)
+            self._split.fail(number)
         else:
             seconds = time.perf_counter() - start
-            self._split.score(member.number, model, rows.steps, None, seconds)
+            self._split.score(number, model, rows.steps, None, seconds)
         self._fits.scored()
 
     def _features(self, device):
@@ -658,13 +671,12 @@ class _Fold:
 class _Stack:
     """Heads that are trained as one, and scored one by one."""
 
-    def __init__(
-        self, fits, split, rows, members, methods, groups, data, encoded, features
-    ):
+    def __init__(self, fits, split, rows, members, features):
         self._fits, self._split, self._rows = fits, split, rows
-        self._members, self._n_heads = members, methods[0].n_heads
-        self._features = features
-        self._start = partial(self._started, methods, groups, data, encoded)
+        self._members, self._features = members, features
+        self._n_heads = members[0].prepared.method.n_heads
+        self._joined = members[0].prepared.data.X_student is not None
+        self._begun = False
         self._fit = self._error = None
 
     def train(self, until=None):
@@ -688,39 +700,34 @@ class _Stack:
 
     def _train(self, until):
         start = time.perf_counter()
-        if self._fit is None:
-            self._fit, self._start = self._start(), None
-        fitted = self._fit.run(until)
+        if not self._begun:
+            self._fit, self._begun = self._started(), True
+        self._trained = self._fit.run(until)
+        fitted = self._fit.fitted
         if until is None:
             self._fit = None  # the state of training is larger than the heads
-        self._answers = None
-        if self._X_student is None:
-            self._answers = self._answered(fitted.stack, self._n_heads)
+        self._decision_values = None
+        if not self._joined:
+            self._decision_values = self._decide(fitted.stack, self._n_heads)
         self._diverged = fitted.diverged.reshape(len(self._members), -1).max(1)
         self._source = fitted.source
         self._seconds = (time.perf_counter() - start) / len(self._members)
 
-    def _started(self, methods, groups, data, encoded):
+    def _started(self):
         """Bring the heads to the first step."""
         from skdebias._fit import StackFit
 
-        rows, models = self._rows, [member.model for member in self._members]
-        _, validation, classes = encoded
-        codes = np.searchsorted(classes, rows.y).clip(max=len(classes) - 1)
-        where = {"features": self._features, "rows": rows.train}
-        students = [vars(model).pop("_X_student", None) for model in models]
-        self._X_student = students[0]
-        if self._X_student is not None:
-            # The two embeddings are joined for the training rows alone.
-            codes, where = codes[rows.train], {"X_student": self._X_student}
+        rows, prepared = self._rows, [member.prepared for member in self._members]
+        where = {}
+        if not self._joined:
+            classes = prepared[0].classes
+            codes = np.searchsorted(classes, rows.y).clip(max=len(classes) - 1)
+            where = {"features": self._features, "rows": rows.train, "codes": codes}
+        # Otherwise the two embeddings are joined, for the training rows alone.
         return StackFit(
-            models,
-            methods,
-            data,
-            codes,
-            groups,
-            validation=validation,
-            tolerate=True,
+            [member.model for member in self._members],
+            prepared,
+            allow_divergence=True,
             **where,
         )
 
@@ -731,9 +738,9 @@ class _Stack:
         if self._error is not None:
             self._fail()
             return
-        answers, self._answers = self._answers, None
+        decision_values, self._decision_values = self._decision_values, None
         counted = None
-        for m, member in enumerate(self._members):
+        for m, (member, trained) in enumerate(zip(self._members, self._trained)):
             number, model = member.number, member.model
             if self._diverged[m]:
                 try:
@@ -741,13 +748,16 @@ class _Stack:
                 except FloatingPointError:
                     self._split.fail(number)
             else:
-                model._finish()
-                own = answers and {name: a[:, m] for name, a in answers.items()}
+                model._set_fitted(member.prepared.learned | trained.attributes)
+                member.prepared.method.check_result(trained.result)
+                own = decision_values and {
+                    name: a[:, m] for name, a in decision_values.items()
+                }
                 twin = None
                 if self._source is not None and self._source[m] != m:
                     twin = self._members[self._source[m]].number
-                if counted is None and answers:
-                    counted = self._split.count(answers, model.classes_)
+                if counted is None and decision_values:
+                    counted = self._split.count(decision_values, model.classes_)
                 self._split.score(
                     *(number, model, self._rows.steps, own, self._seconds),
                     counted=counted and counted[m],
@@ -764,7 +774,7 @@ class _Stack:
                 self._split.fail(member.number)
             self._fits.scored()
 
-    def keep(self, numbers):
+    def select(self, numbers):
         """Drop the heads of other candidates and those that diverged.
 
         Parameters
@@ -785,10 +795,10 @@ class _Stack:
         ]
         if left:
             self._members = [self._members[m] for m in left]
-            self._fit.keep(left)
+            self._fit.select(left)
         return bool(left)
 
-    def _answered(self, stack, n_heads):
+    def _decide(self, stack, n_heads):
         """Decision values (n_rows, n_models[, n_classes]) of the parts to score."""
         import torch
 
@@ -810,14 +820,13 @@ class _Stack:
 def _validated(model, X, y):
     """Check X and y as `fit` would; return them and what that set on the head."""
     model = final_head(model)
-    before = set(vars(model))
     X, y = model._validate_fit_input(X, y)
-    own = {k: v for k, v in vars(model).items() if k not in before}
-    return X, y, own
+    names = [name for name in VALIDATED if hasattr(model, name)]
+    return X, y, {name: getattr(model, name) for name in names}
 
 
-def _asks_for_answers(scorers):
+def _uses_predictions_only(scorers):
     """Whether scorers only call the estimator's response methods."""
     if isinstance(scorers, _MultimetricScorer):
-        return all(map(_asks_for_answers, scorers._scorers.values()))
+        return all(map(_uses_predictions_only, scorers._scorers.values()))
     return isinstance(scorers, (_BaseScorer, _PassthroughScorer))

@@ -130,7 +130,12 @@ def test_warm_start_takes_up_every_head(name, hidden, data):
     model = HEADS[name].make(**SHORT)
     model.set_params(hidden_layer_sizes=hidden, learning_rate=0.05)
     model.fit(X, y, attributes=attributes)
-    before = {p: _layers(model, p) for p in model._head_prefixes}
+    names = ("biased_", "student_")
+    shown = [
+        n for n in names if hasattr(model, f"{n}{'coefs_' if hidden else 'coef_'}")
+    ]
+    prefixes = (*shown, "")
+    before = {prefix: _layers(model, prefix) for prefix in prefixes}
     start = clone(model).set_params(learning_rate=1e-9).fit(X, y, attributes=attributes)
     model.set_params(warm_start=True, learning_rate=1e-9)
     if isinstance(model, AFRClassifier):

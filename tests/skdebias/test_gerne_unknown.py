@@ -12,7 +12,7 @@ from skdebias.attributes import (
 )
 from skdebias.attributes._confidence import biased_reference
 from skdebias.datasets import make_spurious_classification
-from skdebias.methods import beta_bounds
+from skdebias.methods import GERNE, beta_bounds
 from tests._instances import PSEUDO_ATTRIBUTES
 
 
@@ -117,7 +117,7 @@ def test_extrapolated_distribution_of_proposition_1(data, beta, c):
         beta, c, t=0.1, out_of_bounds="warn", max_iter=1, random_state=0
     ).fit(X, y)
     pseudo = model.pseudo_attributes_
-    method = model._make_method(_groups(y, pseudo))
+    method = GERNE(beta, c)
     plan = method.plan(_groups(y, pseudo))
     weight = np.zeros(len(y))
     for batch in plan.batches:

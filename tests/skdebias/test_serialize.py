@@ -17,11 +17,11 @@ from safetensors.numpy import load as read_tensors
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-import skdebias
 from skdebias import ERMClassifier, GERNEClassifier, _serialize
 from skdebias._fitted import describe_estimator, rebuild_estimator
 from skdebias._serialize import decode, encode, read_file, strict_json, write_file
 from skdebias.export import load, save
+from tests._instances import HEADS, ONE_OF_EACH
 
 
 @pytest.fixture(scope="module")
@@ -422,9 +422,9 @@ def test_networks_and_heads_tell_tensors_of_torch_from_arrays(tmp_path):
 def test_every_fitted_attribute_is_known(rows):
     """Describing an estimator checks its attributes against the table."""
     X, y, attributes = rows
-    for name in (n for n in skdebias.__all__ if n.endswith("Classifier")):
+    for row in HEADS.values():
         for hidden in ((), (2,)):
-            head = getattr(skdebias, name)(random_state=0)
+            head = row.make(random_state=0)
             params = {"hidden_layer_sizes": hidden, "max_iter": 2, "n_draws": 2,
                       "n_clusters": 2}  # fmt: skip
             known = {k: v for k, v in params.items() if k in head.get_params()}
@@ -465,10 +465,8 @@ def test_a_full_disk_leaves_the_old_file(rows, tmp_path, monkeypatch):
 
 def test_loading_and_predicting_need_no_torch(rows, tmp_path):
     X, y, attributes = rows
-    for name in (n for n in skdebias.__all__ if n.endswith("Classifier")):
-        head = getattr(skdebias, name)(random_state=0)
-        params = {"max_iter": 1, "n_draws": 2}
-        head.set_params(**{k: v for k, v in params.items() if k in head.get_params()})
+    for name, row in ONE_OF_EACH.items():
+        head = row.make(random_state=0, max_iter=1, n_draws=2)
         save(head.fit(X, y, attributes), tmp_path / name)
     code = (
         "import sys, pathlib, numpy as np\n"

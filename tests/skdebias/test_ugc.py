@@ -7,9 +7,11 @@ import pytest
 from sklearn.base import clone
 
 from skdebias import ERMClassifier, UGCClassifier
-from skdebias._erm import HeadModels
+from skdebias._attributes import Groups
+from skdebias._erm import HeadFactory
 from skdebias.attributes import GradientClusterPseudoAttributes, WeakClustersWarning
 from skdebias.datasets import make_spurious_classification
+from skdebias.methods._ugc import robust_method
 from skdebias.metrics import worst_group_accuracy_score
 
 PAPER = {"warmup": "epochs", "per_class": False, "pool": False, "n_clusters": 2}
@@ -100,16 +102,14 @@ def test_paper_form_balances_clusters_not_classes(data):
     X, y = X[rows], y[rows]
     model = UGCClassifier(**PAPER, robust="inverse_frequency", random_state=0)
     _fit(model, X, y)
-    from skdebias._attributes import Groups
-
     groups = Groups.from_labels(y, model.pseudo_attributes_, 2, 2)
-    plan = model._make_method(groups).plan(groups)
+    plan = robust_method(model.robust, groups, across_classes=True).plan(groups)
     np.testing.assert_array_equal(plan.strata, model.pseudo_attributes_)
     np.testing.assert_allclose(plan.batches[0].probabilities, 0.5)
 
 
 def _warm_up_model(model):
-    return HeadModels(model).last_layer(None, None, model._reference(7))[1]
+    return HeadFactory(model).last_layer(None, None, model._reference(7))[1]
 
 
 def test_warmup_trains_the_own_architecture():

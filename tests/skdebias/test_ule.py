@@ -225,8 +225,9 @@ def test_x_student_is_checked(data, other):
     broken[3, 3] = np.nan
     with pytest.raises(ValueError, match="X_student contains NaN"):
         ULEClassifier(**FAST).fit(X, y, X_student=broken)
-    clf = ULEClassifier(0.9, **FAST).fit(X, y)
-    assert "_X_student" not in vars(clf)  # the rows are let go of
+    clf = ULEClassifier(0.9, **FAST).fit(X, y, X_student=other)
+    # The rows are let go of.
+    assert not any(np.shape(value) == other.shape for value in vars(clf).values())
 
 
 def test_x_student_is_routed(data, other):

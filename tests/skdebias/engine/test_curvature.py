@@ -142,7 +142,7 @@ def test_what_is_solved_of_a_problem_depends_on_no_other():
         alone = _curvature_of([decay])[-1].solve(x[problem : problem + 1])
         torch.testing.assert_close(together[problem : problem + 1], alone)
     some = torch.tensor([True, False, False, True])
-    curvature.keep(some)
+    curvature.select(some)
     torch.testing.assert_close(curvature.solve(x[some]), together[some])
 
 

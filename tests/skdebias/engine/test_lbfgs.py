@@ -29,7 +29,7 @@ from skdebias.methods import (
     GERNE,
     JTT,
     LfF,
-    Setting,
+    TrainingContext,
     extrapolated_distribution,
 )
 from skdebias.model_selection import BatchedGridSearchCV
@@ -263,7 +263,7 @@ def test_what_has_no_deterministic_objective_is_refused():
     with pytest.raises(ValueError, match="'solver' parameter of LfFClassifier"):
         LfFClassifier(solver="lbfgs").fit(X, y)
     groups = Groups.from_labels(y, attributes, 2, 2)
-    setting = Setting((groups,), torch.from_numpy(y), torch.device("cpu"))
+    setting = TrainingContext((groups,), torch.from_numpy(y), torch.device("cpu"))
     with pytest.raises(ValueError, match=r"LfF has not.*'sgd' or 'adamw'"):
         _lbfgs.check_solvable(LfF(), LfF().plan(groups), setting)
     with pytest.raises(ValueError, match=r"hidden_layer_sizes=\(4,\)"):

@@ -1,7 +1,7 @@
 """Methods of one's own: derivatives that would be lost, heads that would stay equal."""
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,9 +11,10 @@ from skdebias import ERMClassifier
 from skdebias._attributes import Groups
 from skdebias._engine._features import Features
 from skdebias._engine._lbfgs import check_solvable
-from skdebias._engine._sgd import Problem, Settings, train
+from skdebias._engine._sgd import OptimizerConfig, Problem, train
 from skdebias.finetune import FineTuneClassifier
-from skdebias.methods import ERM, ULE, LfF, Method, PenaltyTerm, Setting
+from skdebias.methods import ERM, ULE, Head, LfF, Method, PenaltyTerm, TrainingContext
+from skdebias.methods._head import initial_state
 
 
 class Penalised:
@@ -29,7 +30,7 @@ class Penalised:
     def end_epoch(self, coefs):
         return {}
 
-    def keep(self, methods):
+    def select(self, methods):
         pass
 
 
@@ -38,7 +39,6 @@ class Own(Method):
     """ERM with a penalty."""
 
     term: Any = None
-    n_heads: ClassVar[int] = 1
 
     def plan(self, groups):
         return ERM().plan(groups)
@@ -52,7 +52,9 @@ class Own(Method):
 class Pair(Own):
     """Two heads of one objective."""
 
-    n_heads: ClassVar[int] = 2
+    @property
+    def heads(self):
+        return Head("first"), Head()
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +73,7 @@ def fit(method, data, hidden=(4,), max_iter=2):
         y,
         2,
         [Problem([method], groups, 0)],
-        Settings("sgd", rates, rates * 0, rates * 0, 20, max_iter, hidden),
+        OptimizerConfig("sgd", rates, rates * 0, rates * 0, 20, max_iter, hidden),
     )
 
 
@@ -172,13 +174,17 @@ def test_heads_of_one_objective_start_apart(hidden, data):
 
 
 def test_one_head_and_heads_of_different_objectives_start_at_zero():
-    assert all(kind.starts_at_zero() for kind in (Own, ERM, LfF, ULE))
-    assert not Pair.starts_at_zero()
+    for method in (Own(), ERM(), LfF(), ULE()):
+        starts = [initial_state(method.heads, i) for i in range(method.n_heads)]
+        assert all(from_zero for _, from_zero in starts)
+    assert [initial_state(Pair().heads, i) for i in (0, 1)] == [(0, False), (1, False)]
+    # Teacher and student of a head with hidden layers start from the same weights.
+    assert [initial_state(ULE().heads, i)[0] for i in (0, 1)] == [0, 0]
 
 
 def test_the_deterministic_solver_has_one_head(data):
     _, y, groups = data
-    setting = Setting((groups,), torch.from_numpy(y), torch.device("cpu"))
+    setting = TrainingContext((groups,), torch.from_numpy(y), torch.device("cpu"))
     with pytest.raises(ValueError, match="solver='lbfgs' solves for one head"):
         check_solvable(Pair(), Pair().plan(groups), setting)
 
@@ -186,9 +192,7 @@ def test_the_deterministic_solver_has_one_head(data):
 class PairClassifier(ERMClassifier):
     """Two heads of one objective."""
 
-    _head_prefixes = ("first_", "")
-
-    def _make_method(self, groups):
+    def _make_method(self, data, stage):
         return Pair()
 
 

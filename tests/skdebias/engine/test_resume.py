@@ -7,8 +7,8 @@ import torch
 from skdebias._attributes import Groups
 from skdebias._engine._features import Features, JoinedFeatures
 from skdebias._engine._heads import initial_parameters
-from skdebias._engine._selection import Validation
-from skdebias._engine._sgd import Problem, Settings, Training, train
+from skdebias._engine._selection import HeadValidationScorer
+from skdebias._engine._sgd import OptimizerConfig, Problem, Training, train
 from skdebias.methods import AFR, ERM, GERNE, ULE, GroupDRO, LfF
 from skdebias.methods._ugc import ClusterDRO
 
@@ -48,10 +48,10 @@ def _settings(n_heads, chosen, **other):
     def vector(values):
         return np.repeat(np.asarray(values, float)[chosen], n_heads)
 
-    defaults = {"optimiser": "sgd", "batch_size": 64, "max_iter": 5}
+    defaults = {"optimizer": "sgd", "batch_size": 64, "max_iter": 5}
     # Large steps of AdamW blow the rounding of vanishing gradients up.
-    small = 0.1 if other.get("optimiser") == "adamw" else 1.0
-    return Settings(
+    small = 0.1 if other.get("optimizer") == "adamw" else 1.0
+    return OptimizerConfig(
         learning_rate=vector(small * RATES),
         weight_decay=vector([0.0, 0.1, 0.01, 0.2, 0.3]),
         momentum=vector([0.9, 0.5, 0.0, 0.8, 0.7]),
@@ -78,12 +78,10 @@ def _assert_equal(found, expected):
 def _thinned(features, y, n_classes, methods, groups, validation=None, **other):
     """Compare with fresh runs, before heads are dropped and after each time."""
     n_heads = methods[0].n_heads
-    anchored = other.pop("anchor", None)
 
     def arguments(chosen, max_iter):
         own = [methods[m] for m in chosen]
-        anchor = anchored and [anchored[m] for m in chosen]
-        problem = Problem(own, groups, 3, initial=anchor, anchor=anchor)
+        problem = Problem(own, groups, 3)
         epochs = other.get("epochs")
         more = other | {"epochs": epochs and np.tile(epochs, len(chosen))}
         settings = _settings(n_heads, chosen, **more | {"max_iter": max_iter})
@@ -96,18 +94,18 @@ def _thinned(features, y, n_classes, methods, groups, validation=None, **other):
         assert training.epoch == until
         expected = train(*arguments(left, until), validation=validation)
         _assert_equal(training.result(), expected)
-        training.keep(keep)
+        training.select(keep)
         left = left[keep]
         assert training.result().stack.n_heads == len(keep) * n_heads
     return training
 
 
 @pytest.mark.parametrize("hidden", [(), (6, 5)])
-@pytest.mark.parametrize("optimiser", ["sgd", "adamw"])
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
 @pytest.mark.parametrize("case", METHODS)
-def test_heads_go_on_from_where_they_are(data, case, optimiser, hidden):
+def test_heads_go_on_from_where_they_are(data, case, optimizer, hidden):
     X, y, groups = data
-    options = {"optimiser": optimiser, "hidden_layer_sizes": hidden}
+    options = {"optimizer": optimizer, "hidden_layer_sizes": hidden}
     methods = METHODS[case]
     _thinned(Features(X, CPU), y, groups.n_classes, methods, groups, **options)
 
@@ -122,14 +120,17 @@ def test_anchors(data):
         coefs, biases = initial_parameters((8, n_out), m)
         anchor.append(([c + rng.normal(size=c.shape) for c in coefs], biases))
     anchor = [([c.astype(np.float32) for c in cs], bs) for cs, bs in anchor]
-    methods = [AFR(confidence, gamma) for gamma in (0.0, 1.0, 2.0, 4.0, 8.0)]
-    _thinned(Features(X, CPU), y, groups.n_classes, methods, groups, anchor=anchor)
+    methods = [
+        AFR(confidence, gamma, anchor=head)
+        for gamma, head in zip((0.0, 1.0, 2.0, 4.0, 8.0), anchor, strict=True)
+    ]
+    _thinned(Features(X, CPU), y, groups.n_classes, methods, groups)
 
 
 @pytest.mark.parametrize("selection", ["worst_group", "last"])
 def test_the_best_epoch_so_far(data, selection):
     X, y, groups = data
-    validation = Validation(y, groups, selection, Features(X, CPU))
+    validation = HeadValidationScorer(y, groups, selection, Features(X, CPU))
     methods = METHODS["GERNE"]
     _thinned(Features(X, CPU), y, groups.n_classes, methods, groups, validation)
 
@@ -152,18 +153,18 @@ def test_dropped_heads_leave_memory_and_the_step(data, monkeypatch):
         y,
         groups.n_classes,
         [problem],
-        _settings(2, range(5), optimiser="adamw"),
-        tolerate=True,
+        _settings(2, range(5), optimizer="adamw"),
+        allow_divergence=True,
     )
     training.run(1)
     before = training._loop._weights.numel()
-    training.keep([2])
+    training.select([2])
     assert 5 * training._loop._weights.numel() == before
-    assert len(training._loop.rule._average[0, 0]) == 1
+    assert len(training._loop.weighting._average[0, 0]) == 1
     loop = training._loop
-    state = [*loop._optimiser._parameters, *loop._optimiser._first, loop._weights]
+    state = [*loop._optimizer._parameters, *loop._optimizer._first, loop._weights]
     assert all(t.untyped_storage().nbytes() == t.numel() * 4 for t in state)
-    assert loop._optimiser._parameters[0] is loop.stack.coefs[0]
+    assert loop._optimizer._parameters[0] is loop.stack.coefs[0]
 
 
 def test_a_diverged_head_stays_diverged_and_harms_no_other(data):
@@ -176,10 +177,10 @@ def test_a_diverged_head_stays_diverged_and_harms_no_other(data):
         groups.n_classes,
         [Problem([ERM()] * 5, groups, 3)],
         settings,
-        tolerate=True,
+        allow_divergence=True,
     )
     training.run(2)
-    training.keep([0, 1])
+    training.select([0, 1])
     training.run()
     assert training.epoch == 5
     assert training.result().diverged.tolist() == [0, 1]
@@ -191,4 +192,4 @@ def test_streams_cannot_be_thinned_out(data):
     settings = _settings(1, [*range(5), *range(5)])
     training = Training(Features(X, CPU), y, groups.n_classes, problems, settings)
     with pytest.raises(ValueError, match="2 streams cannot be thinned out"):
-        training.keep([0])
+        training.select([0])

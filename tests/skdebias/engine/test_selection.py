@@ -13,10 +13,10 @@ from skdebias._attributes import Groups
 from skdebias._engine._features import Features
 from skdebias._engine._heads import HeadStack
 from skdebias._engine._selection import (
-    Selection,
+    HeadValidationScorer,
     Stopping,
     Tracker,
-    Validation,
+    ValidationScorer,
     count_hits_and_losses,
 )
 from skdebias.finetune import FineTuneClassifier
@@ -30,7 +30,7 @@ def _groups(ids):
 
 
 @dataclass(frozen=True)
-class Played(Selection):
+class Played(ValidationScorer):
     """Results of epochs that were decided beforehand: (n_epochs, n_groups, n_heads)."""
 
     accuracies: np.ndarray
@@ -54,7 +54,7 @@ class Stack:
     def copy_heads(self, source, heads):
         pass
 
-    def keep(self, heads):
+    def select(self, heads):
         self.n_heads = len(heads)
 
 
@@ -122,7 +122,7 @@ def test_the_last_head_of_a_method_breaks_the_ties():
     state = tracker.state()
     other = Tracker(Stack(4), Stopping(), tracker.validation, 2)
     other.resume(state, None)
-    other.keep(np.array([2, 3]))
+    other.select(np.array([2, 3]))
     other.stack = Stack(2)
     worse = Played(tracker.validation.y, tracker.validation.groups, "worst_group",
                    np.ones((1, 4, 2)), np.full((1, 4, 2), 1.5))  # fmt: skip
@@ -162,7 +162,9 @@ def test_stacks_break_ties_as_single_fits_do():
     y = groups.cells[ids, 0]
     coefs = torch.from_numpy(rng.normal(size=(6, 1, 8)).astype(np.float32))
     stack = HeadStack([coefs], [torch.zeros(6, 1)], 2)
-    validation = Validation(y, groups, "worst_group", Features(X, torch.device("cpu")))
+    validation = HeadValidationScorer(
+        y, groups, "worst_group", Features(X, torch.device("cpu"))
+    )
     accuracies, losses = validation.group_results(stack)
     for head in range(6):
         own = HeadStack([stack.coefs[0][[head]]], [stack.intercepts[0][[head]]])

@@ -13,8 +13,8 @@ from skdebias._engine._features import Features
 from skdebias._engine._heads import initial_parameters, stack_parameters
 from skdebias._engine._loss import cross_entropy as stacked_cross_entropy
 from skdebias._engine._sampler import IndexSampler
-from skdebias._engine._selection import Stopping, Validation
-from skdebias._engine._sgd import Problem, Settings, train
+from skdebias._engine._selection import HeadValidationScorer, Stopping
+from skdebias._engine._sgd import OptimizerConfig, Problem, train
 from skdebias.methods import ERM, GERNE
 
 CPU = torch.device("cpu")
@@ -36,9 +36,9 @@ def _settings(n, *, lr=0.05, wd=1e-3, momentum=0.9, **other):
     def vector(value):
         return np.broadcast_to(np.asarray(value, float), n).copy()
 
-    defaults = {"optimiser": "sgd", "batch_size": 64, "max_iter": 3}
+    defaults = {"optimizer": "sgd", "batch_size": 64, "max_iter": 3}
     defaults |= other
-    return Settings(
+    return OptimizerConfig(
         learning_rate=vector(lr),
         weight_decay=vector(wd),
         momentum=vector(momentum),
@@ -84,14 +84,14 @@ def test_backward_is_the_gradient(n_classes, hidden, streams):
         torch.testing.assert_close(mine, tensor.grad, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("optimiser", ["sgd", "adamw"])
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
 @pytest.mark.parametrize("hidden", [(), (8,)])
-def test_training_follows_torch_step_by_step(optimiser, hidden):
+def test_training_follows_torch_step_by_step(optimizer, hidden):
     """A plain torch loop on the same rows, two GERNE losses and one backward pass."""
     X, y, groups = _data()
     beta, c = 0.7, 0.6
     plan = GERNE(beta, c).plan(groups)
-    settings = _settings(1, optimiser=optimiser, hidden_layer_sizes=hidden, lr=0.02)
+    settings = _settings(1, optimizer=optimizer, hidden_layer_sizes=hidden, lr=0.02)
     sizes = (12, *hidden, 3)
     # Not from zero: there balanced classes make the gradient of the biases a rounding
     # error, and Adam a full step of it.
@@ -112,10 +112,10 @@ def test_training_follows_torch_step_by_step(optimiser, hidden):
         {"params": [p.weight for p in layers], "weight_decay": 1e-3},
         {"params": [p.bias for p in layers], "weight_decay": 0.0},
     ]
-    if optimiser == "sgd":
-        torch_optimiser = torch.optim.SGD(groups_of, lr=0.02, momentum=0.9)
+    if optimizer == "sgd":
+        torch_optimizer = torch.optim.SGD(groups_of, lr=0.02, momentum=0.9)
     else:
-        torch_optimiser = torch.optim.AdamW(groups_of, lr=0.02)
+        torch_optimizer = torch.optim.AdamW(groups_of, lr=0.02)
     sampler = IndexSampler([plan], 64, 5)
     table = sampler._table
     X, y = torch.from_numpy(X), torch.from_numpy(y)
@@ -124,9 +124,9 @@ def test_training_follows_torch_step_by_step(optimiser, hidden):
         weights = torch.from_numpy(sampler.weights[:, 0]).float()
         biased = (weights * losses)[table.stream == 0].sum() / -beta
         less_biased = (weights * losses)[table.stream == 1].sum() / (1 + beta)
-        torch_optimiser.zero_grad()
+        torch_optimizer.zero_grad()
         (less_biased + beta * (less_biased - biased)).backward()
-        torch_optimiser.step()
+        torch_optimizer.step()
     mine, my_biases = fitted.stack.numpy(0)
     for layer, coef, bias in zip(layers, mine, my_biases):
         np.testing.assert_allclose(layer.weight.detach(), coef, rtol=2e-4, atol=2e-5)
@@ -240,7 +240,7 @@ def test_row_weights_act_like_repetition():
 
 
 def _validation(X, y, groups, selection):
-    return Validation(y, groups, selection, Features(X, CPU))
+    return HeadValidationScorer(y, groups, selection, Features(X, CPU))
 
 
 def test_selection_keeps_the_best_epoch_of_every_head():
@@ -277,7 +277,7 @@ def test_selection_scores_by_hand():
         "accuracy": [7 / 12, 9 / 12],
     }
     for selection, score in expected.items():
-        validation = Validation(None, groups, selection, None)
+        validation = HeadValidationScorer(None, groups, selection, None)
         np.testing.assert_allclose(validation.score(accuracy), score)
 
 

@@ -24,7 +24,7 @@ from skdebias import (
 from skdebias.datasets import make_spurious_classification
 from skdebias.export import load, save, to_onnx, to_torch
 from skdebias.finetune import FineTuneClassifier
-from skdebias.finetune._training import NetworkTraining, Recipe
+from skdebias.finetune._training import NetworkTraining, TrainConfig
 from skdebias.metrics import worst_group_accuracy_score
 
 X, Y, ATTRIBUTES = make_spurious_classification(1200, random_state=0)
@@ -267,8 +267,8 @@ def test_a_linear_head_starts_at_zero_where_it_is_alone():
 
 
 def _recipe(**settings):
-    given = dict.fromkeys(Recipe.__dataclass_fields__)
-    return Recipe(**(given | {"learning_rate": 2.0, "warmup": 0.0} | settings))
+    given = dict.fromkeys(TrainConfig.__dataclass_fields__)
+    return TrainConfig(**(given | {"learning_rate": 2.0, "warmup": 0.0} | settings))
 
 
 def test_schedules():

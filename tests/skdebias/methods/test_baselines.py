@@ -1,5 +1,6 @@
 """GroupDRO, JTT, AFR, LfF and DFR: their weights by hand, their limits, stacking."""
 
+from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
@@ -10,8 +11,8 @@ from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 from skdebias._attributes import Groups
 from skdebias._engine._features import Features
 from skdebias._engine._heads import initial_parameters
-from skdebias._engine._sgd import Problem, Settings, train
-from skdebias.methods import AFR, ERM, JTT, GroupDRO, LfF, Setting, Step
+from skdebias._engine._sgd import OptimizerConfig, Problem, train
+from skdebias.methods import AFR, ERM, JTT, GroupDRO, Head, LfF, Step, TrainingContext
 from skdebias.methods._afr import afr_weights, effective_sample_size, holdout_mask
 from skdebias.methods._dfr import balanced_subset, halves
 
@@ -41,8 +42,8 @@ def _settings(n, *, lr=0.05, wd=1e-3, **other):
     def vector(value):
         return np.broadcast_to(np.asarray(value, float), n).copy()
 
-    options = {"optimiser": "sgd", "batch_size": 64, "max_iter": 3} | other
-    return Settings(
+    options = {"optimizer": "sgd", "batch_size": 64, "max_iter": 3} | other
+    return OptimizerConfig(
         learning_rate=vector(lr),
         weight_decay=vector(wd),
         momentum=vector(0.9),
@@ -58,14 +59,16 @@ def _step(losses, strata, rows, y, weights=None):
 
 
 def _setting(groups, y):
-    return Setting(tuple(groups), torch.as_tensor(y), CPU)
+    return TrainingContext(tuple(groups), torch.as_tensor(y), CPU)
 
 
 def test_group_dro_update_by_hand():
     """Two groups of 4 and 1 rows, equal sampling, one step of q and of the weights."""
     groups = _groups([[4, 0], [0, 1]])
     eta, adjustment = 0.5, 2.0
-    rule = GroupDRO.rule([GroupDRO(eta, adjustment)], _setting([groups], [0] * 4 + [1]))
+    rule = GroupDRO.weighting(
+        [GroupDRO(eta, adjustment)], _setting([groups], [0] * 4 + [1])
+    )
     losses, strata = [1.0, 3.0, 0.5, 0.5], [0, 0, 1, 1]
     step = _step(np.reshape(losses, (1, 4, 1)), [strata], [[0, 1, 4, 4]], [strata])
     raised = 0.5 * np.exp(eta * np.array([2 + 2 / 2, 0.5 + 2 / 1]))
@@ -83,7 +86,7 @@ def test_group_dro_update_by_hand():
 
 def test_group_dro_pads_streams_with_fewer_groups():
     setting = _setting([_groups([[2, 1], [1, 2]]), _groups([[3, 0], [0, 3]])], [0] * 12)
-    rule = GroupDRO.rule([GroupDRO(1.0), GroupDRO(1.0)], setting)
+    rule = GroupDRO.weighting([GroupDRO(1.0), GroupDRO(1.0)], setting)
     losses = np.ones((2, 4, 1))
     strata = [[0, 1, 2, 3], [0, 0, 1, 1]]
     weights = rule(_step(losses, strata, strata, strata))
@@ -92,7 +95,7 @@ def test_group_dro_pads_streams_with_fewer_groups():
 
 
 def test_group_dro_survives_huge_losses():
-    rule = GroupDRO.rule([GroupDRO(10.0)], _setting([_groups([[1], [1]])], [0, 1]))
+    rule = GroupDRO.weighting([GroupDRO(10.0)], _setting([_groups([[1], [1]])], [0, 1]))
     weights = rule(_step([[[1e4], [1.0]]], [[0, 1]], [[0, 1]], [[0, 1]]))
     np.testing.assert_allclose(weights[0, :, 0], [1, 0], atol=1e-6)
 
@@ -174,7 +177,7 @@ def test_lff_weights_by_hand():
     """Two steps: first losses start the averages, later ones decay them."""
     q, alpha = 0.7, 0.6
     y = np.array([0, 1, 0, 1])
-    rule = LfF.rule([LfF(q, alpha)], _setting([_groups([[2], [2]])], y))
+    rule = LfF.weighting([LfF(q, alpha)], _setting([_groups([[2], [2]])], y))
     first = np.array([[2.0, 1.0], [0.5, 3.0], [4.0, 0.5]])  # rows 0, 1, 2
     weights = rule(_step(first[None], [[0] * 3], [[0, 1, 2]], y[None, :3]))[0] * 3
     scaled = first / np.array([[4.0, 1.0], [0.5, 3.0], [4.0, 1.0]])  # class maxima
@@ -213,7 +216,7 @@ def test_weighted_cross_entropy_descends_the_generalised_one(n_classes):
     (expected,) = torch.autograd.grad(generalised.sum(), logits, retain_graph=True)
     pair = torch.stack([losses, losses], -1).detach()[None]
     groups = _groups([[3]] * n_classes)
-    rule = LfF.rule([LfF(q)], _setting([groups], y))
+    rule = LfF.weighting([LfF(q)], _setting([groups], y))
     weights = rule(_step(pair, [[0] * 9], [range(9)], y[None]))[0, :, 0] * 9
     (mine,) = torch.autograd.grad((weights * losses).sum(), logits)
     torch.testing.assert_close(mine, expected)
@@ -282,9 +285,21 @@ def test_streams_equal_separate_runs(methods):
                 np.testing.assert_allclose(one, two, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("optimiser", ["sgd", "adamw"])
+@dataclass(frozen=True, eq=False)
+class Anchored(ERM):
+    anchor: tuple = ()
+
+    def __init__(self, anchor):
+        object.__setattr__(self, "anchor", anchor)
+
+    @property
+    def heads(self):
+        return (Head(anchor=self.anchor),)
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
 @pytest.mark.parametrize("hidden", [(), (5,)])
-def test_decay_pulls_to_the_anchor(optimiser, hidden):
+def test_decay_pulls_to_the_anchor(optimizer, hidden):
     """A plain torch loop: SGD on loss + wd/2 |theta - anchor|^2, AdamW decoupled."""
     X, y, groups = _data(n=64)
     sizes, lr, wd = (8, *hidden, 3), 0.05, 0.3
@@ -293,9 +308,9 @@ def test_decay_pulls_to_the_anchor(optimiser, hidden):
         for seed in (1, 2)
         for coefs, biases in [initial_parameters(sizes, seed)]
     )
-    problem = Problem([ERM()], groups, 0, initial=[start], anchor=[anchor])
+    problem = Problem([Anchored(anchor)], groups, 0, initial=[start])
     settings = _settings(
-        1, optimiser=optimiser, hidden_layer_sizes=hidden, lr=lr, wd=wd, max_iter=6
+        1, optimizer=optimizer, hidden_layer_sizes=hidden, lr=lr, wd=wd, max_iter=6
     )
     fitted = train(Features(X, CPU), y, 3, [problem], settings)
 
@@ -308,19 +323,19 @@ def test_decay_pulls_to_the_anchor(optimiser, hidden):
         torch.from_numpy(p) for pair in zip(*anchor) for p in pair
     ]  # weight, bias, weight, bias ...
     parameters = list(network.parameters())
-    if optimiser == "sgd":
+    if optimizer == "sgd":
         stepper = torch.optim.SGD(parameters, lr=lr, momentum=0.9)
     else:
         stepper = torch.optim.AdamW(parameters, lr=lr, weight_decay=0.0)
     X, y = torch.from_numpy(X), torch.from_numpy(y)
     for _ in range(6):  # all 64 rows at every step
         loss = cross_entropy(network(X), y)
-        if optimiser == "sgd":
+        if optimizer == "sgd":
             squares = ((p - a).square().sum() for p, a in zip(parameters, pulls))
             loss = loss + wd / 2 * sum(squares)
         stepper.zero_grad()
         loss.backward()
-        if optimiser == "adamw":
+        if optimizer == "adamw":
             for p, a in zip(parameters, pulls):
                 p.data = a + (1 - lr * wd) * (p.data - a)
         stepper.step()

@@ -235,10 +235,10 @@ def test_group_dro_runs_over_cells_or_clusters():
     assert method == GroupDRO(0.3)
     paper = _ugc.robust_method("group_dro", groups, step_size=0.3, across_classes=True)
     np.testing.assert_array_equal(paper.plan(groups).strata, CLUSTERS)
-    from skdebias.methods import Setting
+    from skdebias.methods import TrainingContext
 
-    setting = Setting((groups,), 20, CPU)
-    rule = type(paper).rule([paper], setting)
+    setting = TrainingContext((groups,), 20, CPU)
+    rule = type(paper).weighting([paper], setting)
     np.testing.assert_allclose(rule.q.flatten(), [0.5, 0.5])
 
 

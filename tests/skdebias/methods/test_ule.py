@@ -11,8 +11,8 @@ from skdebias._attributes import Groups
 from skdebias._engine._features import Features
 from skdebias._engine._heads import HeadStack
 from skdebias._engine._loss import cross_entropy
-from skdebias._engine._sgd import Problem, Settings, train
-from skdebias.methods import ERM, ULE, ForwardPass, Setting, Step, _saliency
+from skdebias._engine._sgd import OptimizerConfig, Problem, train
+from skdebias.methods import ERM, ULE, ForwardPass, Step, TrainingContext, _saliency
 from skdebias.methods._saliency import gram_opposition
 from skdebias.methods._ule import centred_logits
 
@@ -57,7 +57,7 @@ def _rows(n_classes, seed=1, streams=STREAMS):
 def _setting(n_classes, streams=STREAMS):
     codes = np.arange(ROWS) % n_classes
     groups = Groups.from_labels(codes, np.zeros_like(codes), n_classes, 1)
-    return Setting((groups,) * streams, torch.from_numpy(codes), CPU)
+    return TrainingContext((groups,) * streams, torch.from_numpy(codes), CPU)
 
 
 def _evaluate(stack, X, y, methods, n_classes, penalty=None):
@@ -238,7 +238,7 @@ def test_at_lam_zero_the_teacher_of_the_paper_ignores_labels():
     torch.testing.assert_close(first[:2], second[:2])
     losses = torch.rand(STREAMS, ROWS, 2)
     step = Step(torch.ones_like(losses), losses, y, y, y)
-    weights = ULE.rule(methods, _setting(3))(step)
+    weights = ULE.weighting(methods, _setting(3))(step)
     assert (weights[..., 1] == 0).all()
     assert (weights[..., 0] == 1).all()
 
@@ -249,7 +249,7 @@ def test_the_rule_is_generalised_cross_entropy_and_lam():
     losses, residual = cross_entropy(z, y)
     step = Step(torch.full_like(losses, 1 / ROWS), losses.detach(), y, y, y)
     methods = [ULE(0.25, student_q=0.6), ULE(0.75, student_loss="ce")]
-    weights = ULE.rule(methods, _setting(3, streams=1))(step)
+    weights = ULE.weighting(methods, _setting(3, streams=1))(step)
     p = z.softmax(-1).gather(-1, y[..., None, None].expand(-1, -1, 4, 1))[..., 0]
     objective = (1 - p[..., 0] ** 0.6) / 0.6 - p[..., 2].log()
     objective = objective - 0.25 * p[..., 1].log() - 0.75 * p[..., 3].log()
@@ -362,8 +362,8 @@ def _flat(parameters):
 def _train(methods, data, n_classes, *, hidden=(), seeds=(5,), epochs=None, **other):
     X, y, groups = data
     total = len(methods) * methods[0].n_heads * len(seeds)
-    defaults = {"optimiser": "sgd", "batch_size": 32, "max_iter": 3}
-    settings = Settings(
+    defaults = {"optimizer": "sgd", "batch_size": 32, "max_iter": 3}
+    settings = OptimizerConfig(
         learning_rate=np.full(total, 0.02),
         weight_decay=np.full(total, 1e-3),
         momentum=np.full(total, 0.9),
@@ -427,9 +427,9 @@ def test_lam_one_is_erm_step_by_step(n_classes, hidden, options):
     assert np.abs(near.stack.numpy(1)[0][0] - erm[0][0]).max() > 0.01
 
 
-@pytest.mark.parametrize("optimiser", ["sgd", "adamw"])
-def test_a_frozen_student_stays_as_it_was(optimiser):
-    data, options = _data(3), {"optimiser": optimiser}
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_a_frozen_student_stays_as_it_was(optimizer):
+    data, options = _data(3), {"optimizer": optimizer}
     # A teacher that turns into the anti-classifier would leave earlier epochs kept.
     after_two = _train([ULE(0.95)], data, 3, max_iter=2, **options)
     frozen = _train(

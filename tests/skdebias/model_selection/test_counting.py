@@ -51,16 +51,18 @@ def test_counts_are_the_scores(seed, n_classes, n_attributes):
     y = labels[rng.integers(0, n_classes, n_rows)]
     attributes = rng.integers(0, n_attributes, n_rows)
     shape = (n_rows, n_heads) if n_classes == 2 else (n_rows, n_heads, n_classes)
-    answers = rng.normal(size=shape).round(1).astype(np.float32)
+    decision_values = rng.normal(size=shape).round(1).astype(np.float32)
     # Heads that know fewer classes than there are labels.
     classes = labels if n_classes == 2 or rng.random() < 0.7 else labels[:-1]
-    answers = answers if n_classes == 2 else answers[..., : len(classes)]
-    if answers.ndim == 3 and len(classes) == 2:
-        answers = answers[..., 0]
+    decision_values = (
+        decision_values if n_classes == 2 else decision_values[..., : len(classes)]
+    )
+    if decision_values.ndim == 3 and len(classes) == 2:
+        decision_values = decision_values[..., 0]
     for scorer in SCORERS:
         params = {"attributes": attributes} if scorer in GROUP_SCORERS else {}
-        found = Counts(scorer, y, params)(answers, classes)
-        heads = [_Fixed(classes, answers[:, h]) for h in range(n_heads)]
+        found = Counts(scorer, y, params)(decision_values, classes)
+        heads = [_Fixed(classes, decision_values[:, h]) for h in range(n_heads)]
         with config_context(enable_metadata_routing=True):
             wanted = [scorer(head, np.arange(n_rows), y, **params) for head in heads]
         assert found == wanted
@@ -68,11 +70,13 @@ def test_counts_are_the_scores(seed, n_classes, n_attributes):
 
 def test_several_metrics():
     y, attributes = np.array([0, 0, 1, 1]), np.array([0, 1, 0, 1])
-    answers = np.array([[-1.0, 1.0], [1.0, 1.0], [1.0, 1.0], [2.0, 1.0]])
+    decision_values = np.array([[-1.0, 1.0], [1.0, 1.0], [1.0, 1.0], [2.0, 1.0]])
     scorers = _MultimetricScorer(
         scorers={"all": SCORERS[0], "worst": worst_group_accuracy_scorer}
     )
-    found = Counts(scorers, y, {"attributes": attributes})(answers, np.array([0, 1]))
+    found = Counts(scorers, y, {"attributes": attributes})(
+        decision_values, np.array([0, 1])
+    )
     assert found == [{"all": 0.75, "worst": 0.0}, {"all": 0.5, "worst": 0.0}]
 
 

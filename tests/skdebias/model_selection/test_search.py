@@ -22,6 +22,7 @@ from sklearn.preprocessing import MinMaxScaler, StandardScaler
 
 from skdebias import (
     AFRClassifier,
+    DebiasedClassifier,
     ERMClassifier,
     GERNEClassifier,
     GroupDROClassifier,
@@ -31,6 +32,7 @@ from skdebias import (
 )
 from skdebias.attributes import ErrorSetPseudoAttributes
 from skdebias.datasets import make_spurious_classification
+from skdebias.methods import GERNE
 from skdebias.metrics import (
     group_balanced_accuracy_scorer,
     worst_class_accuracy_scorer,
@@ -81,6 +83,10 @@ CASES = {
         {"gamma": [0.0, 4.0], "regularization": [0.1, 1.0]},
     ),
     "UGC lbfgs": (UGCClassifier(robust="group_dro", **EXACT), DECAYS),
+    "any method, lbfgs": (
+        DebiasedClassifier(GERNE(), **EXACT),
+        {"method__c": [0.5, 1.0]} | DECAYS,
+    ),
 }
 UNKNOWN = {
     "confidence": (

@@ -195,7 +195,7 @@ def _patches(pretence):
     ):
         if hasattr(torch.optim.Optimizer, name):
             yield mock.patch.object(torch.optim.Optimizer, name, nothing)
-    # A parameter that moves stays the object that an optimiser knows.
+    # A parameter that moves stays the object that an optimizer knows.
     swapping = "get_swap_module_params_on_conversion"
     yield mock.patch.object(torch.__future__, swapping, return_value=True)
     yield _thread_patch()

@@ -13,7 +13,7 @@ from skdebias._engine._heads import HeadStack
 PerHead = NDArray[np.float64]
 
 
-class Optimiser(Protocol):
+class Optimizer(Protocol):
     """One update of all heads."""
 
     def step(
@@ -26,20 +26,20 @@ class Optimiser(Protocol):
         """Leave these heads as they are from now on."""
         ...
 
-    def keep(self, stack: HeadStack, heads: Tensor) -> None:
+    def select(self, stack: HeadStack, heads: Tensor) -> None:
         """Go on with the given heads, which are all that is left of the stack."""
         ...
 
 
-def make_optimiser(
+def make_optimizer(
     name: Literal["sgd", "adamw"],
     stack: HeadStack,
     learning_rate: PerHead,
     weight_decay: PerHead,
     momentum: PerHead,
     anchor: HeadStack | None = None,
-) -> Optimiser:
-    """Return the optimiser of a stack.
+) -> Optimizer:
+    """Return the optimizer of a stack.
 
     Parameters
     ----------
@@ -54,7 +54,7 @@ def make_optimiser(
 
     Returns
     -------
-    Optimiser
+    Optimizer
     """
     if name == "sgd":
         return SGD(stack, learning_rate, weight_decay, momentum, anchor)
@@ -108,7 +108,7 @@ class SGD:
         for rate in self._rate:
             rate[torch.from_numpy(heads).to(rate.device)] = 0.0
 
-    def keep(self, stack: HeadStack, heads: Tensor) -> None:
+    def select(self, stack: HeadStack, heads: Tensor) -> None:
         """Go on with the given heads, which are all that is left of the stack."""
         self._parameters = [*stack.coefs, *stack.intercepts]
         _keep(heads, self._anchors, self._rate, self._decay)
@@ -171,7 +171,7 @@ class AdamW:
         for values in (*self._rate, *self._decay):
             values[torch.from_numpy(heads).to(values.device)] = 0.0
 
-    def keep(self, stack: HeadStack, heads: Tensor) -> None:
+    def select(self, stack: HeadStack, heads: Tensor) -> None:
         """Go on with the given heads, which are all that is left of the stack."""
         self._parameters = [*stack.coefs, *stack.intercepts]
         _keep(heads, self._anchors, self._rate, self._decay)
