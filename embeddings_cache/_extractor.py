@@ -14,17 +14,14 @@ from sklearn.base import (
 )
 
 from embeddings_cache._context import standard_context
-from embeddings_cache._fingerprint import SCHEMA, digest
+from embeddings_cache._fingerprint import digest
+from embeddings_cache._loading import NetworkSlot, Request
 from embeddings_cache._parallel import auto_workers
 from embeddings_cache._parameters import check_parameters
 from embeddings_cache._paths import expanded
 from embeddings_cache._progress import Progress
-from embeddings_cache._settings import RunConfig, RunReport
-from embeddings_cache._turns import Turns, turns_of
-from embeddings_cache.backbones._model_kwargs import is_plain
-from embeddings_cache.backbones._request import description_request, files_state
-from embeddings_cache.compute._arithmetic import compute_without_torch, describe_compute
-from embeddings_cache.items._images import fills_truncated
+from embeddings_cache._settings import RunReport
+from embeddings_cache.backbones._request import description_request
 from embeddings_cache.items._item import Item
 from embeddings_cache.items._readers import read_items
 from embeddings_cache.store._descriptions import DescriptionCache, StaleDescriptionError
@@ -32,22 +29,12 @@ from embeddings_cache.store._file_hashes import FileHashCache
 from embeddings_cache.store._store import EmbeddingStore
 
 if TYPE_CHECKING:
-    import torch
-
     from embeddings_cache._job import Job
     from embeddings_cache.backbones._base import Backbone
     from embeddings_cache.compute._runner import Runner
     from embeddings_cache.items._partition import Partition
 
-_BACKBONE_PARAMETERS = (
-    "backbone", "pretrained", "weights", "layer", "pooling", "model_kwargs",
-    "preprocess", "modality",
-)  # fmt: skip
-_RUNTIME = ("_backbone",)
-_BUILDING = Turns()
-_BATCH_SIZES = {"cpu": 32, "mps": 64, "cuda": 256}
-# Larger activations than these make a CPU's memory allocator slower than its cores.
-_CPU_IMAGES = 8
+_RUNTIME = ("_slot",)
 
 
 class EmbeddingExtractor(
@@ -372,12 +359,12 @@ class EmbeddingExtractor(
         progress = Progress(bool(self.progress))
         store = EmbeddingStore(self.cache_dir)
         file_hashes = FileHashCache(store.root)
-        settings = _backbone_settings(parameters)
+        request = Request(parameters)
         remembered = DescriptionCache(
-            store.root, partial(description_request, settings, file_hashes)
+            store.root, partial(description_request, request.settings, file_hashes)
         )
         build = build or self.rehash
-        description, backbone = self._identify(parameters, remembered, progress, build)
+        description, backbone = self._identify(request, remembered, progress, build)
         folder = store.open(description)
         workers = self.num_workers
         if workers == "auto":
@@ -386,11 +373,12 @@ class EmbeddingExtractor(
         def make_runner() -> "Runner":
             from embeddings_cache.compute._runner import Runner
 
-            built = backbone or self._load(parameters, progress)
-            if backbone is None and self._describe(built) != description:
+            built = backbone or self._network.load(request, progress)
+            if backbone is None and request.describe(built) != description:
                 remembered.put(built.description, built.note)
                 raise StaleDescriptionError
-            return Runner(built, folder, self._run_config(built, workers), progress)
+            config = request.run_config(built, workers)
+            return Runner(built, folder, config, progress)
 
         job = Job(
             items,
@@ -411,36 +399,27 @@ class EmbeddingExtractor(
 
     def _identify(
         self,
-        parameters: dict[str, Any],
+        request: Request,
         remembered: DescriptionCache,
         progress: Progress,
         build: bool,
     ) -> "tuple[dict[str, Any], Backbone | None]":
         """Return the description, and the network if it had to be built for it."""
-        backbone = self._at_hand(parameters)
+        backbone = self._network.at_hand(request)
         if backbone is None and not build:
-            description = self._recalled(remembered, progress)
+            description = request.recall(remembered, progress)
             if description is not None:
                 return description, None
         if backbone is None:
-            backbone = self._load(parameters, progress)
+            backbone = self._network.load(request, progress)
             remembered.put(backbone.description, backbone.note)
-        return self._describe(backbone), backbone
+        return request.describe(backbone), backbone
 
-    def _recalled(
-        self, remembered: DescriptionCache, progress: Progress
-    ) -> dict[str, Any] | None:
-        """Return the description that was remembered, if it is certain."""
-        content = remembered.get()
-        if content is None:
-            return None
-        described, note = content
-        compute = compute_without_torch(self.device, self.precision)
-        if compute is None:
-            compute = describe_compute(self._resolve()[1])
-        if note:
-            progress.line(note)
-        return self._whole(described, compute)
+    @property
+    def _network(self) -> NetworkSlot:
+        # Not made by the constructor, which keeps parameters only.
+        slot: NetworkSlot = self.__dict__.setdefault("_slot", NetworkSlot())
+        return slot
 
     @standard_context()
     def describe(self) -> dict[str, Any]:
@@ -452,9 +431,8 @@ class EmbeddingExtractor(
             Plain JSON values. ``description["weights"]`` has ``random_seed`` for
             seeded random weights, else the digest of all tensors.
         """
-        parameters = check_parameters(self.get_params(deep=False))
-        backbone = self._load(parameters, Progress(False))
-        return self._describe(backbone)
+        request = Request(check_parameters(self.get_params(deep=False)))
+        return request.describe(self._network.load(request, Progress(False)))
 
     def extractor_key(self) -> str:
         """Return the digest of `describe`, which names this extractor's folder.
@@ -465,80 +443,6 @@ class EmbeddingExtractor(
             64 hexadecimal digits.
         """
         return digest(self.describe())
-
-    def _describe(self, backbone: "Backbone") -> dict[str, Any]:
-        return self._whole(backbone.description, describe_compute(self._resolve()[1]))
-
-    def _whole(
-        self, described: dict[str, Any], compute: dict[str, Any]
-    ) -> dict[str, Any]:
-        """Return the description that is digested to the extractor's key."""
-        return {
-            "schema": SCHEMA,
-            **described,
-            "compute": compute,
-            "storage": self.storage_dtype,
-        }
-
-    def _resolve(self) -> "tuple[torch.device, torch.dtype]":
-        from embeddings_cache.compute._device import resolve_device, resolve_precision
-
-        network = None if isinstance(self.backbone, str) else self.backbone
-        device = resolve_device(self.device, network)
-        return device, resolve_precision(self.precision, device)
-
-    def _load(self, parameters: dict[str, Any], progress: Progress) -> "Backbone":
-        """Build the network, unless the one at hand was built from these parameters."""
-        at_hand = self._at_hand(parameters)
-        if at_hand is not None:
-            return at_hand
-        from embeddings_cache.backbones import build_backbone
-
-        settings = _backbone_settings(parameters)
-        # Libraries switch bars and initialisation for the process while they build.
-        with _BUILDING.alone():
-            at_hand = self._at_hand(parameters)
-            if at_hand is not None:
-                return at_hand
-            built_from = _built_from(settings, self.device)
-            if not isinstance(self.backbone, str):
-                return _build_private(settings)
-            backbone = build_backbone(**settings)
-            # For good: a thread that ends must not switch it back under others.
-            backbone.network.eval()
-            backbone.built_from = built_from
-            self._backbone: Backbone = backbone
-        if backbone.note:
-            progress.line(backbone.note)
-        return backbone
-
-    def _at_hand(self, parameters: dict[str, Any]) -> "Backbone | None":
-        """Return the network of an earlier call, if it would be built alike."""
-        backbone: Backbone | None = getattr(self, "_backbone", None)
-        if backbone is None or backbone.turns.interrupted:
-            return None
-        wanted = _built_from(_backbone_settings(parameters), self.device)
-        return backbone if wanted and backbone.built_from == wanted else None
-
-    def _run_config(self, backbone: "Backbone", num_workers: int) -> RunConfig:
-        from embeddings_cache.compute._device import usable_device
-
-        device, dtype = self._resolve()
-        device = usable_device(device)
-        size = self.batch_size
-        if size == "auto":
-            size = _BATCH_SIZES.get(device.type, 32)
-            if device.type == "cpu" and backbone.modality == "image":
-                size = _CPU_IMAGES
-        return RunConfig(
-            device,
-            dtype,
-            self.storage_dtype,
-            int(size),
-            num_workers,
-            self.worker_type,
-            self.compile,
-        )
 
     @property
     def _n_features_out(self) -> int:
@@ -570,36 +474,3 @@ class EmbeddingExtractor(
             )
         state: dict[str, Any] = super().__getstate__()
         return {name: value for name, value in state.items() if name not in _RUNTIME}
-
-
-def _backbone_settings(parameters: dict[str, Any]) -> dict[str, Any]:
-    """Return the parameters that a network and its preprocessing are built from."""
-    return {name: parameters[name] for name in _BACKBONE_PARAMETERS}
-
-
-def _build_private(settings: dict[str, Any]) -> "Backbone":
-    """Make a backbone of a copy of the user's network.
-
-    It can change between calls, so each has a copy, and describes that.
-    """
-    from embeddings_cache.backbones import build_backbone
-    from embeddings_cache.backbones._copies import PrivateCopy
-
-    network = settings["backbone"]
-    copy = PrivateCopy(network)
-    backbone = build_backbone(**{**settings, "backbone": copy.network})
-    # What its code keeps outside of it would still be shared by calls.
-    backbone.turns, backbone.one_at_a_time = turns_of(network), True
-    backbone.finish = copy.report
-    return backbone
-
-
-def _built_from(settings: dict[str, Any], device: Any) -> str | None:
-    """Tell networks apart within a process, also by the state of their files.
-
-    By the device too: another thread may be using the network where it is. None if they
-    cannot be: the text of a class or a function says nothing of its code.
-    """
-    if not is_plain(settings["model_kwargs"]):
-        return None
-    return repr((settings, device, fills_truncated())) + files_state(settings)

@@ -1,7 +1,7 @@
 """Bars and lines on the error stream; nothing at all when they are switched off."""
 
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -24,12 +24,6 @@ class Progress:
         """Write one line above any bar."""
         if self.shown:
             tqdm.write(text, file=sys.stderr)
-
-    def track(self, items: Iterable[Any], total: int, what: str) -> Iterator[Any]:
-        """Pass items on under a bar that vanishes at the end."""
-        yield from tqdm(
-            items, total=total, desc=what, unit="item", leave=False, **self._settings()
-        )
 
     @contextmanager
     def bar(self, total: int, what: str) -> Iterator[Any]:

@@ -249,7 +249,7 @@ FLOORS = (
     "items",
     "backbones",
     "compute",
-    "_job _parameters",
+    "_job _loading _parameters",
     "_extractor",
 )
 

@@ -47,7 +47,7 @@ def test_vit_h_14_at_full_size(make_extractor, images):
     pytest.importorskip("open_clip")
     extractor = make_extractor("open_clip:ViT-H-14", pretrained=False)
     assert extractor.transform(images[:2]).shape == (2, 1024)
-    network = extractor._backbone.network
+    network = extractor._network.backbone.network
     assert sum(p.numel() for p in network.parameters()) == 632_076_800
     assert extractor.describe()["preprocess"]["transform"].startswith("Compose")
 
@@ -68,7 +68,7 @@ def test_bert_at_full_size(make_extractor):
     assert rows.shape == (4, 768)
     np.testing.assert_array_equal(rows[0], rows[2])
     assert not np.allclose(rows[0], rows[1], atol=1e-2)
-    network = extractor._backbone.network
+    network = extractor._network.backbone.network
     assert sum(p.numel() for p in network.parameters()) == 109_482_240
     described = extractor.describe()
     assert "not the published one" in described["preprocess"]["tokens"]
@@ -109,7 +109,7 @@ def test_clip_text_tower(make_extractor, images):
     assert texts.transform(TEXTS).shape == (4, 1024)
     pictures = make_extractor("open_clip:RN50", pretrained=False)
     assert texts.extractor_key() != pictures.extractor_key()
-    assert not hasattr(texts._backbone.network.clip.visual, "conv1")
+    assert not hasattr(texts._network.backbone.network.clip.visual, "conv1")
 
 
 def test_strings_for_an_image_tower_are_paths(make_extractor):
@@ -138,7 +138,7 @@ def test_timm_layers_and_pooling(make_extractor, images, changes, n_features):
     )
     rows = extractor.transform(images[:2])
     assert rows.shape == (2, n_features)
-    backbone = extractor._backbone
+    backbone = extractor._network.backbone
     with torch.inference_mode():
         x = torch.stack([backbone.prepare(Image.fromarray(a)) for a in images[:2]])
         tokens = x
@@ -292,7 +292,7 @@ def test_local_weights_are_used_and_win_over_pretrained(
     )
     rows = extractor.transform(images[:3])
     x = torch.stack(
-        [extractor._backbone.prepare(Image.fromarray(a)) for a in images[:3]]
+        [extractor._network.backbone.prepare(Image.fromarray(a)) for a in images[:3]]
     )
     with torch.inference_mode():
         right = network.forward_head(network.forward_features(x), pre_logits=True)
@@ -343,7 +343,7 @@ def test_torchvision_local_weights(make_extractor, images, tmp_path):
     )
     rows = extractor.transform(images[:2])
     x = torch.stack(
-        [extractor._backbone.prepare(Image.fromarray(a)) for a in images[:2]]
+        [extractor._network.backbone.prepare(Image.fromarray(a)) for a in images[:2]]
     )
     with torch.inference_mode():
         right = network.classifier[:3](network.avgpool(network.features(x)).flatten(1))
@@ -366,7 +366,7 @@ def test_clip_local_weights(make_extractor, images, tmp_path, modality):
     rows = extractor.transform(items)
     with torch.inference_mode():
         if modality == "image":
-            prepare = extractor._backbone.prepare
+            prepare = extractor._network.backbone.prepare
             x = torch.stack([prepare(Image.fromarray(array)) for array in items])
             right = clip.encode_image(x)
         else:
@@ -651,11 +651,13 @@ def test_dinov2_through_timm(make_extractor, images):
     own = make_extractor(name, **settings)
     rows = own.transform(images[:2])
     assert rows.shape == (2, 384)
-    network = own._backbone.network
+    network = own._network.backbone.network
     assert network.num_prefix_tokens == 5  # the class token and four registers
     mean = make_extractor(name, pooling="mean", storage_dtype="float32", **settings)
     found = mean.transform(images[:2])
-    x = torch.stack([own._backbone.prepare(Image.fromarray(a)) for a in images[:2]])
+    x = torch.stack(
+        [own._network.backbone.prepare(Image.fromarray(a)) for a in images[:2]]
+    )
     with torch.inference_mode():
         right = network.forward_features(x)[:, 5:].mean(dim=1)
     np.testing.assert_allclose(found, right, atol=1e-4)

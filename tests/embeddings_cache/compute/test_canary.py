@@ -172,4 +172,4 @@ def test_compiling_for_real(make_extractor, images):
         cache_dir=f"{eager.cache_dir}-compiled", **settings,
     )  # fmt: skip
     np.testing.assert_allclose(other.transform(images), rows, rtol=1e-3, atol=1e-4)
-    assert other._backbone.compiled is not None
+    assert other._network.backbone.compiled is not None
