@@ -24,7 +24,7 @@ _STATED_BY = {
 
 
 def prefers_channels_last(network: nn.Module) -> bool:
-    """Whether a network is mostly convolutions, which are faster with channels last.
+    """Return whether a network is mostly convolutions, and faster with channels last.
 
     A patch embedding is one convolution, and the only one of a vision transformer.
     """

@@ -280,7 +280,7 @@ def describe_python_module(
 
 
 def _is_foreign(describe: "Describer", value: Any) -> bool:
-    """Whether something is, or wraps, a Python function that no library defines."""
+    """Return whether something is, or wraps, a function that no library defines."""
     value = getattr(value, "__func__", getattr(value, "fget", value))
     return isinstance(value, types.FunctionType) and not describe.is_library(
         value.__globals__.get("__name__")
@@ -401,7 +401,7 @@ def patched_names(describe: "Describer", kind: type) -> list[str]:
 
 
 def _is_moved(kind: type, value: Any) -> bool:
-    """Whether a method of a module is that of a class it does not derive from."""
+    """Return whether a module's method is that of a class it does not derive from."""
     if not isinstance(value, types.FunctionType) or not issubclass(kind, nn.Module):
         return False
     owner = value.__code__.co_qualname.rpartition(".")[0]
@@ -426,7 +426,7 @@ def replaced_functions(describe: "Describer", modules: Iterable[str]) -> dict[st
 
 
 def _is_made(kind: type) -> bool:
-    """Whether a library's class is not one of those that its modules name."""
+    """Return whether a library's class is not one of those that its modules name."""
     if "." in kind.__qualname__:
         return "<locals>" in kind.__qualname__
     return getattr(sys.modules.get(kind.__module__), kind.__name__, None) is not kind
@@ -468,7 +468,7 @@ def _need_text(describe: "Describer", kind: type, where: str) -> None:
 
 
 def _is_readable(kind: type) -> bool:
-    """Whether the text of a class can be read, or that of a method (in a notebook)."""
+    """Return whether a class's text can be read, or (in a notebook) a method's."""
     methods = [part for part in vars(kind).values() if inspect.isfunction(part)]
     # What is made of fields alone has no text.
     if not methods or hasattr(kind, "_fields") or hasattr(kind, "__dataclass_fields__"):

@@ -144,13 +144,13 @@ class Describer:
         )
 
     def library(self, module: str | None) -> bool:
-        """Whether a module is a library's; its version is noted then."""
+        """Return whether a module is a library's; its version is noted then."""
         origin = self._origin(module)
         self.libraries.update(origin or {})
         return origin is not None
 
     def is_library(self, module: str | None) -> bool:
-        """Whether a module is a library's; what is only asked about is not noted.
+        """Return whether a module is a library's, without noting its version.
 
         Which libraries happen to be imported must not be in a description.
         """
@@ -218,7 +218,7 @@ _EMPTY = (object, types.SimpleNamespace)
 
 
 def _is_pure(kind: type) -> bool:
-    """Whether instances of a class are made of attributes, with nothing hidden in C."""
+    """Return whether instances of a class hold attributes only, and nothing in C."""
     bases = [base for base in kind.__mro__ if base not in _EMPTY]
     if not bases:
         return kind is types.SimpleNamespace

@@ -78,7 +78,7 @@ def _options(given: Any, where: str) -> Iterator[tuple[str, Any, Any]]:
 
 
 def is_plain(value: Any) -> bool:
-    """Whether a value is written out whole by its text: numbers, texts, lists, dicts.
+    """Return whether a value's text says all of it: numbers, texts, lists and dicts.
 
     Parameters
     ----------

@@ -99,7 +99,7 @@ def describe_module(describe: "Describer", module: nn.Module, where: str) -> Any
 
 
 def _is_left_training(describe: "Describer", module: nn.Module) -> bool:
-    """Whether an evaluated network uses a module that nobody sets to evaluation."""
+    """Return whether an evaluated network uses a module that nobody evaluates."""
     forward = getattr(type(module).forward, "__code__", None)
     depends = forward is not None and "training" in forward.co_names
     return bool(describe.parts) and module.training and depends
@@ -161,7 +161,7 @@ def global_hooks(describe: "Describer") -> list[Any]:
 
 
 def _is_optimized(module: nn.Module) -> bool:
-    """Whether torch.compile made a module; its own Python module is slow to import."""
+    """Return whether torch.compile made a module, without importing its slow package."""
     dynamo = sys.modules.get("torch._dynamo")
     return dynamo is not None and isinstance(module, dynamo.OptimizedModule)
 

@@ -74,7 +74,7 @@ def _names(func: Any) -> tuple[str, ...]:
 
 
 def _on_the_cpu(args: Any, kwargs: dict[str, Any]) -> bool:
-    """Whether an operation draws on the CPU; other devices have generators too."""
+    """Return whether an operation draws on the CPU, and not on another device."""
     if kwargs.get("device") is not None:
         return torch.device(kwargs["device"]).type == "cpu"
     first = args[0] if args else None
@@ -99,6 +99,6 @@ def _with_generator(func: Any) -> Any:
 
 
 def _drops_nothing(func: Any, args: Any, kwargs: dict[str, Any]) -> bool:
-    """Whether an operation of attention is told to drop nothing."""
+    """Return whether an operation of attention is told to drop nothing."""
     arguments = dict(zip(_names(func), args)) | kwargs
     return "dropout_p" in _names(func) and arguments.get("dropout_p", 0.0) == 0.0

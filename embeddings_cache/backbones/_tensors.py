@@ -22,7 +22,7 @@ _KINDS = (torch.Tensor, nn.Parameter, nn.Buffer)
 
 
 def is_plain(tensor: torch.Tensor) -> bool:
-    """Whether a tensor is nothing but numbers in memory."""
+    """Return whether a tensor is nothing but numbers in memory."""
     return (
         type(tensor) in _KINDS
         and tensor.layout == torch.strided

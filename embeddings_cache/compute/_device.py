@@ -64,7 +64,7 @@ def resolve_precision(precision: str, device: torch.device) -> torch.dtype:
 
 
 def _has_bfloat16(device: torch.device) -> bool:
-    """Whether a CUDA device computes in bfloat16 rather than emulating it, slowly."""
+    """Return whether a CUDA device computes in bfloat16, and does not emulate it."""
     if torch.version.hip is not None:
         return torch.cuda.is_bf16_supported()
     try:

@@ -179,7 +179,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _is_deep_colour(image: Image.Image) -> bool:
-    """Whether a file that is not read yet has 16 bits for each of several channels."""
+    """Return whether a file, not read yet, has 16 bits for each of several channels."""
     for tile in getattr(image, "tile", ()):
         arguments = tile[3] if isinstance(tile[3], tuple) else (tile[3],)
         if tile[0] == "ppm" and arguments[-1] > 255:

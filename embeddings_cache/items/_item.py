@@ -228,7 +228,7 @@ class PixelItem(Item):
 
 
 def _is_closed(image: Any) -> bool:
-    """Whether an image of PIL was closed before its pixels were read."""
+    """Return whether an image of PIL was closed before its pixels were read."""
     file = getattr(image, "fp", None)
     lazy = hasattr(image, "tile") and bool(image.tile)
     return lazy and (file is None or bool(getattr(file, "closed", False)))

@@ -139,7 +139,7 @@ def _expand(argument: str) -> list[Path]:
 
 
 def _is_data_set(path: Path) -> bool:
-    """Whether ``datasets`` saved a data set, or a dictionary of them, in a folder."""
+    """Return whether ``datasets`` saved a data set, or several, in a folder."""
     return any((path / name).is_file() for name in ("state.json", "dataset_dict.json"))
 
 

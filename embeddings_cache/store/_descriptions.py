@@ -8,7 +8,6 @@ A run that has to compute something builds the network and compares the two.
 """
 
 import json
-import os
 from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any
 
 from embeddings_cache._fingerprint import digest
 from embeddings_cache.store import _io
+from embeddings_cache.store._atomic import write_atomically
 from embeddings_cache.store._file_hashes import memo_folder
 
 _LIMIT = 64 << 20
@@ -70,10 +70,7 @@ class DescriptionCache:
             "note": note,
             "checksum": digest([self._request, description, note]),
         }
-        path = self._folder / f"{self._request}.{os.getpid()}.tmp"
         try:
-            _io.make_folder(self._folder)
-            path.write_text(json.dumps(content))
-            _io.rename(path, self._path)
+            write_atomically(self._path, json.dumps(content).encode())
         except OSError:
             return

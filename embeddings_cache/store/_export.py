@@ -11,9 +11,7 @@ import io
 import json
 import os
 import struct
-import uuid
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -23,6 +21,7 @@ import numpy as np
 from embeddings_cache._errors import MissingExtraError, StoreError
 from embeddings_cache._paths import refuse_special, refuse_url
 from embeddings_cache.store import _io
+from embeddings_cache.store._atomic import sync_file, temporary_beside
 from embeddings_cache.store._folder import ShardFolder
 from embeddings_cache.store._shard_reading import read_keys
 
@@ -139,11 +138,11 @@ def _write_table(
     label: str,
     names: Iterable[str],
 ) -> None:
-    with _temporary(path) as file, _temporary(path) as raw:
+    with temporary_beside(path) as file, temporary_beside(path) as raw:
         rows = _mapped(raw, b"", shape, dtype)
         fill(rows)
         _write_parquet(file, rows, label, names)
-        _sync(file)
+        sync_file(file)
         file.replace(path)
         _io.sync_folder(path.parent)
 
@@ -158,13 +157,13 @@ def _write_pair(
 ) -> None:
     names_path = path.with_suffix(f".{label}s.txt")
     header = _npy_header if path.suffix == ".npy" else _safetensors_header
-    with _temporary(path) as file, _temporary(names_path) as lines:
+    with temporary_beside(path) as file, temporary_beside(names_path) as lines:
         rows = _mapped(file, header(shape, dtype), shape, dtype)
         fill(rows)
         rows.flush()
         _write_lines(lines, names)
         for part in (file, lines):
-            _sync(part)
+            sync_file(part)
         # One after the other on the disk, too: a reader must never find the names of
         # one run beside the rows of another.
         _io.unlink(names_path)
@@ -173,21 +172,6 @@ def _write_pair(
         _io.sync_folder(path.parent)
         lines.replace(names_path)
         _io.sync_folder(path.parent)
-
-
-def _sync(path: Path) -> None:
-    with path.open("rb+") as file:
-        os.fsync(file.fileno())
-
-
-@contextmanager
-def _temporary(path: Path) -> Iterator[Path]:
-    """Yield a name beside a path; a file of that name is gone afterwards."""
-    temporary = path.with_name(f".{path.name[:100]}.{uuid.uuid4().hex}")
-    try:
-        yield temporary
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _mapped(path: Path, header: bytes, shape: tuple[int, int], dtype: str) -> np.memmap:

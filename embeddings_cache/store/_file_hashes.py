@@ -24,6 +24,7 @@ import numpy as np
 
 from embeddings_cache._fingerprint import KEY_BYTES
 from embeddings_cache.store import _io
+from embeddings_cache.store._atomic import write_atomically
 
 _MAGIC = b"embeddings-cache files 1\n"
 _ROW = np.dtype([("first", "<u8"), ("second", "<u8"), ("key", f"V{KEY_BYTES}")])
@@ -115,18 +116,8 @@ class FileHashCache:
 
     def _write(self, rows: np.ndarray) -> None:
         payload = rows.tobytes()
-        _io.make_folder(self.folder)
-        path = self.folder / f"{uuid.uuid4().hex}.tmp"
-        try:
-            fd = _io.open_new(path)
-            try:
-                _io.write_all(fd, _MAGIC + hashlib.sha256(payload).digest() + payload)
-            finally:
-                _io.close(fd)
-            _io.rename(path, path.with_suffix(".files"))
-        except OSError:
-            _io.unlink(path)
-            raise
+        data = _MAGIC + hashlib.sha256(payload).digest() + payload
+        write_atomically(self.folder / f"{uuid.uuid4().hex}.files", data)
 
     def _names(self) -> list[str]:
         try:

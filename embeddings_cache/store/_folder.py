@@ -14,6 +14,7 @@ from embeddings_cache._errors import DamagedShardWarning, StoreError, store_erro
 from embeddings_cache._fingerprint import canonical_json
 from embeddings_cache._warnings import warn_caller
 from embeddings_cache.store import _io
+from embeddings_cache.store._atomic import write_durably
 from embeddings_cache.store._shard_reading import (
     check_header,
     check_sizes,
@@ -29,7 +30,6 @@ from embeddings_cache.store._shards import (
     check_owner,
     read_record,
     write_shard,
-    write_small,
 )
 
 FOLDERS = ("shards", "commits", "tmp", "quarantine", "access")
@@ -82,7 +82,7 @@ class ShardFolder:
         if present is not None:
             self._set_aside([path])
             self._warn("extractor.json is damaged, or another extractor's")
-        write_small(self.path / "tmp", path, text)
+        write_durably(self.path / "tmp", path, text)
 
     def records(self) -> list[ShardRecord]:
         """Return the committed shards whose files have the committed sizes.

@@ -24,6 +24,7 @@ import numpy as np
 
 from embeddings_cache._fingerprint import KEY_BYTES, SCHEMA, canonical_json
 from embeddings_cache.store import _io
+from embeddings_cache.store._atomic import TemporaryFiles
 
 HEADER_BYTES = 4096  # rows start on a page
 _BLOCK_BYTES = 1 << 20
@@ -294,7 +295,7 @@ def write_shard(
             n_bytes += len(data)
             yield data
 
-    with _TemporaryFiles(folder / "tmp") as temporary:
+    with TemporaryFiles(folder / "tmp") as temporary:
         payload = temporary.write(stream())
         record = ShardRecord(
             shard=sha.hexdigest(),
@@ -315,7 +316,7 @@ def write_shard(
 
 def _publish(
     folder: Path,
-    temporary: "_TemporaryFiles",
+    temporary: TemporaryFiles,
     record: ShardRecord,
     payload: Path,
     key_bytes: bytes,
@@ -331,47 +332,3 @@ def _publish(
     name = f"{record.keys_sha256[:32]}-{uuid.uuid4().hex}.json"
     temporary.publish(temporary.write([record.to_json()]), commits / name)
     _io.sync_folder(commits)
-
-
-class _TemporaryFiles:
-    """Files being written; whatever was not published is removed on leaving."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._open: set[Path] = set()
-
-    def __enter__(self) -> "_TemporaryFiles":
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        for path in self._open:
-            try:
-                _io.unlink(path)
-            except OSError:
-                # The first error is the one to report; prune collects leftovers.
-                continue
-
-    def write(self, parts: Iterable[bytes | memoryview]) -> Path:
-        """Write and sync a new file; a failed sync fails it, never retried."""
-        path = self._folder / uuid.uuid4().hex
-        fd = _io.open_new(path)
-        self._open.add(path)
-        try:
-            for part in parts:
-                _io.write_all(fd, part)
-            _io.sync(fd)
-        finally:
-            _io.close(fd)
-        return path
-
-    def publish(self, path: Path, target: Path) -> None:
-        """Give a finished file its final name."""
-        _io.rename(path, target)
-        self._open.discard(path)
-
-
-def write_small(folder: Path, target: Path, data: bytes) -> None:
-    """Write a small file under its final name, whole or not at all."""
-    with _TemporaryFiles(folder) as temporary:
-        temporary.publish(temporary.write([data]), target)
-    _io.sync_folder(target.parent)

@@ -136,13 +136,13 @@ def _tower(spec: BackboneSpec, open_clip: Any, source: Source) -> _Tower:
 
 
 def _published(spec: BackboneSpec, source: Source) -> bool:
-    """Whether the library itself loads the weights."""
+    """Return whether the library itself loads the weights."""
     local = source.name.startswith(LOCAL)
     return spec.pretrained and spec.weights is None and not local
 
 
 def _separable(spec: BackboneSpec, open_clip: Any, source: Source) -> bool:
-    """Whether a vision tower can be built alone; a ViT-H's text tower is 1.4 GB."""
+    """Return whether the vision tower can be built alone; the other may be 1.4 GB."""
     return (
         hasattr(open_clip.model, "_build_vision_tower")
         and not spec.model_kwargs

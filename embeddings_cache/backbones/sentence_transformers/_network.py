@@ -154,7 +154,7 @@ def _check_complete(spec: BackboneSpec, network: nn.Module) -> None:
 
 
 def _reads_pooler(network: nn.Module) -> bool:
-    """Whether texts are embedded by a transformer's pooler."""
+    """Return whether texts are embedded by a transformer's pooler."""
     configs = [getattr(module, "modality_config", {}) for module in network.modules()]
     texts = [config.get("text", {}) for config in configs if isinstance(config, dict)]
     return any("pooler_output" in str(text.get("method_output_name")) for text in texts)
@@ -323,7 +323,7 @@ def _sentence_embedding(
 def _padding_shows(
     embed: Callable[[dict[str, Any]], torch.Tensor], network: Any
 ) -> bool:
-    """Whether a text has another embedding beside a longer one.
+    """Return whether a text has another embedding beside a longer one.
 
     So it is where positions are counted from the padding on, on the left, or where a
     convolution reaches into it. An embedding is kept for its text, whatever else is

@@ -151,7 +151,7 @@ def _forward(
 
 
 def _channels_first(network: Any, x: torch.Tensor) -> torch.Tensor:
-    """Some timm networks give maps with channels last; pooling wants them first."""
+    """Return a map with channels first, as pooling wants it; some have them last."""
     last = x.ndim == 4 and x.shape[3] == network.num_features != x.shape[1]
     return x.permute(0, 3, 1, 2) if last else x
 
