@@ -363,12 +363,12 @@ class EmbeddingExtractor(
         remembered = DescriptionCache(
             store.root, partial(description_request, request.settings, file_hashes)
         )
-        build = build or self.rehash
-        description, backbone = self._identify(request, remembered, progress, build)
+        description, backbone = self._identify(
+            request, remembered, progress, build or self.rehash
+        )
         folder = store.open(description)
-        workers = self.num_workers
-        if workers == "auto":
-            workers = auto_workers(len(items))
+        auto = self.num_workers == "auto"
+        workers = auto_workers(len(items)) if auto else self.num_workers
 
         def make_runner() -> "Runner":
             from embeddings_cache.compute._runner import Runner

@@ -55,15 +55,7 @@ def check_parameters(parameters: dict[str, Any]) -> dict[str, Any]:
         if not isinstance(checked[name], bool):
             raise TypeError(f"{name}={checked[name]!r} must be True or False")
     if checked["weights"] is not None:
-        if not isinstance(checked["weights"], str | os.PathLike):
-            raise TypeError(
-                f"weights={checked['weights']!r} must be the path of a safetensors "
-                "file or folder"
-            )
-        weights = expanded(checked["weights"])
-        refuse_url(weights, "weights")
-        refuse_special_below(weights, "weights")
-        checked["weights"] = str(weights)
+        checked["weights"] = _checked_weights(checked["weights"])
     layer = checked["layer"]
     if isinstance(layer, bool) or not isinstance(layer, int | str | type(None)):
         raise TypeError(
@@ -91,6 +83,18 @@ def _check_backbone(backbone: Any) -> None:
             f"backbone={backbone!r} must be '<library>:<name>', such as "
             "'timm:resnet50', or a torch.nn.Module"
         )
+
+
+def _checked_weights(weights: Any) -> str:
+    """Return the path of local weights, which is that of a file or folder here."""
+    if not isinstance(weights, str | os.PathLike):
+        raise TypeError(
+            f"weights={weights!r} must be the path of a safetensors file or folder"
+        )
+    path = expanded(weights)
+    refuse_url(path, "weights")
+    refuse_special_below(path, "weights")
+    return str(path)
 
 
 def _check_number(name: str, value: Any, least: int) -> None:

@@ -22,7 +22,10 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from embeddings_cache._extractor import EmbeddingExtractor
 
 # Nothing heavy is imported up here: --help must answer at once.
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
@@ -304,16 +307,11 @@ def local_device(device: str, environment: Mapping[str, str]) -> str:
     return f"cuda:{int(environment['LOCAL_RANK']) % torch.cuda.device_count()}"
 
 
-def _extract(options: argparse.Namespace) -> _Result | None:
-    from embeddings_cache._errors import UnreadableItemError
+def _extractor(options: argparse.Namespace, *, progress: bool) -> "EmbeddingExtractor":
+    """Return the extractor that the options describe."""
     from embeddings_cache._extractor import EmbeddingExtractor
-    from embeddings_cache.backbones import resolve_modality
-    from embeddings_cache.items._partition import Partition
-    from embeddings_cache.items._sources import Sources
 
-    rank = Partition.of_environment(os.environ)
-    part = rank.within(Partition.parse(options.shard))
-    extractor = EmbeddingExtractor(
+    return EmbeddingExtractor(
         options.backbone,
         cache_dir=options.cache_dir,
         pretrained=not options.random,
@@ -326,14 +324,25 @@ def _extract(options: argparse.Namespace) -> _Result | None:
         batch_size=options.batch_size,
         num_workers=options.num_workers,
         worker_type=options.worker_type,
-        # Several bars on one terminal would overwrite each other.
-        progress=not options.quiet and rank.index == 0,
+        progress=progress,
         model_kwargs=options.model_kwargs,
         preprocess=options.preprocess,
         compile=options.compile,
         rehash=options.rehash,
         modality=options.modality,
     )
+
+
+def _extract(options: argparse.Namespace) -> _Result | None:
+    from embeddings_cache._errors import UnreadableItemError
+    from embeddings_cache.backbones import resolve_modality
+    from embeddings_cache.items._partition import Partition
+    from embeddings_cache.items._sources import Sources
+
+    rank = Partition.of_environment(os.environ)
+    part = rank.within(Partition.parse(options.shard))
+    # Several bars on one terminal would overwrite each other.
+    extractor = _extractor(options, progress=not options.quiet and rank.index == 0)
     modality = resolve_modality(options.backbone, options.modality)
     items = Sources(modality, options.column).read(options.items)
     shard = (part.index, part.count)

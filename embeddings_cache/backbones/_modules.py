@@ -161,7 +161,7 @@ def global_hooks(describe: "Describer") -> list[Any]:
 
 
 def _is_optimized(module: nn.Module) -> bool:
-    """Return whether torch.compile made a module, without importing its slow package."""
+    """Return whether torch.compile made a module; its package is slow to import."""
     dynamo = sys.modules.get("torch._dynamo")
     return dynamo is not None and isinstance(module, dynamo.OptimizedModule)
 

@@ -167,8 +167,6 @@ def _check_record(record: ShardRecord) -> None:
         raise ValueError("block_rows are more than a block can have")
     if min(record.block_rows, record.rows) * record.row_bytes > _MAX_BLOCK_BYTES:
         raise ValueError(f"a block has more than {_MAX_BLOCK_BYTES} bytes")
-    if record.block_rows > max(record.rows, _BLOCK_BYTES):
-        raise ValueError(f"block_rows is {record.block_rows} of {record.rows} rows")
     if not isinstance(record.provenance, dict):
         raise ValueError(f"{_PROVENANCE} is not an object")
     if type(record.extractor) is not str or len(record.extractor) > _NAME_LIMIT:
