@@ -559,7 +559,7 @@ def test_public_names():
         embeddings_cache.nothing  # noqa: B018
 
 
-@pytest.mark.parametrize("name", ["", "._errors", "._store", "._extractor"])
+@pytest.mark.parametrize("name", ["", "._errors", ".store._store", "._extractor"])
 def test_examples_in_docstrings(name):
     import doctest
     from importlib import import_module
