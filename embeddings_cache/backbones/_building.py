@@ -94,7 +94,7 @@ def settings_note(
     ----------
     spec : BackboneSpec
         The request.
-    own : mapping of str to object
+    default : mapping of str to object
         The settings it gets: those of the library's default tag.
     tags : mapping of str to mapping
         The settings of every pretrained tag, by the name that asks for it.

@@ -135,12 +135,12 @@ def describe_function(describe: "Describer", function: Any, where: str) -> Any:
         return {"function": f"{module}.{name}"}
     return describe.seen(function) or {
         "function": f"{module}.{name}" if library else function.__name__,
-        **_function(describe, function, where, own=not library),
+        **_function(describe, function, where, with_globals=not library),
     }
 
 
 def _function(
-    describe: "Describer", function: Any, where: str, *, own: bool
+    describe: "Describer", function: Any, where: str, *, with_globals: bool
 ) -> dict[str, Any]:
     """Describe what a function does: code, defaults, and what it refers to."""
     code = function.__code__
@@ -159,7 +159,7 @@ def _function(
         if name != "code" and part
     }
     described["code"] = describe.short(parts["code"])
-    if own:
+    if with_globals:
         described["globals"] = describe.short(_globals(describe, function, where))
     return described
 

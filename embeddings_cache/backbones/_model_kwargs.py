@@ -66,14 +66,14 @@ def check_model_kwargs(family: Family, model_kwargs: Mapping[str, Any]) -> None:
     family.check_kwargs(model_kwargs)
 
 
-def _options(given: Any, where: str) -> Iterator[tuple[str, Any, Any]]:
+def _options(options: Any, where: str) -> Iterator[tuple[str, Any, Any]]:
     """Yield place, name and value of every option, those in dicts too."""
-    if isinstance(given, Mapping):
-        for name, value in given.items():
+    if isinstance(options, Mapping):
+        for name, value in options.items():
             yield f"{where}[{name!r}]", name, value
             yield from _options(value, f"{where}[{name!r}]")
-    elif isinstance(given, list | tuple):
-        for number, value in enumerate(given):
+    elif isinstance(options, list | tuple):
+        for number, value in enumerate(options):
             yield from _options(value, f"{where}[{number}]")
 
 

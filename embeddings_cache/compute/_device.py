@@ -13,7 +13,7 @@ def resolve_device(device: Any, network: torch.nn.Module | None) -> torch.device
     device : str or torch.device
         "auto" is CUDA, else MPS, else the CPU; for a network of the user's own it is
         where that network is.
-    own : torch.nn.Module or None
+    network : torch.nn.Module or None
         The network, if the user passed it himself.
     """
     if not isinstance(device, str) or device != "auto":

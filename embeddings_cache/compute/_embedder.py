@@ -43,10 +43,10 @@ class Batch(NamedTuple):
         return Batch(indices, names, [self.prepared[i] for i in kept])
 
 
-def _joined(parts: list[_Fetch]) -> _Fetch:
-    if len(parts) == 1:
-        return parts[0]
-    return lambda: np.concatenate([fetch() for fetch in parts])
+def _joined(fetches: list[_Fetch]) -> _Fetch:
+    if len(fetches) == 1:
+        return fetches[0]
+    return lambda: np.concatenate([fetch() for fetch in fetches])
 
 
 class Embedder:
@@ -183,17 +183,17 @@ class Embedder:
         An item that does not fit alone is left out, and the others are not halved for
         it.
         """
-        whole, wanted = len(batch.prepared), self.config.batch_size
-        parts: list[_Fetch] = []
-        kept: list[int] = []
+        total, wanted = len(batch.prepared), self.config.batch_size
+        fetches: list[_Fetch] = []
+        fitting: list[int] = []
         start = 0
-        while start < whole:
-            size = min(self.config.batch_size, whole - start)
-            part = batch.prepared[start : start + size]
+        while start < total:
+            size = min(self.config.batch_size, total - start)
+            prepared = batch.prepared[start : start + size]
             # If nothing has fitted yet, the second failure is not the item's.
             last = not self._any_fits and bool(self.too_large)
-            whole_batch = collated if size == whole else None
-            fetch = self._try(part, whole_batch, last=last and size == 1)
+            whole_batch = collated if size == total else None
+            fetch = self._try(prepared, whole_batch, last=last and size == 1)
             if fetch is None:
                 self._free()
                 if size > 1:
@@ -203,21 +203,21 @@ class Embedder:
                 self.config.batch_size = wanted
             else:
                 self._any_fits = True
-                parts.append(fetch)
-                kept += range(start, start + size)
+                fetches.append(fetch)
+                fitting += range(start, start + size)
             start += size
-        return batch.only(kept), _joined(parts)
+        return batch.only(fitting), _joined(fetches)
 
-    def _try(self, part: list[Any], collated: Any, *, last: bool) -> _Fetch | None:
+    def _try(self, prepared: list[Any], collated: Any, *, last: bool) -> _Fetch | None:
         """Start one forward pass; None if there is not enough memory for it.
 
         If it is the last try, the error of the lack is raised.
         """
-        config, size = self.config, len(part)
+        config, size = self.config, len(prepared)
         lower = config.dtype != torch.float32
         try:
             if collated is None:
-                collated = self.backbone.collate(part)
+                collated = self.backbone.collate(prepared)
             with (
                 standard_context(),
                 self._usual_threads(),

@@ -107,7 +107,7 @@ class Runner:
             ):
                 batches = self._batches(items, order, prepared, bad)
                 for batch, values in embedder.embed(batches):
-                    self._keep(keys, batch, values)
+                    self._collect(keys, batch, values)
                     bar.update(len(values))
                 bar.update(len(order) - bar.n)
                 bad += [
@@ -211,7 +211,7 @@ class Runner:
         self.shallow.append(item.name)
         return value.value
 
-    def _keep(self, keys: np.ndarray, batch: Batch, values: np.ndarray) -> None:
+    def _collect(self, keys: np.ndarray, batch: Batch, values: np.ndarray) -> None:
         """Add rows to the waiting shard; commit it when it is full or old."""
         rows = checked_rows(values, self.config.storage_dtype, batch.names)
         self._rows.append(rows)
