@@ -37,7 +37,7 @@ def cold(folder, items, **settings):
         extractor.set_params(cache_dir=folder / f"cache-{next(count)}")
         return extractor.transform(items)
 
-    return run, extractor._backbone
+    return run, extractor._network.backbone
 
 
 def forward(network, tensors):
