@@ -81,13 +81,15 @@ def _measure(label, name, items, settings, device, folder, notes):
     extractor.transform(items[:batch])
     notes.add(f"{label}: first call, s", time.perf_counter() - start)
     extractor.set_params(cache_dir=Path(folder) / "second")
-    if extractor._backbone.modality == "image":
-        extractor._backbone.prepare = _scaled
+    if extractor._network.backbone.modality == "image":
+        extractor._network.backbone.prepare = _scaled
     ours = seconds_of(lambda: extractor.transform(items), device, 1, warm=False)
     if extractor.last_run_.n_computed != len(items):
         raise RuntimeError(f"not all were computed: {extractor.last_run_}")
     notes.add(f"{label}: transform, rows/s", len(items) / ours)
-    bare = _bare(extractor._backbone, items[:batch], settings["precision"], device)
+    bare = _bare(
+        extractor._network.backbone, items[:batch], settings["precision"], device
+    )
     notes.add(f"{label}: bare forward, rows/s", batch / bare)
     notes.add(f"{label}: share of the bare forward", len(items) * bare / batch / ours)
 
