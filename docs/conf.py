@@ -57,8 +57,11 @@ def _mend(app, what, name, obj, options, lines):
     """Mend what is no link here.
 
     ``(n_features_in_,)`` reads like one, and methods that are inherited from
-    scikit-learn refer to its own user guide.
+    scikit-learn refer to its own user guide. Those of PyTorch are not all valid
+    reStructuredText, so only their first line is kept.
     """
+    if (getattr(obj, "__module__", None) or "").startswith("torch."):
+        del lines[1:]
     lines[:] = [re.sub(r"\((\w+_),\)", r"(``\1``,)", line) for line in lines]
     guide = rf":ref:`(?:[^<`]*<)?(?:{'|'.join(_SKLEARN_LABELS)})>?`"
     lines[:] = [re.sub(guide, "scikit-learn's user guide", line) for line in lines]
