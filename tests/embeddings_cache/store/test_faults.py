@@ -20,7 +20,7 @@ from fault_runs import BrokenInvariantError, StoreRun
 
 import embeddings_cache
 from embeddings_cache import DamagedShardWarning, EmbeddingStore
-from embeddings_cache.store import _folder, _io, _shard_reading, _shards
+from embeddings_cache.store import _atomic, _folder, _io, _shard_reading, _shards
 from embeddings_cache.store._folder import ShardFolder
 
 SOAK = Path(__file__).parents[3] / "examples" / "benchmarks" / "soak_cache.py"
@@ -94,7 +94,8 @@ def place(tmp_path):
 
 @pytest.mark.parametrize("call", ["sync", "sync_folder"])
 def test_power_cuts_find_a_missing_sync(work, place, monkeypatch, call):
-    monkeypatch.setattr(_shards, "_io", Sabotaged(call))
+    for module in (_atomic, _shards):
+        monkeypatch.setattr(module, "_io", Sabotaged(call))
     with pytest.raises(BrokenInvariantError):
         faults.power_losses(work, place, random.Random(0), n_variants=2)
 
