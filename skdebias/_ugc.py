@@ -303,7 +303,7 @@ default="feature_magnitude"
     def _feature_norms(self, X):
         from skdebias._engine._features import Features
         from skdebias._fit import resolve_device
-        from skdebias.methods._ugc import feature_norms
+        from skdebias.attributes._rows import feature_norms
 
         return feature_norms(Features(X, resolve_device(self.device)))
 

@@ -16,7 +16,19 @@ from skdebias._sklearn import HasMethods, Interval, StrOptions
 from skdebias._validation import validate_features
 from skdebias._warnings import warn_caller
 from skdebias.attributes._base import BasePseudoAttributes
-from skdebias.methods import _ugc
+from skdebias.attributes._gradients import (
+    FactoredGradients,
+    principal_components,
+    residuals,
+)
+from skdebias.attributes._last_layer import (
+    LastLayer,
+    logistic,
+    logits,
+    margins,
+    mean_difference,
+)
+from skdebias.attributes._rows import blocks, feature_mean
 
 # Rows of a clustering that the silhouette is computed on: its cost is quadratic.
 _SILHOUETTE_ROWS = 2000
@@ -181,7 +193,7 @@ class GradientClusterPseudoAttributes(BasePseudoAttributes):
             features, self._layer = self._warm_up(
                 features, X, y, codes, validation, seed
             )
-            z = _ugc.logits(features, self._layer)
+            z = logits(features, self._layer)
             _check_finite(z, self.warmup)
             clusters = self._cluster(features, codes, z, seed)
         self._layer = _moved(self._layer, torch.device("cpu"))
@@ -189,7 +201,7 @@ class GradientClusterPseudoAttributes(BasePseudoAttributes):
         self.cluster_sizes_ = np.zeros(shape, dtype=np.int64)
         np.add.at(self.cluster_sizes_, (codes, clusters), 1)
         inferred = np.minimum(clusters, 1) if self.pool else clusters
-        self.silhouette_ = _silhouette(_ugc.margins(z, codes), codes, inferred, seed)
+        self.silhouette_ = _silhouette(margins(z, codes), codes, inferred, seed)
         self._warn_of_weak_clusters()
         return inferred
 
@@ -200,7 +212,7 @@ class GradientClusterPseudoAttributes(BasePseudoAttributes):
         with torch.no_grad():
             features = self._last_layer_features(features)
             layer = _moved(self._layer, features.device)
-            residual = _ugc.residuals(_ugc.logits(features, layer), codes)
+            residual = residuals(logits(features, layer), codes)
             for unit, model in enumerate(self._clusterings):
                 own = codes == unit if self.per_class else np.ones(len(codes), bool)
                 rows = np.flatnonzero(own)
@@ -215,7 +227,7 @@ class GradientClusterPseudoAttributes(BasePseudoAttributes):
         """Return the features of the last layer, and that layer."""
         n_classes = int(codes.max()) + 1
         if self.warmup == "mean_difference":
-            return features, _ugc.mean_difference(features, codes, n_classes)
+            return features, mean_difference(features, codes, n_classes)
         if not self._has_reference():
             return features, self._logistic(features, codes)
         default = ERMClassifier(max_iter=self.warmup_epochs, random_state=seed)
@@ -236,11 +248,11 @@ class GradientClusterPseudoAttributes(BasePseudoAttributes):
 
     def _logistic(self, features, codes):
         n_classes = int(codes.max()) + 1
-        return _ugc.logistic(features, codes, n_classes, self.weight_decay)
+        return logistic(features, codes, n_classes, self.weight_decay)
 
     def _cluster(self, features, codes, z, seed):
         """Return the k-means cluster of every row, and keep what assigns others."""
-        residual = _ugc.residuals(z, codes)
+        residual = residuals(z, codes)
         units = [np.arange(len(codes))]
         if self.per_class:
             units = [np.flatnonzero(codes == c) for c in range(len(self.classes_))]
@@ -253,9 +265,7 @@ class GradientClusterPseudoAttributes(BasePseudoAttributes):
             norms, components = gradients.norms()[:, None].cpu().numpy(), None
             points = norms
             if self.signature == "gradient":
-                components = _ugc.principal_components(
-                    gradients, self.n_components, seed
-                )
+                components = principal_components(gradients, self.n_components, seed)
                 points = components.scores
             if np.ptp(points, axis=0).max() <= _ROUNDING * norms.max():
                 continue  # equal rows: k-means would cluster their rounding errors
@@ -306,15 +316,15 @@ def _last_layer(features, layer):
     if len(weight) == 1:
         weight = torch.cat([-weight, weight]) / 2
         bias = torch.cat([-bias, bias]) / 2
-    center = _ugc.feature_mean(features, np.arange(features.n_rows))
-    return _ugc.LastLayer(weight, bias + weight @ center, center)
+    center = feature_mean(features, np.arange(features.n_rows))
+    return LastLayer(weight, bias + weight @ center, center)
 
 
 def _check_range(features):
     """Refuse features whose squares float32 cannot hold; constant ones are fine."""
     first = features.rows(torch.zeros(1, dtype=torch.int64))
     spread = largest = 0.0
-    for where in _ugc.blocks(features, np.arange(features.n_rows), 0):
+    for where in blocks(features, np.arange(features.n_rows), 0):
         block = features.rows(torch.arange(where.start, where.stop))
         spread = max(spread, float((block - first).abs().max()))
         largest = max(largest, float(block.abs().max()))
@@ -345,9 +355,7 @@ def _moved(fitted, device):
 
 
 def _gradients(features, rows, residual, center):
-    return _ugc.FactoredGradients(
-        features, rows, residual[torch.from_numpy(rows)], center
-    )
+    return FactoredGradients(features, rows, residual[torch.from_numpy(rows)], center)
 
 
 class _Clustering:

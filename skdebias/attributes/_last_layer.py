@@ -1,0 +1,166 @@
+"""Linear classifiers on features, fitted by passes over their rows."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.optimize import minimize, minimize_scalar
+from torch import Tensor
+from torch.nn.functional import one_hot
+
+from skdebias.attributes._rows import Rows, blocks, feature_mean
+from skdebias.methods._sums import add_by_number
+
+# Bounds of the line search: log of the scale of the mean-difference head, in units of
+# the inverse spread of its logits. Separable data end at the upper one, where float32
+# residuals still differ.
+_LOG_SCALE = (-12.0, 3.0)
+
+
+@dataclass(frozen=True)
+class LastLayer:
+    """A linear classifier on features, `logits = (x - center) W^T + b`.
+
+    Parameters
+    ----------
+    weight : Tensor of shape (n_classes, n_features)
+    bias : Tensor of shape (n_classes,)
+    center : Tensor of shape (n_features,)
+    """
+
+    weight: Tensor
+    bias: Tensor
+    center: Tensor
+
+
+def logits(features: Rows, layer: LastLayer) -> Tensor:
+    """Logits of all rows.
+
+    Parameters
+    ----------
+    features : Rows
+    layer : LastLayer
+
+    Returns
+    -------
+    Tensor of shape (n_rows, n_classes)
+    """
+    shift = layer.bias - layer.weight @ layer.center
+    parts = [
+        features.rows(torch.arange(where.start, where.stop)) @ layer.weight.T + shift
+        for where in blocks(features, np.arange(features.n_rows), len(shift))
+    ]
+    return torch.cat(parts)
+
+
+def mean_difference(features: Rows, y: NDArray[np.int64], n_classes: int) -> LastLayer:
+    """Fit the warm-up head that needs no hyper-parameter.
+
+    `W_c = t (mean of class c - mean of the class means)` on features centred at their
+    mean, zero biases, and the scale t that minimises the log loss: a full-batch
+    gradient step from zero with an exact line search when classes are balanced.
+
+    Parameters
+    ----------
+    features : Rows
+    y : ndarray of shape (n_rows,)
+        Class codes.
+    n_classes : int
+
+    Returns
+    -------
+    LastLayer
+    """
+    codes = torch.from_numpy(y).to(features.device)
+    sums = torch.zeros(
+        n_classes, features.n_features, dtype=torch.float64, device=features.device
+    )
+    for where in blocks(features, np.arange(len(y)), 0):
+        X = features.rows(torch.arange(where.start, where.stop)).double()
+        add_by_number(sums, 0, codes[where], X)
+    counts = torch.bincount(codes, minlength=n_classes)[:, None]
+    means, center = sums / counts, sums.sum(0) / len(y)
+    direction = (means - means.mean(0)).float()
+    layer = LastLayer(direction, direction.new_zeros(n_classes), center.float())
+    z = logits(features, layer).double()
+    target = codes[:, None]
+
+    # In units of the spread of the logits, the bounds suit features of any scale.
+    spread = float(z.std())
+    if spread < torch.finfo(torch.float32).tiny:
+        return layer  # the class means do not differ: no scale is better than another
+
+    def loss(log_scale: float) -> float:
+        log_p = torch.log_softmax(z * (np.exp(log_scale) / spread), dim=1)
+        return float(-log_p.gather(1, target).mean())
+
+    found = minimize_scalar(loss, bounds=_LOG_SCALE, method="bounded")
+    scale = float(np.exp(found.x) / spread)
+    return LastLayer(direction * scale, layer.bias, layer.center)
+
+
+def logistic(
+    features: Rows, y: NDArray[np.int64], n_classes: int, weight_decay: float
+) -> LastLayer:
+    """Fit an L2-regularised logistic regression, in blocks of rows.
+
+    It is where training by ERM with this weight decay converges.
+
+    Parameters
+    ----------
+    features : Rows
+    y : ndarray of shape (n_rows,)
+        Class codes.
+    n_classes : int
+    weight_decay : float
+        Minimises the mean loss plus `weight_decay / 2` times the squared weights.
+
+    Returns
+    -------
+    LastLayer
+    """
+    n, d, device = len(y), features.n_features, features.device
+    center = feature_mean(features, np.arange(n))
+
+    def objective(flat: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
+        head = torch.from_numpy(flat.reshape(n_classes, d + 1)).to(device)
+        layer = LastLayer(head[:, :-1].float(), head[:, -1].float(), center)
+        grad = weight_decay * head
+        grad[:, -1] = 0.0
+        loss = 0.5 * weight_decay * float((head[:, :-1] ** 2).sum())
+        for where in blocks(features, np.arange(n), 2 * n_classes):
+            index = torch.arange(where.start, where.stop)
+            X = features.rows(index) - center
+            log_p = torch.log_softmax(X @ layer.weight.T + layer.bias, dim=1)
+            target = torch.from_numpy(y[where]).to(device)
+            loss -= float(log_p.gather(1, target[:, None]).double().sum()) / n
+            residual = (log_p.exp() - one_hot(target, n_classes)) / n
+            grad[:, :-1] += residual.T @ X
+            grad[:, -1] += residual.sum(0)
+        return loss, grad.flatten().cpu().numpy()
+
+    start = np.zeros(n_classes * (d + 1))
+    found = minimize(objective, start, jac=True, method="L-BFGS-B")
+    head = torch.from_numpy(found.x.reshape(n_classes, d + 1)).to(device).float()
+    return LastLayer(head[:, :-1], head[:, -1], center)
+
+
+def margins(z: Tensor, y: NDArray[np.int64]) -> NDArray[np.float32]:
+    """Logit of the own class above the largest other one.
+
+    Parameters
+    ----------
+    z : Tensor of shape (n_rows, n_classes)
+        Logits.
+    y : ndarray of shape (n_rows,)
+        Class codes.
+
+    Returns
+    -------
+    ndarray of shape (n_rows,)
+        Negative for the rows that are misclassified.
+    """
+    own = one_hot(torch.from_numpy(y).to(z.device), z.shape[1]).bool()
+    others = z.masked_fill(own, -torch.inf).amax(1)
+    return (z[own] - others).cpu().numpy()

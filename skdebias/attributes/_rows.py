@@ -1,0 +1,86 @@
+"""Passes over the rows of features, in blocks that fit in memory."""
+
+from collections.abc import Iterator
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+# Float32 entries of one block of a pass over the rows.
+_BLOCK_ENTRIES = 1 << 24
+
+
+class Rows(Protocol):
+    """Features that hand out rows: the embeddings, or the activations of a layer."""
+
+    n_rows: int
+    n_features: int
+    device: torch.device
+
+    def rows(self, index: Tensor) -> Tensor:
+        """Gather rows in float32."""
+        ...
+
+
+def blocks(features: Rows, index: NDArray[np.int64], width: int) -> Iterator[slice]:
+    """Yield slices of `index` whose rows, `width` entries each, fit a block.
+
+    Parameters
+    ----------
+    features : Rows
+    index : ndarray of shape (n,)
+        Row numbers.
+    width : int
+        Entries that a row takes beside its features.
+
+    Yields
+    ------
+    slice
+    """
+    step = max(1, _BLOCK_ENTRIES // (features.n_features + width))
+    for start in range(0, len(index), step):
+        yield slice(start, min(start + step, len(index)))
+
+
+def feature_mean(features: Rows, index: NDArray[np.int64]) -> Tensor:
+    """Mean of some rows, summed in double precision.
+
+    Parameters
+    ----------
+    features : Rows
+    index : ndarray of shape (n,)
+
+    Returns
+    -------
+    Tensor of shape (n_features,)
+    """
+    total = torch.zeros(
+        features.n_features, dtype=torch.float64, device=features.device
+    )
+    for where in blocks(features, index, 0):
+        total += features.rows(torch.from_numpy(index[where])).sum(
+            0, dtype=torch.float64
+        )
+    return (total / len(index)).float()
+
+
+def feature_norms(features: Rows) -> NDArray[np.float32]:
+    """Euclidean norm of every row, centred at the mean of all.
+
+    Parameters
+    ----------
+    features : Rows
+
+    Returns
+    -------
+    ndarray of shape (n_rows,)
+    """
+    index = np.arange(features.n_rows)
+    center = feature_mean(features, index)
+    parts = [
+        (features.rows(torch.from_numpy(index[where])) - center).norm(dim=1)
+        for where in blocks(features, index, 0)
+    ]
+    return torch.cat(parts).cpu().numpy()
