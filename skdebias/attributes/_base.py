@@ -19,7 +19,7 @@ from skdebias._validation import (
 
 
 class BasePseudoAttributes(BaseEstimator, metaclass=ABCMeta):
-    """Infers one pseudo-attribute per training row.
+    """Base class of estimators that infer one pseudo-attribute per training row.
 
     A subclass implements :meth:`_infer` and :meth:`_assign`.
     """
@@ -159,6 +159,6 @@ class BasePseudoAttributes(BaseEstimator, metaclass=ABCMeta):
         chosen = (
             default if self.reference_estimator is None else self.reference_estimator
         )
-        own = {} if validation["X_val"] is None else validation
-        self.reference_estimator_ = clone(chosen).fit(X, y, **own)
+        selection_set = {} if validation["X_val"] is None else validation
+        self.reference_estimator_ = clone(chosen).fit(X, y, **selection_set)
         return self.reference_estimator_

@@ -11,7 +11,7 @@ from skdebias.methods import least_confident
 
 
 class ConfidencePseudoAttributes(BasePseudoAttributes):
-    """Marks the least confident rows of every class under a biased model [1]_.
+    """Pseudo-attributes from the confidence of a biased model [1]_.
 
     Parameters
     ----------

@@ -8,11 +8,11 @@ from skdebias.attributes._base import BasePseudoAttributes
 
 
 class EmptyErrorSetError(ValueError):
-    """The first-stage model makes no mistake on its training rows."""
+    """Warning that the first-stage model makes no mistake on its training rows."""
 
 
 class ErrorSetPseudoAttributes(BasePseudoAttributes):
-    """Marks the rows that a briefly trained model gets wrong (JTT's set) [1]_.
+    """Pseudo-attributes from the errors of a briefly trained model (JTT) [1]_.
 
     With two classes EIIL's environments [2]_ are the same split: the environment that
     maximises the IRM penalty of a fixed reference model is the sign of the loss's

@@ -52,7 +52,7 @@ class WeakClustersWarning(UserWarning):
 
 
 class GradientClusterPseudoAttributes(BasePseudoAttributes):
-    """Clusters rows by the gradients of a barely trained last layer (UGC) [1]_.
+    """Pseudo-attributes from clusters of last-layer gradients (UGC) [1]_.
 
     The gradient of a row's loss in the weights of the last layer is
     `g_i = (softmax(z_i) - onehot(y_i)) x_i^T`. Rows that conflict with a shortcut have
@@ -80,7 +80,7 @@ class GradientClusterPseudoAttributes(BasePseudoAttributes):
         Cluster the gradients, or only their norms; the norm was better with many
         classes.
     n_components : int, default=10
-        Principal components of the gradients, found for each clustering by itself.
+        Principal components of the gradients, computed for each clustering by itself.
     weight_decay : float, default=0.01
         L2 penalty of `warmup="logistic"`, on the mean loss as for the head estimators.
     reference_estimator : classifier, default=None
@@ -214,8 +214,8 @@ class GradientClusterPseudoAttributes(BasePseudoAttributes):
             layer = _moved(self._layer, features.device)
             residual = residuals(logits(features, layer), codes)
             for unit, model in enumerate(self._clusterings):
-                own = codes == unit if self.per_class else np.ones(len(codes), bool)
-                rows = np.flatnonzero(own)
+                inside = codes == unit if self.per_class else np.ones_like(codes, bool)
+                rows = np.flatnonzero(inside)
                 if model is not None and len(rows):
                     clusters[rows] = model.assign(
                         _gradients(features, rows, residual, layer.center),
@@ -269,8 +269,7 @@ class GradientClusterPseudoAttributes(BasePseudoAttributes):
                 points = components.scores
             if np.ptp(points, axis=0).max() <= _ROUNDING * norms.max():
                 continue  # equal rows: k-means would cluster their rounding errors
-            found, centers = _k_means(points, self.n_clusters, seed)
-            clusters[rows] = found
+            clusters[rows], centers = _k_means(points, self.n_clusters, seed)
             self._clusterings[unit] = _Clustering(components, centers)
         return clusters
 
@@ -311,7 +310,7 @@ class _Activations:
 
 def _last_layer(features, layer):
     """Return a fitted last layer on centred features; two logits for two classes."""
-    weight, bias = (torch.from_numpy(part).to(features.device) for part in layer)
+    weight, bias = (torch.from_numpy(array).to(features.device) for array in layer)
     weight = weight.T
     if len(weight) == 1:
         weight = torch.cat([-weight, weight]) / 2
@@ -359,7 +358,7 @@ def _gradients(features, rows, residual, center):
 
 
 class _Clustering:
-    """Assigns gradients to the nearest of the centres found in training."""
+    """Assignment of gradients to the nearest of the centres of training."""
 
     def __init__(self, components, centers):
         if components is not None:  # the scores are those of the training rows
@@ -377,20 +376,20 @@ class _Clustering:
 
 
 def _k_means(points, n_clusters, seed):
-    """Clusters by k-means, numbered by size, the same in any order of the rows."""
+    """Cluster by k-means; numbered by size, the same in any order of the rows."""
     order = np.lexsort(points.T[::-1])
     distinct = len(np.unique(points, axis=0))
     model = KMeans(min(n_clusters, distinct), n_init=10, random_state=seed)
-    found = np.empty(len(points), dtype=np.int64)
-    found[order] = model.fit_predict(points[order])
-    by_size = np.argsort(-np.bincount(found), kind="stable")
+    clusters = np.empty(len(points), dtype=np.int64)
+    clusters[order] = model.fit_predict(points[order])
+    by_size = np.argsort(-np.bincount(clusters), kind="stable")
     rank = np.empty(len(by_size), dtype=np.int64)
     rank[by_size] = np.arange(len(by_size))
-    return rank[found], model.cluster_centers_[by_size]
+    return rank[clusters], model.cluster_centers_[by_size]
 
 
-def _silhouette(margins, codes, inferred, seed):
-    """Mean silhouette of (a sample of) the margins, split in every class."""
+def _silhouette(margin, codes, inferred, seed):
+    """Return the mean silhouette of (a sample of) the margins within the classes."""
     rng = np.random.default_rng(seed)
     values, sizes = [], []
     for c in range(codes.max() + 1):
@@ -400,7 +399,7 @@ def _silhouette(margins, codes, inferred, seed):
             rows = rng.choice(rows, _SILHOUETTE_ROWS, replace=False)
         labels = inferred[rows]
         defined = 2 <= len(np.unique(labels)) < len(rows)
-        points = margins[rows, None]
+        points = margin[rows, None]
         # In one piece, whatever joblib is told elsewhere.
         values.append(
             silhouette_samples(points, labels, n_jobs=1).mean() if defined else 0.0

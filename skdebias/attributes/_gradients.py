@@ -20,7 +20,7 @@ from skdebias.attributes._rows import Rows, blocks
 
 
 def residuals(z: Tensor, y: NDArray[np.int64]) -> Tensor:
-    """Residual `softmax(z) - onehot(y)` of all rows in an orthonormal contrast.
+    """Return the residuals `softmax(z) - onehot(y)` in an orthonormal contrast.
 
     Residuals sum to zero over the classes. `d H`, with H an orthonormal basis of that
     hyperplane, keeps all inner products with one column less; for two classes it is
@@ -43,7 +43,7 @@ def residuals(z: Tensor, y: NDArray[np.int64]) -> Tensor:
 
 
 def contrast(n_classes: int) -> Tensor:
-    """Orthonormal contrast H (Helmert): columns orthogonal to the vector of ones.
+    """Return the Helmert contrast H: orthonormal columns that sum to zero.
 
     Parameters
     ----------
@@ -85,7 +85,7 @@ class PrincipalComponents:
 
 
 class FactoredGradients:
-    """The gradients `r_i x_i^T` of some rows, kept as their two factors.
+    """Gradients `r_i x_i^T` of some rows, kept as their two factors.
 
     Parameters
     ----------
@@ -124,7 +124,7 @@ class FactoredGradients:
             yield where, self._features.rows(index) - self._center
 
     def norms(self) -> Tensor:
-        """Euclidean norm of every gradient, `|r_i| |x_i|`.
+        """Return the Euclidean norm of every gradient, `|r_i| |x_i|`.
 
         Returns
         -------
@@ -134,7 +134,7 @@ class FactoredGradients:
         return length * self._residual.norm(dim=1)
 
     def product(self, O: Tensor) -> Tensor:  # noqa: E741
-        """Product of the centred gradients with a matrix.
+        """Multiply the centred gradients by a matrix.
 
         Parameters
         ----------
@@ -147,7 +147,7 @@ class FactoredGradients:
         return self._product(O) - (self.mean * O).sum((0, 1))
 
     def scores(self, components: PrincipalComponents) -> Tensor:
-        """Scores of these rows on the components of other ones.
+        """Return the scores of these rows on the components of other ones.
 
         Parameters
         ----------
@@ -161,14 +161,14 @@ class FactoredGradients:
 
     def _product(self, O: Tensor) -> Tensor:  # noqa: E741
         flat = O.transpose(0, 1).flatten(1)  # (n_features, k q)
-        parts = []
+        by_block = []
         for where, X in self._blocks(O.shape[2]):
             out = (X @ flat).view(len(X), self.k, -1)
-            parts.append((out * self._residual[where, :, None]).sum(1))
-        return torch.cat(parts)
+            by_block.append((out * self._residual[where, :, None]).sum(1))
+        return torch.cat(by_block)
 
     def transposed(self, Y: Tensor) -> Tensor:
-        """Product of the transposed centred gradients with a matrix.
+        """Multiply the transposed centred gradients by a matrix.
 
         Parameters
         ----------
@@ -191,7 +191,7 @@ class FactoredGradients:
 def principal_components(
     gradients: FactoredGradients, n_components: int, seed: int, n_power: int = 6
 ) -> PrincipalComponents:
-    """Principal components of the gradients, and the scores on them.
+    """Compute the principal components of the gradients, and the scores on them.
 
     Randomised range finder with orthonormalised power steps: twice `n_power` passes
     over the rows, memory `O(n q + C D q)` with `q = n_components + 10`.

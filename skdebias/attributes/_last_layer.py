@@ -20,7 +20,7 @@ _LOG_SCALE = (-12.0, 3.0)
 
 @dataclass(frozen=True)
 class LastLayer:
-    """A linear classifier on features, `logits = (x - center) W^T + b`.
+    """Linear classifier on features, `logits = (x - center) W^T + b`.
 
     Parameters
     ----------
@@ -35,7 +35,7 @@ class LastLayer:
 
 
 def logits(features: Rows, layer: LastLayer) -> Tensor:
-    """Logits of all rows.
+    """Return the logits of all rows.
 
     Parameters
     ----------
@@ -47,11 +47,11 @@ def logits(features: Rows, layer: LastLayer) -> Tensor:
     Tensor of shape (n_rows, n_classes)
     """
     shift = layer.bias - layer.weight @ layer.center
-    parts = [
+    by_block = [
         features.rows(torch.arange(where.start, where.stop)) @ layer.weight.T + shift
         for where in blocks(features, np.arange(features.n_rows), len(shift))
     ]
-    return torch.cat(parts)
+    return torch.cat(by_block)
 
 
 def mean_difference(features: Rows, y: NDArray[np.int64], n_classes: int) -> LastLayer:
@@ -95,8 +95,8 @@ def mean_difference(features: Rows, y: NDArray[np.int64], n_classes: int) -> Las
         log_p = torch.log_softmax(z * (np.exp(log_scale) / spread), dim=1)
         return float(-log_p.gather(1, target).mean())
 
-    found = minimize_scalar(loss, bounds=_LOG_SCALE, method="bounded")
-    scale = float(np.exp(found.x) / spread)
+    minimum = minimize_scalar(loss, bounds=_LOG_SCALE, method="bounded")
+    scale = float(np.exp(minimum.x) / spread)
     return LastLayer(direction * scale, layer.bias, layer.center)
 
 
@@ -141,13 +141,13 @@ def logistic(
         return loss, grad.flatten().cpu().numpy()
 
     start = np.zeros(n_classes * (d + 1))
-    found = minimize(objective, start, jac=True, method="L-BFGS-B")
-    head = torch.from_numpy(found.x.reshape(n_classes, d + 1)).to(device).float()
+    minimum = minimize(objective, start, jac=True, method="L-BFGS-B")
+    head = torch.from_numpy(minimum.x.reshape(n_classes, d + 1)).to(device).float()
     return LastLayer(head[:, :-1], head[:, -1], center)
 
 
 def margins(z: Tensor, y: NDArray[np.int64]) -> NDArray[np.float32]:
-    """Logit of the own class above the largest other one.
+    """Return by how much the logit of the true class exceeds all others.
 
     Parameters
     ----------
@@ -161,6 +161,6 @@ def margins(z: Tensor, y: NDArray[np.int64]) -> NDArray[np.float32]:
     ndarray of shape (n_rows,)
         Negative for the rows that are misclassified.
     """
-    own = one_hot(torch.from_numpy(y).to(z.device), z.shape[1]).bool()
-    others = z.masked_fill(own, -torch.inf).amax(1)
-    return (z[own] - others).cpu().numpy()
+    true_class = one_hot(torch.from_numpy(y).to(z.device), z.shape[1]).bool()
+    others = z.masked_fill(true_class, -torch.inf).amax(1)
+    return (z[true_class] - others).cpu().numpy()

@@ -45,7 +45,7 @@ def blocks(features: Rows, index: NDArray[np.int64], width: int) -> Iterator[sli
 
 
 def feature_mean(features: Rows, index: NDArray[np.int64]) -> Tensor:
-    """Mean of some rows, summed in double precision.
+    """Return the mean of some rows, summed in double precision.
 
     Parameters
     ----------
@@ -67,7 +67,7 @@ def feature_mean(features: Rows, index: NDArray[np.int64]) -> Tensor:
 
 
 def feature_norms(features: Rows) -> NDArray[np.float32]:
-    """Euclidean norm of every row, centred at the mean of all.
+    """Return the Euclidean norm of every row, centred at the mean of all.
 
     Parameters
     ----------
@@ -79,8 +79,8 @@ def feature_norms(features: Rows) -> NDArray[np.float32]:
     """
     index = np.arange(features.n_rows)
     center = feature_mean(features, index)
-    parts = [
+    by_block = [
         (features.rows(torch.from_numpy(index[where])) - center).norm(dim=1)
         for where in blocks(features, index, 0)
     ]
-    return torch.cat(parts).cpu().numpy()
+    return torch.cat(by_block).cpu().numpy()

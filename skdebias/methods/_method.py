@@ -18,7 +18,7 @@ from skdebias.methods._saliency import Saliencies, factors
 
 @dataclass(frozen=True)
 class TrainingContext:
-    """What a rule may know before the first step.
+    """What is known before the first step.
 
     `S` streams are trained at the same time, each on rows of its own.
 
@@ -39,7 +39,7 @@ class TrainingContext:
 
 @dataclass(frozen=True)
 class Step:
-    """What a rule may know of one optimizer step.
+    """What a rule is told about one optimizer step.
 
     The last axis holds `M = n_methods * n_heads` heads, the heads of a method side by
     side. Losses are values, not part of any graph.
@@ -66,7 +66,29 @@ class Step:
 
 
 class Weighting(Protocol):
-    """A weighting rule with state, for all methods of a stack at once."""
+    """Weighting rule with state, for all methods of a stack at once.
+
+    See Also
+    --------
+    Method.weighting : Makes one.
+
+    Examples
+    --------
+    The weights `(1 - p_y) ** gamma` of a focal loss. `select` drops candidates that a
+    search gives up: the last axis of any state is that of the methods.
+
+    >>> import torch
+    >>> class Focal:
+    ...     def __init__(self, methods, context):
+    ...         gamma = torch.tensor([method.gamma for method in methods])
+    ...         self.gamma = gamma.view(len(context.groups), 1, -1).to(context.device)
+    ...
+    ...     def __call__(self, step):
+    ...         return step.weights * (1 - torch.exp(-step.losses)) ** self.gamma
+    ...
+    ...     def select(self, methods):
+    ...         self.gamma = self.gamma[..., methods]
+    """
 
     def __call__(self, step: Step) -> Tensor:
         """Return the weights (S, R, M) of the step's losses and advance the state."""
@@ -84,9 +106,23 @@ class Weighting(Protocol):
 
 
 class GroupObjective(Protocol):
-    """A convex objective of the strata's mean losses, for a solver that sees all rows.
+    """Convex objective of the strata's mean losses, for a solver that sees all rows.
 
     What a rule does step by step is there a function of the mean losses themselves.
+
+    See Also
+    --------
+    Method.group_objective : Makes one.
+
+    Examples
+    --------
+    The largest of the mean losses:
+
+    >>> import torch
+    >>> class Largest:
+    ...     def __call__(self, losses, heads):
+    ...         values, worst = losses.max(1)
+    ...         return values, torch.nn.functional.one_hot(worst, losses.shape[1])
     """
 
     def __call__(self, losses: Tensor, heads: Tensor) -> tuple[Tensor, Tensor]:
@@ -110,7 +146,7 @@ class GroupObjective(Protocol):
 
 @dataclass(frozen=True)
 class ForwardPass:
-    """What a penalty may know of one optimizer step beyond :class:`Step`.
+    """What a penalty is told about one optimizer step beyond :class:`Step`.
 
     This is the forward pass of stacked heads, whose derivatives are in closed form and
     not part of any graph. That of whole networks has no `coefs`, and its `logits` and
@@ -160,7 +196,7 @@ class ForwardPass:
 
 @dataclass(frozen=True)
 class PenaltyTerm:
-    """A penalty on one step, and its derivatives.
+    """Penalty on one step, and its derivatives.
 
     Parameters
     ----------
@@ -180,7 +216,30 @@ class PenaltyTerm:
 
 
 class Penalty(Protocol):
-    """A penalty with state, for all methods of a stack at once."""
+    """Penalty with state, for all methods of a stack at once.
+
+    See Also
+    --------
+    Method.penalty : Makes one.
+
+    Examples
+    --------
+    The size of the logits, which keeps heads from being too sure:
+
+    >>> import torch
+    >>> from skdebias.methods import PenaltyTerm
+    >>> class SmallLogits:
+    ...     def __call__(self, step, forward):
+    ...         logits, n_rows = forward.logits, forward.logits.shape[1]
+    ...         values = logits.square().sum((1, 3)) / n_rows
+    ...         return PenaltyTerm(values, 2 * logits / n_rows)
+    ...
+    ...     def end_epoch(self, coefs):
+    ...         return {}
+    ...
+    ...     def select(self, methods):
+    ...         pass
+    """
 
     def __call__(self, step: Step, forward: ForwardPass) -> PenaltyTerm:
         """Return the step's penalty and advance the state."""
@@ -214,7 +273,7 @@ class Penalty(Protocol):
 
 
 class TrainingResult(Protocol):
-    """What training shows a method.
+    """What a method is shown when training is over.
 
     Attributes
     ----------
@@ -243,7 +302,26 @@ class Method(ABC):
     A subclass answers which rows a step sees (:meth:`plan`), and where needed how much
     each of them counts given the current losses (:meth:`weighting`), what else is asked
     of the heads (:meth:`penalty`), which heads there are (:attr:`heads`), and what it
-    learned beside them (:meth:`learned`).
+    learned beside them (:meth:`learned`). :doc:`/user_guide/own_method` tells more.
+
+    Examples
+    --------
+    >>> from dataclasses import dataclass
+    >>> import numpy as np
+    >>> from skdebias import DebiasedClassifier
+    >>> from skdebias.datasets import make_spurious_classification
+    >>> from skdebias.methods import Batch, Method, SamplingPlan
+    >>> @dataclass(frozen=True)
+    ... class PowerBalance(Method):
+    ...     power: float = 0.5
+    ...
+    ...     def plan(self, groups):
+    ...         share = groups.counts ** (1.0 - self.power)
+    ...         return SamplingPlan(groups.ids, (Batch("all", share / share.sum()),))
+    >>> X, y, attributes = make_spurious_classification(500, random_state=0)
+    >>> clf = DebiasedClassifier(PowerBalance(1.0), random_state=0)
+    >>> clf.fit(X, y, attributes=attributes).coef_.shape
+    (1, 20)
     """
 
     #: Names of the fields in which the methods of one stack may differ.
@@ -267,7 +345,13 @@ class Method(ABC):
         return True
 
     def fixed_fields(self) -> dict[str, Any]:
-        """Return the fields in which the methods of a stack agree, by name."""
+        """Return the fields in which the methods of a stack agree.
+
+        Returns
+        -------
+        dict of str to object
+            Values by name.
+        """
         names = [field.name for field in fields(self)]  # type: ignore[arg-type]
         return {n: getattr(self, n) for n in names if n not in self.stackable}
 

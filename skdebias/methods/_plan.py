@@ -13,7 +13,7 @@ _MOST_ROWS = 1 << 16
 
 @dataclass(frozen=True)
 class Batch:
-    """One named batch of a plan.
+    """Named batch of a sampling plan: a distribution over strata.
 
     Parameters
     ----------
@@ -24,6 +24,13 @@ class Batch:
         a stratum.
     factor : float, default=1.0
         Signed coefficient of the batch's mean loss in the objective.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skdebias.methods import Batch
+    >>> Batch("balanced", np.full(4, 0.25))
+    Batch(name='balanced', probabilities=array([0.25, 0.25, 0.25, 0.25]), factor=1.0)
     """
 
     name: str
@@ -53,6 +60,18 @@ class SamplingPlan:
         difference shrinks.
     row_weights : ndarray of shape (n_samples,), default=None
         Factor on the loss of every row.
+
+    Examples
+    --------
+    Half of the rows of a step come from stratum 0, whose share of the data is two
+    thirds:
+
+    >>> import numpy as np
+    >>> from skdebias.methods import Batch, SamplingPlan
+    >>> strata = np.array([0, 0, 0, 0, 1, 1])
+    >>> plan = SamplingPlan(strata, (Batch("all", np.array([0.5, 0.5])),))
+    >>> plan.counts(batch_size=64)
+    array([[32, 32]])
     """
 
     strata: NDArray[np.int64]
@@ -63,7 +82,7 @@ class SamplingPlan:
     row_weights: NDArray[np.float64] | None = None
 
     def counts(self, batch_size: int) -> NDArray[np.int64]:
-        """Rows per stratum of each batch, `batch_size` rows over all batches.
+        """Return the rows per stratum of each batch.
 
         Parameters
         ----------
@@ -137,7 +156,7 @@ def allocate_counts(
 
 @dataclass(frozen=True)
 class SlotTable:
-    """The row slots of one step, for several plans that share their strata.
+    """Row slots of one step, for several plans that share their strata.
 
     Parameters
     ----------
@@ -179,6 +198,22 @@ def slot_table(plans: Sequence[SamplingPlan], batch_size: int) -> SlotTable:
     ------
     ValueError
         If a step would have far more rows than there are.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skdebias.methods import Batch, SamplingPlan, slot_table
+    >>> strata = np.array([0, 0, 0, 0, 1, 1])
+    >>> plans = [
+    ...     SamplingPlan(strata, (Batch("all", np.array([p, 1 - p])),))
+    ...     for p in (0.5, 0.75)
+    ... ]
+    >>> table = slot_table(plans, batch_size=4)
+    >>> table.stratum
+    array([0, 0, 0, 1, 1])
+    >>> table.weights.T
+    array([[0.25, 0.25, 0.  , 0.25, 0.25],
+           [0.25, 0.25, 0.25, 0.25, 0.  ]])
     """
     first = plans[0]
     most = max(len(first.strata), _MOST_ROWS)
