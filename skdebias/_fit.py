@@ -5,10 +5,10 @@ from itertools import chain, pairwise
 from typing import NamedTuple
 
 import numpy as np
-import torch
 from sklearn.exceptions import ConvergenceWarning
 from tqdm import tqdm
 
+from skdebias._device import resolve_device
 from skdebias._engine._features import Features, JoinedFeatures
 from skdebias._engine._lbfgs import solve
 from skdebias._engine._loss import n_logits
@@ -16,42 +16,6 @@ from skdebias._engine._selection import HeadValidationScorer, Stopping
 from skdebias._engine._sgd import Fitted, OptimizerConfig, Problem, Training
 from skdebias._head import layer_parameters
 from skdebias._warnings import warn_caller
-
-
-def resolve_device(device):
-    """Return the torch device of a `device` parameter.
-
-    Parameters
-    ----------
-    device : str
-        "auto" is CUDA where there is one, else the CPU; "cuda" is the current CUDA
-        device.
-
-    Returns
-    -------
-    torch.device
-        As its tensors say it, with its number.
-
-    Raises
-    ------
-    ValueError
-        If the device is unknown to torch, absent from this machine, or cannot do
-        what the fits need.
-    """
-    wanted = device
-    if device == "auto":
-        wanted = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        # Sums are float64, which not every device has.
-        resolved = torch.ones(1, dtype=torch.float64, device=wanted)
-        resolved.sum().item()
-    except (RuntimeError, AssertionError, NotImplementedError, TypeError) as error:
-        reason = str(error).partition("\n")[0]
-        raise ValueError(
-            f"device={device!r} cannot be used on this machine ({reason}): choose "
-            "'auto' or 'cpu'."
-        ) from error
-    return resolved.device
 
 
 class Trained(NamedTuple):

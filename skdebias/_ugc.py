@@ -301,8 +301,8 @@ default="feature_magnitude"
         )
 
     def _feature_norms(self, X):
+        from skdebias._device import resolve_device
         from skdebias._engine._features import Features
-        from skdebias._fit import resolve_device
         from skdebias.attributes._rows import feature_norms
 
         return feature_norms(Features(X, resolve_device(self.device)))

@@ -9,9 +9,9 @@ from sklearn.cluster import KMeans
 from sklearn.metrics import pairwise_distances_argmin, silhouette_samples
 from sklearn.utils import check_random_state
 
+from skdebias._device import resolve_device
 from skdebias._engine._features import Features
 from skdebias._erm import ERMClassifier
-from skdebias._fit import resolve_device
 from skdebias._sklearn import HasMethods, Interval, StrOptions
 from skdebias._validation import validate_features
 from skdebias._warnings import warn_caller

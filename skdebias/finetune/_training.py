@@ -30,6 +30,7 @@ from tqdm.auto import tqdm
 
 from skdebias._attributes import Groups
 from skdebias._context import PLAIN_ATTENTION, switches
+from skdebias._device import automatic_device
 from skdebias._engine._loss import cross_entropy
 from skdebias._engine._penalty import check_term
 from skdebias._engine._sampler import IndexSampler
@@ -191,7 +192,8 @@ def make_accelerator(device: str, precision: str) -> Any:
         made = Accelerator(**settings)
         # It remembers the settings of the process's first fit, and wants no others or
         # says nothing.
-        stale = made.device.type == "cpu" and device != "cpu" and has_accelerator()
+        available = automatic_device(needs_float64=False)
+        stale = made.device.type == "cpu" and "cpu" not in (device, available)
     except ValueError:
         stale = True
     if stale:
@@ -217,11 +219,6 @@ def make_accelerator(device: str, precision: str) -> Any:
         plugin.cpu_ram_efficient_loading = False
         disable_fsdp_ram_efficient_loading()
     return made
-
-
-def has_accelerator() -> bool:
-    """Whether the machine has a device beside its CPU."""
-    return torch.cuda.is_available() or torch.backends.mps.is_available()
 
 
 def agreed(value: Any) -> Any:

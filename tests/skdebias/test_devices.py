@@ -14,8 +14,8 @@ from skdebias import (
     GERNEClassifier,
     export,
 )
+from skdebias._device import automatic_device, resolve_device
 from skdebias._engine._features import Features
-from skdebias._fit import resolve_device
 from skdebias.attributes import GradientClusterPseudoAttributes
 from skdebias.datasets import make_spurious_classification
 from skdebias.metrics import group_accuracy_table, worst_group_accuracy_score
@@ -232,6 +232,22 @@ def test_names_of_devices():
     assert found == expected
     with torch.cuda.device(1):  # as in a process of torchrun, after set_device
         assert str(resolve_device("auto")) == str(resolve_device("cuda")) == "cuda:1"
+
+
+@pytest.mark.parametrize(
+    ("cuda", "mps", "heads", "networks"),
+    [
+        (True, False, "cuda", "cuda"),
+        (True, True, "cuda", "cuda"),
+        (False, True, "cpu", "mps"),
+        (False, False, "cpu", "cpu"),
+    ],
+)
+def test_what_auto_stands_for(cuda, mps, heads, networks, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
+    assert automatic_device(needs_float64=True) == heads
+    assert automatic_device(needs_float64=False) == networks
 
 
 @pytest.mark.gpu
