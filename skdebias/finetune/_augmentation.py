@@ -43,7 +43,7 @@ def augmented(value: Any, augment: Callable[[Any], Any], seed: int, index: int) 
     with _seeded(seed):
         try:
             # Many write into what they get, and the item is wanted again as it is.
-            made = augment(copy.deepcopy(value))
+            result = augment(copy.deepcopy(value))
         except MemoryError:
             raise
         except Exception as error:
@@ -52,26 +52,26 @@ def augmented(value: Any, augment: Callable[[Any], Any], seed: int, index: int) 
                 "takes one prepared item, and returns another one of the same shape: "
                 f"here {_described(value)}."
             ) from error
-    return _checked(made, value, index)
+    return _checked(result, value, index)
 
 
-def _checked(made: Any, value: Any, index: int) -> Any:
-    if isinstance(made, np.ndarray) and isinstance(value, Tensor):
-        made = torch.from_numpy(np.ascontiguousarray(made))
-    if isinstance(value, Tensor) and isinstance(made, Tensor):
-        made = made.detach()
-        if made.is_floating_point() and value.is_floating_point():
-            made = made.to(value.dtype)
-        if made.shape == value.shape and made.dtype == value.dtype:
-            if made.is_floating_point() and not bool(made.isfinite().all()):
+def _checked(result: Any, value: Any, index: int) -> Any:
+    if isinstance(result, np.ndarray) and isinstance(value, Tensor):
+        result = torch.from_numpy(np.ascontiguousarray(result))
+    if isinstance(value, Tensor) and isinstance(result, Tensor):
+        result = result.detach()
+        if result.is_floating_point() and value.is_floating_point():
+            result = result.to(value.dtype)
+        if result.shape == value.shape and result.dtype == value.dtype:
+            if result.is_floating_point() and not bool(result.isfinite().all()):
                 raise ValueError(
                     f"augment returned values that are not finite for item {index}."
                 )
-            return made
-    elif made is not None and isinstance(value, type(made)):
-        return made
-    raise (ValueError if isinstance(made, Tensor) else TypeError)(
-        f"augment returned {_described(made)} for item {index}, which is "
+            return result
+    elif result is not None and isinstance(value, type(result)):
+        return result
+    raise (ValueError if isinstance(result, Tensor) else TypeError)(
+        f"augment returned {_described(result)} for item {index}, which is "
         f"{_described(value)}: return an item of the same shape and type."
     )
 
@@ -88,11 +88,11 @@ def _seeded(seed: int) -> Iterator[None]:
     # The process's own generators of numpy and Python are those that augmentations draw
     # from: one thread at a time.
     with _ALONE.alone(), SeededGenerator(seed):
-        numpys, pythons = np.random.get_state(), random.getstate()  # noqa: NPY002
+        numpy_state, python_state = np.random.get_state(), random.getstate()  # noqa: NPY002
         np.random.seed([seed & 0xFFFFFFFF, seed >> 32 & 0xFFFFFFFF])  # noqa: NPY002
         random.seed(seed)
         try:
             yield
         finally:
-            np.random.set_state(numpys)  # noqa: NPY002
-            random.setstate(pythons)
+            np.random.set_state(numpy_state)  # noqa: NPY002
+            random.setstate(python_state)

@@ -9,7 +9,6 @@ import contextlib
 import errno
 import os
 import re
-import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from torch import Tensor
 
 from skdebias._atomic import TEMPORARY, make_folder, new_owner, remove_dead_partials
 from skdebias._serialize import read_file, write_file
+from skdebias._warnings import warn_caller
 from skdebias.methods import Method
 
 _FORMAT = "skdebias-checkpoint-3"
@@ -131,12 +131,11 @@ class Checkpoints:
         """
         with contextlib.suppress(OSError):
             path.rename(path.with_name(f"{_DAMAGED}{path.name}"))
-        warnings.warn(
+        warn_caller(
             f"checkpoint_dir: {error}. It is set aside as "
             f"{_DAMAGED}{path.name}, and training goes on from an older checkpoint, "
             "or from the start if there is none.",
             CheckpointWarning,
-            stacklevel=2,
         )
 
     def check_writable(self) -> None:
@@ -200,10 +199,10 @@ class Checkpoints:
         path : Path
             The checkpoint of the end.
         """
-        found = _NAME.fullmatch(path.name)
-        if found is not None and found["kind"] == "done":
+        name = _NAME.fullmatch(path.name)
+        if name is not None and name["kind"] == "done":
             with contextlib.suppress(OSError):
-                self._clear(int(found["step"]), 0)
+                self._clear(int(name["step"]), 0)
 
     def _clear(self, step: int, n_kept: int) -> None:
         """Remove all but some checkpoints up to a step; ends of runs stay."""
@@ -218,8 +217,8 @@ class Checkpoints:
         """Return the checkpoints up to a step, in order."""
         if not self.folder.is_dir():
             return []
-        found = [(_NAME.fullmatch(path.name), path) for path in self.folder.iterdir()]
-        steps = [(int(m["step"]), path) for m, path in found if m is not None]
+        names = [(_NAME.fullmatch(path.name), path) for path in self.folder.iterdir()]
+        steps = [(int(m["step"]), path) for m, path in names if m is not None]
         return [path for step, path in sorted(steps, key=_first) if step <= last_step]
 
 
@@ -274,15 +273,17 @@ def snapshot(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
     if isinstance(value, _PLAIN):
         return {"value": value}
     if isinstance(value, list | tuple):
-        parts = [snapshot(v, f"{name}.{i}", tensors) for i, v in enumerate(value)]
-        return {"list": parts}
+        return {
+            "list": [snapshot(v, f"{name}.{i}", tensors) for i, v in enumerate(value)]
+        }
     if isinstance(value, dict):
         pairs = [(k, snapshot(v, f"{name}.{k}", tensors)) for k, v in value.items()]
         return {"dict": [[key, part] for key, part in pairs]}
     stateful = type(value).__module__.startswith("skdebias.methods")
     if stateful and not isinstance(value, Method):
-        own = vars(value).items()
-        return {"object": {k: snapshot(v, f"{name}.{k}", tensors) for k, v in own}}
+        attributes = vars(value).items()
+        parts = {k: snapshot(v, f"{name}.{k}", tensors) for k, v in attributes}
+        return {"object": parts}
     return {}
 
 
@@ -320,19 +321,18 @@ def restore(
         return described["value"]
     if "list" in described:
         parts = described["list"]
-        before = current if isinstance(current, list | tuple) else []
-        padded = [*before, *[None] * (len(parts) - len(before))]
+        items = current if isinstance(current, list | tuple) else []
+        padded = [*items, *[None] * (len(parts) - len(items))]
         kind = type(current) if isinstance(current, list | tuple) else list
         return kind(restore(b, d, tensors, device) for b, d in zip(padded, parts))
     if "dict" in described:
-        before = current if isinstance(current, dict) else {}
+        values_by_key = current if isinstance(current, dict) else {}
         return {
-            key: restore(before.get(key), part, tensors, device)
+            key: restore(values_by_key.get(key), part, tensors, device)
             for key, part in described["dict"]
         }
     for key, part in described.get("object", {}).items():
-        own = restore(getattr(current, key), part, tensors, device)
-        setattr(current, key, own)
+        setattr(current, key, restore(getattr(current, key), part, tensors, device))
     return current
 
 

@@ -9,10 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule, FullyShardedDataParallel
 from torch.nn.parallel import DataParallel, DistributedDataParallel
-from torch.nn.parameter import UninitializedTensorMixin
+from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
 from skdebias.finetune._extraction import copy_network, is_out_of_memory
 
+_UNINITIALIZED = (UninitializedBuffer, UninitializedParameter)
 # Errors of a network's own code on items that it does not take.
 _OF_THE_NETWORK = (
     RuntimeError,
@@ -105,6 +106,7 @@ def copied_module(module: nn.Module) -> nn.Module:
         If the copy would be trained in another way.
     """
     for name, value in module.named_parameters():
+        # torch has no other way to say which hooks a tensor has.
         if value._backward_hooks or value._post_accumulate_grad_hooks:
             raise ValueError(
                 f"backbone: {name!r} has a hook on its gradient, which no copy of the "
@@ -129,7 +131,7 @@ def check_parameters_of(network: nn.Module) -> None:
         buffer is NaN.
     """
     for name, value in (*network.named_parameters(), *network.named_buffers()):
-        if isinstance(value, UninitializedTensorMixin) or value.is_meta:
+        if isinstance(value, _UNINITIALIZED) or value.is_meta:
             raise ValueError(
                 f"backbone: {name!r} has no values yet: run the network once on a "
                 "batch, or load its weights, before it is given."
@@ -254,11 +256,11 @@ def about_items(batch: Any) -> Iterator[None]:
         if is_out_of_memory(error):
             raise
         if isinstance(batch, Tensor):
-            given = f"{batch.dtype} of shape {('n', *batch.shape[1:])}".replace("'", "")
+            shown = f"{batch.dtype} of shape {('n', *batch.shape[1:])}".replace("'", "")
         else:
-            given = f"a {type(batch).__name__}"
+            shown = f"a {type(batch).__name__}"
         raise ValueError(
-            f"the backbone fails on items as they are prepared for it, {given} "
+            f"the backbone fails on items as they are prepared for it, {shown} "
             f"({type(error).__name__}: {error}). Give items of the type and shape that "
             "its forward takes."
         ) from error

@@ -39,6 +39,7 @@ from skdebias._validation import (
     refuse_booleans,
 )
 from skdebias._warnings import warn_caller
+from skdebias.finetune._backbone import backbone_settings, describe_backbone
 from skdebias.finetune._checkpoint import to_host
 from skdebias.finetune._checks import (
     about_items,
@@ -59,16 +60,11 @@ from skdebias.finetune._extraction import (
     to_device,
 )
 from skdebias.finetune._files import load_network, save_network
+from skdebias.finetune._freezing import freeze_parameters
 from skdebias.finetune._items import Items
 from skdebias.finetune._models import NetworkFactory
-from skdebias.finetune._network import (
-    ClassLogits,
-    Network,
-    backbone_settings,
-    check_point,
-    describe_backbone,
-    freeze_parameters,
-)
+from skdebias.finetune._network import ClassLogits, Network
+from skdebias.finetune._networks import check_point
 from skdebias.finetune._numbers import number_type, plain_array, refuse_loaders
 from skdebias.finetune._run_key import digest
 from skdebias.finetune._runs import Runs, resumed
@@ -644,7 +640,7 @@ default=None
     def _finish_networks(self, members, inner, prepared, source):
         """Give the networks their heads; return the shapes of what they take."""
         first, method, seed = members[0], prepared.method, prepared.data.seed
-        batch = next(source.batches(first.tools, [(0, np.arange(1))]))
+        batch = next(source.batches(first.embedder, [(0, np.arange(1))]))
         first.eval()
         with SeededGenerator(seed), about_items(batch):
             embedding = first.embed(batch)
@@ -673,7 +669,7 @@ default=None
                 "torch.no_grad() in its forward, or give freeze='backbone'."
             )
         self._warn_of_what_is_ignored(first, hidden, has_point)
-        return _shapes(batch, first.tools.modality)
+        return _shapes(batch, first.embedder.modality)
 
     def _starts_at_zero(self, method, number, *, alone):
         """Whether a linear head does, `alone` being that nothing else is trained."""
@@ -753,13 +749,17 @@ default=None
         self, first, inner, prepared, recipe, source, accelerator, checkpoints, found,
     ):  # fmt: skip
         """Return the training before its first step or after the checkpoint `found`."""
-        tools, method, validation = first.tools, prepared.method, prepared.validation
+        embedder, method, validation = (
+            first.embedder,
+            prepared.method,
+            prepared.validation,
+        )
         header = {} if found is None else found[1]
         last_step = recipe.n_steps(len(prepared.y_codes))
         if not header.get("stopped") and header.get("step") != last_step:
             # Else no item is read again.
             for part in (source, *([] if validation is None else [validation["X"]])):
-                part.load(tools, self.memory << 20, auto_workers(len(part)))
+                part.load(embedder, self.memory << 20, auto_workers(len(part)))
         settings = backbone_settings(self.get_params(deep=False))
         others = [self._initial_network(settings) for _ in range(method.n_heads - 1)]
         members = [first, *others]
@@ -771,7 +771,7 @@ default=None
                 validation["groups"],
                 validation["selection"],
                 validation["X"],
-                tools,
+                embedder,
                 accelerator,
                 2 * self._pass_rows(accelerator),
                 self.learning_rate,
@@ -800,7 +800,7 @@ default=None
         """Return what determines the result, but for seed, groups and method."""
         stopping = [self.tol, self.n_iter_no_change] if self.early_stopping else None
         described = {
-            "backbone": describe_backbone(network.tools),
+            "backbone": describe_backbone(network.embedder),
             "freeze": self.freeze,
             "head": [self.dropout, self.head_init, list(inner.hidden_layer_sizes)],
             "saliency_layer": self.saliency_layer,
@@ -855,7 +855,7 @@ default=None
     def _outputs(self, items, function):
         """Apply a function of network and batch to all items, in blocks."""
         check_is_fitted(self)
-        modality = self.network_.tools.modality
+        modality = self.network_.embedder.modality
         codes = self._input_shapes.get("items", [None])[-1] == "int64"
         network = self.network_.backbone
         with standard_context():
@@ -872,7 +872,7 @@ default=None
         found = []
         threads = one_thread(accelerator.device)
         with threads, torch.inference_mode(), accelerator.autocast():
-            for batch in source.batches(network.tools, parts, self.num_workers):
+            for batch in source.batches(network.embedder, parts, self.num_workers):
                 try:
                     with about_items(batch):
                         out = function(network, to_device(batch, accelerator.device))
@@ -1006,7 +1006,7 @@ default=None
     def _example(self):
         """Return a batch of zeros, and how many of its axes have no fixed size."""
         device = next(self.network_.parameters()).device
-        texts = self.network_.tools.modality == "text"
+        texts = self.network_.embedder.modality == "text"
         example = {}
         for name, (*shape, dtype) in self._input_shapes.items():
             kind = getattr(torch, dtype)

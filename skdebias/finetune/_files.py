@@ -18,15 +18,15 @@ from skdebias._serialize import (
     reading,
     write_file,
 )
+from skdebias.finetune._backbone import (
+    backbone_settings,
+    has_folder,
+    rebuild_embedder,
+)
 from skdebias.finetune._checkpoint import to_host
 from skdebias.finetune._checks import copied_module
 from skdebias.finetune._encoder_files import pack_encoder, unpacked_encoder
-from skdebias.finetune._network import (
-    Network,
-    backbone_settings,
-    has_folder,
-    rebuild_tools,
-)
+from skdebias.finetune._network import Network
 
 # What a file cannot hold, and load is given instead.
 _CODE = ("backbone", "preprocess", "augment")
@@ -73,7 +73,7 @@ def save_network(classifier, path):
     tensors = {f"array.{k}": torch.from_numpy(v) for k, v in arrays.items()}
     if network.has_folder:
         header["files"] = pack_encoder(network.backbone, state, tensors)
-    header["prepared"] = _preparation(network.tools)
+    header["prepared"] = _preparation(network.embedder)
     write_file(path, to_host(tensors | state), header)
 
 
@@ -120,7 +120,7 @@ def load_network(kind, path, given):
             f"path={str(path)!r} holds the weights of another architecture than "
             f"backbone={classifier.backbone!r}: {error}"
         ) from error
-    _compare_preparation(path, header["prepared"], network.tools)
+    _compare_preparation(path, header["prepared"], network.embedder)
     classifier.network_ = classifier._origin = network.eval()
     return classifier
 
@@ -134,8 +134,8 @@ def _build(backbone, settings, header, tensors):
         if has_folder(backbone, settings):
             packed = unpacked_encoder(header["files"], tensors)
             folder = files.enter_context(packed)
-        tools = rebuild_tools(backbone, settings, folder)
-    return Network(backbone, settings, tools)
+        embedder = rebuild_embedder(backbone, settings, folder)
+    return Network(backbone, settings, embedder)
 
 
 def _check_head(header, tensors, classifier):
@@ -156,15 +156,15 @@ def _check_head(header, tensors, classifier):
     return sizes
 
 
-def _preparation(tools):
+def _preparation(embedder):
     """What is said of how items become tensors, but for the versions of libraries."""
-    said = dict(tools.description.get("preprocess") or {})
+    said = dict(embedder.description.get("preprocess") or {})
     said.pop("image", None)
     return json.loads(json.dumps(said, default=str))
 
 
-def _compare_preparation(path, before, tools):
-    now = _preparation(tools)
+def _compare_preparation(path, before, embedder):
+    now = _preparation(embedder)
     changed = [n for n in {*before, *now} if before.get(n) != now.get(n)]
     if changed:
         name = sorted(changed)[0]

@@ -60,22 +60,22 @@ class Items:
         """
         check_files(self._items)
 
-    def read(self, index: int, tools: Backbone) -> Any:
-        """Return one item as `tools.collate` takes it, or what is wrong with it."""
+    def read(self, index: int, embedder: Backbone) -> Any:
+        """Return one item as `embedder.collate` takes it, or what is wrong with it."""
         if self._tensor is not None:
             return self._tensor[index]
-        value = prepare_item(self._items[index], tools.prepare)
+        value = prepare_item(self._items[index], embedder.prepare)
         if isinstance(value, ItemError):
             # Returned, for an exception that crosses processes loses what it says.
             return _BadItemError(index, self._items[index].name, str(value))
         return value
 
-    def load(self, tools: Backbone, budget: int, workers: int) -> None:
+    def load(self, embedder: Backbone, budget: int, workers: int) -> None:
         """Prepare all items now and keep them, if they are images and fit.
 
         Parameters
         ----------
-        tools : Backbone
+        embedder : Backbone
         budget : int
             Bytes of memory that they may take.
         workers : int
@@ -90,9 +90,9 @@ class Items:
             return
         kept: Tensor | None = None
         bad = []
-        read = partial(self.read, tools=tools)
-        found = ordered_map(read, range(len(self)), workers, 4 * workers + 1)
-        for index, value in enumerate(found):
+        read = partial(self.read, embedder=embedder)
+        values = ordered_map(read, range(len(self)), workers, 4 * workers + 1)
+        for index, value in enumerate(values):
             if isinstance(value, _BadItemError):
                 bad.append(value.args)
                 continue
@@ -110,7 +110,7 @@ class Items:
 
     def batches(
         self,
-        tools: Backbone,
+        embedder: Backbone,
         rows: Iterable[tuple[int, NDArray[np.int64]]],
         workers: int = 0,
         augment: Callable[[Any], Any] | None = None,
@@ -119,7 +119,7 @@ class Items:
 
         Parameters
         ----------
-        tools : Backbone
+        embedder : Backbone
         rows : iterable of (seed, ndarray of shape (n_rows,))
             Items of every batch, and the seed of what `augment` does to them.
         workers : int, default=0
@@ -140,30 +140,30 @@ class Items:
                 yield self._tensor[torch.from_numpy(index)]
             return
         read = (
-            self._read_ahead(tools, rows)
+            self._read_ahead(embedder, rows)
             if augment is None and workers == 0
-            else self._load(tools, rows, workers, augment)
+            else self._load(embedder, rows, workers, augment)
         )
         for batch in read:
             bad = [value.args for value in batch if isinstance(value, _BadItemError)]
             if bad:
                 raise UnreadableItemError(bad, len(self), cached=False)
-            yield tools.collate(batch)
+            yield embedder.collate(batch)
 
     def _read_ahead(
-        self, tools: Backbone, rows: Iterable[tuple[int, NDArray[np.int64]]]
+        self, embedder: Backbone, rows: Iterable[tuple[int, NDArray[np.int64]]]
     ) -> Iterator[list[Any]]:
         """Yield what was prepared of each batch; images are read by threads."""
 
         def read(task: tuple[int, NDArray[np.int64]]) -> list[Any]:
-            return [self.read(int(index), tools) for index in task[1]]
+            return [self.read(int(index), embedder) for index in task[1]]
 
         readers = auto_workers(len(self)) if self._modality == "image" else 0
         return ordered_map(read, rows, readers, 2 * readers + 1)
 
     def _load(
         self,
-        tools: Backbone,
+        embedder: Backbone,
         rows: Iterable[tuple[int, NDArray[np.int64]]],
         workers: int,
         augment: Callable[[Any], Any] | None,
@@ -174,9 +174,9 @@ class Items:
             for seed, batch in rows
         )
         loader = DataLoader(
-            _Prepared(self, tools, augment),
-            batch_sampler=_Once(tasks),
-            collate_fn=_as_it_is,
+            _Prepared(self, embedder, augment),
+            batch_sampler=_IterableSampler(tasks),
+            collate_fn=_identity,
             num_workers=workers,
             generator=torch.Generator(),  # the process's own is left alone
         )
@@ -199,13 +199,13 @@ class Items:
         ------
         UnreadableItemError
         """
-        found = hashlib.sha256(self._modality.encode())
+        state = hashlib.sha256(self._modality.encode())
         if self._modality == "tensor" and self._tensor is not None:
-            found.update(repr((self._tensor.dtype, self._tensor.shape)).encode())
-            found.update(np.ascontiguousarray(self._tensor.numpy()))
-            return found.hexdigest()
-        found.update(content_keys(self._items, folder).tobytes())
-        return found.hexdigest()
+            state.update(repr((self._tensor.dtype, self._tensor.shape)).encode())
+            state.update(np.ascontiguousarray(self._tensor.numpy()).data)
+            return state.hexdigest()
+        state.update(content_keys(self._items, folder).tobytes())
+        return state.hexdigest()
 
 
 class _BadItemError(Exception):
@@ -216,25 +216,25 @@ class _Prepared(Dataset):
     """Prepared items, each augmented from a seed of its own."""
 
     def __init__(
-        self, items: Items, tools: Backbone, augment: Callable[[Any], Any] | None
+        self, items: Items, embedder: Backbone, augment: Callable[[Any], Any] | None
     ) -> None:
         self._items = items
-        self._tools = tools
+        self._embedder = embedder
         self._augment = augment
 
     def __getitem__(self, task: tuple[int, int, int]) -> Any:
         index, seed, place = task
-        value = self._items.read(index, self._tools)
+        value = self._items.read(index, self._embedder)
         if self._augment is None or isinstance(value, _BadItemError):
             return value
         return augmented(value, self._augment, seed + place, index)
 
 
-def _as_it_is(batch: list[Any]) -> list[Any]:
+def _identity(batch: list[Any]) -> list[Any]:
     return batch
 
 
-class _Once:
+class _IterableSampler:
     """A batch sampler that hands out what an iterator has."""
 
     def __init__(self, batches: Iterable[Any]) -> None:

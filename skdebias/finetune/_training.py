@@ -48,20 +48,17 @@ from skdebias.finetune._checkpoint import (
     restore,
     snapshot,
 )
+from skdebias.finetune._draws import may_draw
 from skdebias.finetune._extraction import (
     Backbone,
     SeededGenerator,
     is_out_of_memory,
     to_device,
 )
+from skdebias.finetune._freezing import training_mode
 from skdebias.finetune._items import Items
-from skdebias.finetune._network import (
-    Network,
-    Networks,
-    Points,
-    may_draw,
-    training_mode,
-)
+from skdebias.finetune._network import Network
+from skdebias.finetune._networks import Networks, Points
 from skdebias.finetune._passes import (
     buffers_kept,
     deal_slots,
@@ -307,7 +304,7 @@ class NetworkValidationScorer(ValidationScorer):
     Parameters
     ----------
     items : Items
-    tools : Backbone
+    embedder : Backbone
     accelerator : accelerate.Accelerator
     batch_size : int
         Rows of a forward pass.
@@ -316,7 +313,7 @@ class NetworkValidationScorer(ValidationScorer):
     """
 
     items: Items
-    tools: Backbone
+    embedder: Backbone
     accelerator: Any
     batch_size: int
     learning_rate: float
@@ -348,7 +345,7 @@ class NetworkValidationScorer(ValidationScorer):
         clipped = ((0, np.minimum(part, len(self.y) - 1)) for part in parts)
         stack.model.eval()
         with torch.inference_mode():
-            batches = self.items.batches(self.tools, clipped)
+            batches = self.items.batches(self.embedder, clipped)
             for part, batch in zip(parts, batches):
                 with self.accelerator.autocast():
                     outputs, _ = stack.model(to_device(batch, device))
@@ -416,7 +413,7 @@ class NetworkTraining:
         describe: str = "",
     ) -> None:
         self._items = items
-        self._tools = members[-1].tools
+        self._embedder = members[-1].embedder
         self._y = torch.from_numpy(y)
         self._seed = seed
         self._recipe = recipe
@@ -431,7 +428,7 @@ class NetworkTraining:
         if accelerator.num_processes > 1:
             # A backbone may have parts that its embedding does not use.
             accelerator.ddp_handler.find_unused_parameters = _has_unused(
-                members[-1], next(items.batches(self._tools, [(0, np.arange(1))]))
+                members[-1], next(items.batches(self._embedder, [(0, np.arange(1))]))
             )
         self._heads = method.heads
         optimizer = _optimizer(members, self._heads, recipe)
@@ -563,7 +560,7 @@ class NetworkTraining:
                     yield self._step_seed(step, number), rows[part]
 
         batches = self._items.batches(
-            self._tools, tasks(), recipe.num_workers, recipe.augment
+            self._embedder, tasks(), recipe.num_workers, recipe.augment
         )
         for rows in self._sampler.steps(self.step, self._n_steps):
             yield rows, [next(batches) for _ in self._parts]

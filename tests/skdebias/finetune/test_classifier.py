@@ -308,7 +308,7 @@ def test_no_memory_says_what_to_lower(monkeypatch):
     def full(*_):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr("skdebias.finetune._network.Networks.forward", full)
+    monkeypatch.setattr("skdebias.finetune._networks.Networks.forward", full)
     with pytest.raises(
         MemoryError, match=r"accumulate \(now 2\).*batch_size \(now 60\)"
     ):

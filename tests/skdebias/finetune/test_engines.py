@@ -12,7 +12,7 @@ from skdebias import (
 )
 from skdebias.datasets import make_spurious_classification
 from skdebias.finetune import FineTuneClassifier
-from skdebias.finetune._network import Networks
+from skdebias.finetune._networks import Networks
 from tests._instances import HEADS
 
 SETTINGS = {
@@ -197,7 +197,7 @@ def test_saliencies_are_those_of_finite_differences(data, point):
     )
 
     def embed_double(member):
-        member.embed = lambda batch: member.tools.forward(batch)
+        member.embed = lambda batch: member.embedder.forward(batch)
 
     for member in members:
         embed_double(member)

@@ -261,7 +261,7 @@ def test_a_loaded_network_is_exported(tmp_path):
     to_onnx(again, tmp_path / "network.onnx")
     session = onnxruntime.InferenceSession(tmp_path / "network.onnx")
     names = [entry.name for entry in session.get_inputs()]
-    batch = again.network_.tools.collate(TEXTS)
+    batch = again.network_.embedder.collate(TEXTS)
     feed = {name: batch[name].numpy() for name in names}
     (found,) = session.run(["probabilities"], feed)
     np.testing.assert_allclose(found, model.predict_proba(TEXTS), atol=1e-5)

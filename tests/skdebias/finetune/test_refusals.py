@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from skdebias import ERMClassifier, ULEClassifier
 from skdebias.finetune import FineTuneClassifier
-from skdebias.finetune._network import training_mode
+from skdebias.finetune._freezing import training_mode
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(60, 6)).astype(np.float32)
