@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from skdebias._engine._scratch import Scratch
 from skdebias._engine._threads import thread_pool
+from skdebias._engine._workspace import Workspace
 from skdebias._mapped import is_mapped
 
 # Bytes of rows that are read ahead where X is a file, or does not fit the device.
@@ -58,14 +58,16 @@ class Features:
         """Precision in which the rows are held."""
         return self._tensor.dtype
 
-    def rows(self, index: torch.Tensor, scratch: Scratch | None = None) -> torch.Tensor:
+    def rows(
+        self, index: torch.Tensor, workspace: Workspace | None = None
+    ) -> torch.Tensor:
         """Gather rows.
 
         Parameters
         ----------
         index : Tensor of shape (...,)
             Row numbers, on any device.
-        scratch : Scratch, default=None
+        workspace : Workspace, default=None
             Holds the rows. None allocates them.
 
         Returns
@@ -76,12 +78,12 @@ class Features:
         flat = index.reshape(-1).to(self._tensor.device)
         shape = (len(flat), self.n_features)
         # Rows that are not resident come by way of memory elsewhere.
-        if scratch is None or self._streamed:
-            scratch = Scratch(self._tensor.device)
-        taken = scratch("rows", *shape, dtype=self.dtype)
+        if workspace is None or self._streamed:
+            workspace = Workspace(self._tensor.device)
+        taken = workspace("rows", *shape, dtype=self.dtype)
         torch.index_select(self._tensor, 0, flat, out=taken)
         if self.dtype != torch.float32:
-            taken = scratch("float32 rows", *shape).copy_(taken)
+            taken = workspace("float32 rows", *shape).copy_(taken)
         return taken.to(self.device).view(*index.shape, self.n_features)
 
     def gathered(
@@ -201,13 +203,15 @@ class JoinedFeatures:
         #: Columns of each part.
         self.columns = [slice(a, b) for a, b in pairwise(ends)]
 
-    def rows(self, index: torch.Tensor, scratch: Scratch | None = None) -> torch.Tensor:
+    def rows(
+        self, index: torch.Tensor, workspace: Workspace | None = None
+    ) -> torch.Tensor:
         """Gather rows, as :meth:`Features.rows`."""
-        scratch = scratch or Scratch(self.device)
-        joined = scratch("joined", *index.shape, self.n_features)
+        workspace = workspace or Workspace(self.device)
+        joined = workspace("joined", *index.shape, self.n_features)
         for part, columns in zip(self._parts, self.columns):
             joined[..., columns] = (
-                0.0 if isinstance(part, int) else part.rows(index, scratch)
+                0.0 if isinstance(part, int) else part.rows(index, workspace)
             )
         return joined
 
@@ -231,10 +235,10 @@ class JoinedFeatures:
 def _one_by_one(
     features: Features | JoinedFeatures, steps: Iterable[NDArray[np.int64]]
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    scratch, steps = Scratch(features.device), iter(steps)
+    workspace, steps = Workspace(features.device), iter(steps)
     while block := list(islice(steps, _STEPS_AT_ONCE)):
         for index in torch.from_numpy(np.stack(block)).to(features.device):
-            yield index, features.rows(index, scratch)
+            yield index, features.rows(index, workspace)
 
 
 def fits(tensor: torch.Tensor, device: torch.device) -> bool:

@@ -7,8 +7,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from skdebias._engine._scratch import Scratch
 from skdebias._engine._threads import Workers, pieces
+from skdebias._engine._workspace import Workspace
 
 # Fewest columns of a piece of a product.
 _LEAST_COLUMNS = 64
@@ -74,7 +74,7 @@ class HeadStack:
     def forward(
         self,
         X: Tensor,
-        scratch: Scratch | None = None,
+        workspace: Workspace | None = None,
         threads: Workers | None = None,
     ) -> tuple[Tensor, list[Tensor]]:
         """Logits of every head on the rows of its stream.
@@ -82,7 +82,7 @@ class HeadStack:
         Parameters
         ----------
         X : Tensor of shape (n_streams, n_rows, n_features)
-        scratch : Scratch, default=None
+        workspace : Workspace, default=None
             Holds what the first layer yields. None allocates it.
         threads : Workers, default=None
             Share the product of the first layer. None is the calling thread.
@@ -97,7 +97,9 @@ class HeadStack:
         width = self.coefs[0].shape[1]
         weight = self.coefs[0].view(streams, heads * width, -1)
         bias = self.intercepts[0].view(streams, 1, heads * width)
-        out = _affine(X, weight, bias, scratch, threads).view(streams, -1, heads, width)
+        out = _affine(X, weight, bias, workspace, threads).view(
+            streams, -1, heads, width
+        )
         activations = [X]
         if len(self.coefs) == 1:
             return out, activations
@@ -113,7 +115,7 @@ class HeadStack:
         self,
         activations: Sequence[Tensor],
         residual: Tensor,
-        scratch: Scratch | None = None,
+        workspace: Workspace | None = None,
         threads: Workers | None = None,
     ) -> tuple[list[Tensor], list[Tensor]]:
         """Gradients of a loss whose derivative in the logits is `residual`.
@@ -123,7 +125,7 @@ class HeadStack:
         activations : list of Tensor
             What :meth:`forward` returned.
         residual : Tensor of shape (n_streams, n_rows, n_heads, n_logits)
-        scratch : Scratch, default=None
+        workspace : Workspace, default=None
             Holds the gradient of the first layer. None allocates it.
         threads : Workers, default=None
             Share the product of the first layer. None is the calling thread.
@@ -145,7 +147,7 @@ class HeadStack:
                 delta = torch.bmm(delta, self.coefs[layer]) * (inputs > 0)
             delta = delta.unflatten(0, (self.n_streams, self.n_heads)).transpose(1, 2)
         flat = delta.flatten(2)  # (S, n_rows, M * width)
-        grad = _outer(flat, activations[0], scratch, threads)
+        grad = _outer(flat, activations[0], workspace, threads)
         grad = grad.view_as(self.coefs[0])
         coef_grads.append(grad if self._reads is None else grad * self._reads)
         # Balanced batches make this sum zero at the start but for rounding, which Adam
@@ -307,11 +309,11 @@ def _affine(
     X: Tensor,
     weight: Tensor,
     bias: Tensor,
-    scratch: Scratch | None,
+    workspace: Workspace | None,
     threads: Workers | None,
 ) -> Tensor:
     """Batched `X @ weight.T + bias`; a lone stream avoids the batched kernel."""
-    out = _held(scratch, "affine", (*X.shape[:2], weight.shape[1]), X.dtype)
+    out = _held(workspace, "affine", (*X.shape[:2], weight.shape[1]), X.dtype)
     if X.shape[0] > 1:
         return torch.baddbmm(bias, X, weight.transpose(1, 2), out=out)
     if out is None:
@@ -325,10 +327,10 @@ def _affine(
 
 
 def _outer(
-    residual: Tensor, X: Tensor, scratch: Scratch | None, threads: Workers | None
+    residual: Tensor, X: Tensor, workspace: Workspace | None, threads: Workers | None
 ) -> Tensor:
     """Batched `residual.T @ X`; a lone stream avoids the batched kernel."""
-    out = _held(scratch, "outer", (len(X), residual.shape[2], X.shape[2]), X.dtype)
+    out = _held(workspace, "outer", (len(X), residual.shape[2], X.shape[2]), X.dtype)
     if X.shape[0] > 1:
         return torch.bmm(residual.transpose(1, 2), X, out=out)
     if out is None:
@@ -354,7 +356,7 @@ def _in_pieces(
 
 
 def _held(
-    scratch: Scratch | None, name: str, shape: tuple[int, ...], dtype: torch.dtype
+    workspace: Workspace | None, name: str, shape: tuple[int, ...], dtype: torch.dtype
 ) -> Tensor | None:
     """Memory for a result, or None: without any it can be differentiated."""
-    return None if scratch is None else scratch(name, *shape, dtype=dtype)
+    return None if workspace is None else workspace(name, *shape, dtype=dtype)

@@ -21,10 +21,10 @@ from skdebias._engine._curvature import Curvature, sampled_curvature
 from skdebias._engine._features import Features, JoinedFeatures
 from skdebias._engine._heads import HeadStack, initial_parameters, stack_parameters
 from skdebias._engine._loss import cross_entropy_by_head, n_logits
-from skdebias._engine._scratch import Scratch
 from skdebias._engine._selection import HeadValidationScorer
 from skdebias._engine._sgd import Fitted, OptimizerConfig, Problem
 from skdebias._engine._threads import Workers, pieces, workers
+from skdebias._engine._workspace import Workspace
 from skdebias._precision import exact_float32
 from skdebias.methods import Method, SamplingPlan, TrainingContext
 from skdebias.methods._sums import add_by_number
@@ -449,10 +449,10 @@ class _Objective:
         return (sums,)
 
     @property
-    def _scratch(self) -> Scratch:
+    def _scratch(self) -> Workspace:
         """Memory of the calling thread."""
         if not hasattr(self._own, "scratch"):
-            self._own.scratch = Scratch(self._rows.y.device)
+            self._own.scratch = Workspace(self._rows.y.device)
         return self._own.scratch
 
     def _blocks(

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from skdebias._engine._scratch import Scratch
+from skdebias._engine._workspace import Workspace
 
 
 def n_logits(n_classes: int) -> int:
@@ -17,7 +17,7 @@ def n_logits(n_classes: int) -> int:
 
 
 def cross_entropy(
-    logits: Tensor, y: Tensor, scratch: Scratch | None = None
+    logits: Tensor, y: Tensor, workspace: Workspace | None = None
 ) -> tuple[Tensor, Tensor]:
     """Cross-entropy of every slot under every head, and its derivative.
 
@@ -27,7 +27,7 @@ def cross_entropy(
         Logits; one column means two classes.
     y : Tensor of shape (n_streams, n_slots)
         Class codes.
-    scratch : Scratch, default=None
+    workspace : Workspace, default=None
         Holds the results. None allocates them.
 
     Returns
@@ -37,13 +37,13 @@ def cross_entropy(
         Derivative of each loss with respect to its logits, `softmax - onehot`.
     """
     if logits.shape[-1] == 1:
-        losses, residual = _binary(logits[..., 0], y[..., None], scratch)
+        losses, residual = _binary(logits[..., 0], y[..., None], workspace)
         return losses, residual[..., None]
     return _multinomial(logits, one_hot(y, logits.shape[-1])[:, :, None], -1)
 
 
 def cross_entropy_by_head(
-    logits: Tensor, y: Tensor, scratch: Scratch | None = None
+    logits: Tensor, y: Tensor, workspace: Workspace | None = None
 ) -> tuple[Tensor, Tensor]:
     """Like :func:`cross_entropy`, for logits that lie head first.
 
@@ -51,7 +51,7 @@ def cross_entropy_by_head(
     ----------
     logits : Tensor of shape (n_heads, n_logits, n_rows)
     y : Tensor of shape (n_rows,)
-    scratch : Scratch, default=None
+    workspace : Workspace, default=None
 
     Returns
     -------
@@ -59,17 +59,17 @@ def cross_entropy_by_head(
     residual : Tensor of shape (n_heads, n_logits, n_rows)
     """
     if logits.shape[1] == 1:
-        losses, residual = _binary(logits[:, 0], y, scratch)
+        losses, residual = _binary(logits[:, 0], y, workspace)
         return losses, residual[:, None]
     return _multinomial(logits, one_hot(y, logits.shape[1]).T, 1)
 
 
-def _binary(z: Tensor, y: Tensor, scratch: Scratch | None) -> tuple[Tensor, Tensor]:
+def _binary(z: Tensor, y: Tensor, workspace: Workspace | None) -> tuple[Tensor, Tensor]:
     """Losses and residuals of single logits `z`, of whose shape they are."""
-    scratch = scratch or Scratch(z.device)
+    workspace = workspace or Workspace(z.device)
     target = y.to(z.dtype)
-    losses = scratch("losses", *z.shape, dtype=z.dtype)
-    residual = scratch("residual", *z.shape, dtype=z.dtype)
+    losses = workspace("losses", *z.shape, dtype=z.dtype)
+    residual = workspace("residual", *z.shape, dtype=z.dtype)
     # softplus(z) - target z, at a third of its cost on a CPU: log and sigmoid have
     # vector instructions there, log1p has none.
     confidence = torch.abs(z, out=residual).sigmoid_().log_()

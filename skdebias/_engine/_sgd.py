@@ -16,9 +16,9 @@ from skdebias._engine._loss import cross_entropy, n_logits
 from skdebias._engine._optimizers import make_optimizer
 from skdebias._engine._penalty import check_derivatives, check_term
 from skdebias._engine._sampler import IndexSampler
-from skdebias._engine._scratch import Scratch
 from skdebias._engine._selection import HeadValidationScorer, Stopping, Tracker
 from skdebias._engine._threads import Workers, workers
+from skdebias._engine._workspace import Workspace
 from skdebias.methods import (
     ForwardPass,
     Head,
@@ -398,7 +398,7 @@ class _Loop:
     ) -> None:
         self._features = features
         device = features.device
-        self._scratch = Scratch(device)
+        self._scratch = Workspace(device)
         codes = torch.from_numpy(y)
         self._y = codes.to(device)
         self.stack = _initial_stack(features, n_classes, problems, settings)

@@ -383,14 +383,14 @@ def test_divided_products_are_right():
     generator = torch.Generator().manual_seed(0)
     weight, X = (torch.randn(n, 300, generator=generator) for n in (640, 1024))
     stack = HeadStack([weight[:, None]], [torch.zeros(640, 1)])
-    from skdebias._engine._scratch import Scratch
+    from skdebias._engine._workspace import Workspace
 
     with workers(CPU) as threads:
         assert len(pieces(640, X.numel() * 640, 32)) > 1
-        logits, activations = stack.forward(X[None], Scratch(CPU), threads)
+        logits, activations = stack.forward(X[None], Workspace(CPU), threads)
         alone, _ = stack.forward(X[None])
         torch.testing.assert_close(logits, alone, rtol=1e-4, atol=1e-4)
-        (grad,), _ = stack.backward(activations, logits, Scratch(CPU), threads)
+        (grad,), _ = stack.backward(activations, logits, Workspace(CPU), threads)
         (expected,), _ = stack.backward(activations, alone)
         torch.testing.assert_close(grad, expected, rtol=1e-4, atol=1e-1)
 

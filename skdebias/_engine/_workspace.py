@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 
-class Scratch:
+class Workspace:
     """Named pieces of memory, the same for every step of a loop.
 
     The page faults of fresh megabytes cost up to a third of a step of hundreds of heads
