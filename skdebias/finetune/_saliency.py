@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from skdebias.methods import ForwardPass
-from skdebias.methods._saliency import Opposition
+from skdebias.methods._saliency import Measure
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ class RecordedSaliencies:
         )
 
     def oppose(
-        self, student: Self, measure: Opposition, weights: Tensor
+        self, student: Self, measure: Measure, weights: Tensor
     ) -> tuple[Tensor, None, list[Tensor]]:
         """Return the measure, recorded for the second backward pass."""
         constant = student.gradients(create_graph=False).detach()

@@ -34,6 +34,20 @@ class AFR(Method):
     ----------
     Qiu, Potapczynski, Izmailov and Wilson, "Simple and Fast Group Robustness by
     Automatic Feature Reweighting", ICML 2023, equations 2 and 3.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skdebias import DebiasedClassifier, ERMClassifier
+    >>> from skdebias.datasets import make_spurious_classification
+    >>> from skdebias.methods import AFR
+    >>> X, y, _ = make_spurious_classification(500, random_state=0)
+    >>> first = ERMClassifier(random_state=0).fit(X[:400], y[:400])
+    >>> confidence = np.full(500, np.nan)
+    >>> confidence[400:] = first.predict_proba(X[400:])[np.arange(100), y[400:]]
+    >>> clf = DebiasedClassifier(AFR(confidence, gamma=2.0), random_state=0)
+    >>> 1 < clf.fit(X, y).effective_sample_size_ < 100
+    True
     """
 
     stackable: ClassVar[tuple[str, ...]] = ("gamma", "regularization")
@@ -103,7 +117,7 @@ class AFR(Method):
 def afr_weights(
     confidence: NDArray[np.floating], y: NDArray[np.integer], gamma: float
 ) -> NDArray[np.float64]:
-    """Weights of the held-out rows, `exp(-gamma p_y) / n_y`, normalised.
+    """Return the weights of the held-out rows, `exp(-gamma p_y) / n_y`, normalised.
 
     Parameters
     ----------

@@ -27,6 +27,16 @@ class ERM(Method):
     ----------
     Idrissi et al., "Simple data balancing achieves competitive worst-group-accuracy",
     CLeaR 2022 (RWG, RWY, and their sampling forms).
+
+    Examples
+    --------
+    >>> from skdebias import DebiasedClassifier
+    >>> from skdebias.datasets import make_spurious_classification
+    >>> from skdebias.methods import ERM
+    >>> X, y, attributes = make_spurious_classification(500, random_state=0)
+    >>> clf = DebiasedClassifier(ERM(balance="class"), random_state=0)
+    >>> clf.fit(X, y).coef_.shape
+    (1, 20)
     """
 
     balance: Literal["class", "group"] | None = None
@@ -66,7 +76,7 @@ class ERM(Method):
 
 
 def _cells(groups: Groups, kind: str | None) -> NDArray[np.int64]:
-    """Stratum of every row: one for all, one per class, or one per group."""
+    """Return the stratum of every row: one for all, one per class, or one per group."""
     if kind is None:
         return np.zeros(len(groups.ids), dtype=np.int64)
     if kind == "class":

@@ -47,6 +47,16 @@ class GERNE(Method):
     ----------
     Asaad, Shadaydeh and Denzler, "Gradient Extrapolation for Debiased Representation
     Learning", ICCV 2025, equations 3 to 9 and algorithm 1.
+
+    Examples
+    --------
+    >>> from skdebias import DebiasedClassifier
+    >>> from skdebias.datasets import make_spurious_classification
+    >>> from skdebias.methods import GERNE
+    >>> X, y, attributes = make_spurious_classification(500, random_state=0)
+    >>> clf = DebiasedClassifier(GERNE(beta=0.5), random_state=0)
+    >>> clf.fit(X, y, attributes=attributes).beta_
+    0.5
     """
 
     beta: float = 1.0

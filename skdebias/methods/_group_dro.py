@@ -35,6 +35,16 @@ class GroupDRO(Method):
     ----------
     Sagawa, Koh, Hashimoto and Liang, "Distributionally Robust Neural Networks for Group
     Shifts", ICLR 2020, algorithm 1 and equation 5.
+
+    Examples
+    --------
+    >>> from skdebias import DebiasedClassifier
+    >>> from skdebias.datasets import make_spurious_classification
+    >>> from skdebias.methods import GroupDRO
+    >>> X, y, attributes = make_spurious_classification(500, random_state=0)
+    >>> clf = DebiasedClassifier(GroupDRO(step_size=0.1), random_state=0)
+    >>> clf.fit(X, y, attributes=attributes).group_weights_.shape
+    (4,)
     """
 
     stackable: ClassVar[tuple[str, ...]] = ("step_size", "adjustment", "temperature")

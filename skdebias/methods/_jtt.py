@@ -27,6 +27,18 @@ class JTT(Method):
     ----------
     Liu et al., "Just Train Twice: Improving Group Robustness without Training Group
     Information", ICML 2021, equation 4.
+
+    Examples
+    --------
+    >>> from skdebias import DebiasedClassifier
+    >>> from skdebias.attributes import ErrorSetPseudoAttributes
+    >>> from skdebias.datasets import make_spurious_classification
+    >>> from skdebias.methods import JTT
+    >>> X, y, _ = make_spurious_classification(500, random_state=0)
+    >>> errors = ErrorSetPseudoAttributes()
+    >>> clf = DebiasedClassifier(JTT(5), pseudo_attributes=errors, random_state=0)
+    >>> sorted(set(clf.fit(X, y).pseudo_attributes_.tolist()))
+    [0, 1]
     """
 
     stackable: ClassVar[tuple[str, ...]] = ("upweight",)

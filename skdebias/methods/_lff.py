@@ -36,6 +36,16 @@ class LfF(Method):
     Nam, Cha, Ahn, Lee and Shin, "Learning from Failure: De-biasing Classifier from
     Biased Classifier", NeurIPS 2020, algorithm 1; class maximum and moving average as
     in the authors' code.
+
+    Examples
+    --------
+    >>> from skdebias import DebiasedClassifier
+    >>> from skdebias.datasets import make_spurious_classification
+    >>> from skdebias.methods import LfF
+    >>> X, y, attributes = make_spurious_classification(500, random_state=0)
+    >>> clf = DebiasedClassifier(LfF(q=0.5), random_state=0)
+    >>> clf.fit(X, y).biased_coef_.shape
+    (1, 20)
     """
 
     stackable: ClassVar[tuple[str, ...]] = ("q", "alpha")

@@ -12,9 +12,10 @@ from skdebias._engine._features import Features
 from skdebias._engine._heads import HeadStack
 from skdebias._engine._loss import cross_entropy
 from skdebias._engine._sgd import OptimizerConfig, Problem, train
-from skdebias.methods import ERM, ULE, ForwardPass, Step, TrainingContext, _saliency
-from skdebias.methods._saliency import gram_opposition
-from skdebias.methods._ule import centred_logits
+from skdebias.methods import ERM, ULE, ForwardPass, Step, TrainingContext
+from skdebias.methods.ule import _opposition
+from skdebias.methods.ule._logits import centred_logits
+from skdebias.methods.ule._opposition import gram_opposition
 
 CPU = torch.device("cpu")
 ROWS, FEATURES, STREAMS = 24, 5, 2
@@ -99,7 +100,7 @@ def _normalised(g, normalize, over):
         length = length if over == "sample" else length.mean()
     else:
         length = square.amax(1, keepdim=True) if over == "sample" else square.max()
-    return g / (length + _saliency.EPSILON).sqrt()
+    return g / (length + _opposition.EPSILON).sqrt()
 
 
 def _reference(method, student, teacher, X, y):
@@ -126,7 +127,7 @@ def test_value_and_gradient_are_those_of_dense_autograd(
     options, n_classes, hidden, monkeypatch
 ):
     # Per-sample saliencies are rescaled, on which a sizeable epsilon would depend.
-    monkeypatch.setattr(_saliency, "EPSILON", 1e-26)
+    monkeypatch.setattr(_opposition, "EPSILON", 1e-26)
     methods = [ULE(lam, **options, scale="none") for lam in (0.2, 0.7)] * STREAMS
     stack = _stack(n_classes, hidden, n_methods=2)
     X, y = _rows(n_classes)
