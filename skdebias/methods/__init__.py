@@ -29,7 +29,7 @@ from skdebias.methods._method import (
 )
 from skdebias.methods._plan import Batch, SamplingPlan, SlotTable, slot_table
 from skdebias.methods._pseudo import least_confident
-from skdebias.methods.ule import ULE
+from skdebias.methods._ule import ULE
 
 __all__ = [
     "AFR",

@@ -1,8 +1,8 @@
-"""ULE: unlearning from experience, out of small modules.
+"""What unlearning from experience (ULE) computes at each step, in small modules.
 
 A student and a teacher are trained side by side, and the teacher is penalised where its
-input saliency does not oppose the student's. The method itself is in `_ule`; the rest
-says how a step of a whole stack of them is computed:
+input saliency does not oppose the student's. The method itself is beside the others, in
+:mod:`skdebias.methods._ule`. Here is how a step of a whole stack of them is computed:
 
 * `_loss_weights`: how the cross-entropies of both count;
 * `_penalty`: the second term of the teachers' objectives, and their guard;
@@ -24,7 +24,3 @@ A step has its losses as (S, R, M) and its logits as (S, R, M, n_logits); weight
 layers, and what is shown at the end of an epoch, are flat, (S * M, ...). Inside
 `_pairs`, `_coefficients` and `_opposition` pairs come first: (B, R, ...).
 """
-
-from skdebias.methods.ule._ule import ULE
-
-__all__ = ["ULE"]

@@ -9,7 +9,7 @@ from torch import Tensor
 from skdebias.methods._method import Step, TrainingContext
 
 if TYPE_CHECKING:
-    from skdebias.methods.ule._ule import ULE
+    from skdebias.methods._ule import ULE
 
 
 class LossWeights:

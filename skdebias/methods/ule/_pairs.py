@@ -12,7 +12,7 @@ from skdebias.methods.ule._logits import centred_logits, uncentre
 from skdebias.methods.ule._opposition import Opposition, gram_opposition
 
 if TYPE_CHECKING:
-    from skdebias.methods.ule._ule import ULE
+    from skdebias.methods._ule import ULE
 
 
 class Pairs:

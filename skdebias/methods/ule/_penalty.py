@@ -12,7 +12,7 @@ from skdebias.methods.ule._pairs import Pairs
 from skdebias.methods.ule._watch import Watch, weight_cosine
 
 if TYPE_CHECKING:
-    from skdebias.methods.ule._ule import ULE
+    from skdebias.methods._ule import ULE
 
 # Of heads that start at zero, which have no saliency yet. Theirs will be of order one
 # under L2, the default.
