@@ -154,7 +154,7 @@ def _say_slope(name, found):
 
 def _memory(arguments):
     """Measure a search in a process of its own."""
-    from skdebias.model_selection._stacks import _STACK_BYTES
+    from skdebias.model_selection._stack_limits import _STACK_BYTES
 
     budget = _STACK_BYTES / 2**20
     common.head("search in stacks of max_heads='auto'", "MiB", "target", "reached")

@@ -16,7 +16,7 @@ from skdebias._sklearn import (
     _MultimetricScorer,
     validate_parameter_constraints,
 )
-from skdebias.model_selection._search import BaseBatchedSearchCV
+from skdebias.model_selection._base_search import BaseBatchedSearchCV
 
 _RESOURCES = Interval(Integral, 1, None, closed="left")
 
@@ -186,22 +186,22 @@ class BatchedHalvingGridSearchCV(BaseBatchedSearchCV):
         self._check_candidates(candidates, resource)
         self._plan_rungs(len(candidates))
         # What is read of max_iter before the first epoch is that of the last rung.
-        whole = [c | {resource: self.max_resources_} for c in candidates]
-        fits = self._fits(whole, scorers, report)
-        left = np.arange(len(candidates))
+        of_last_rung = [c | {resource: self.max_resources_} for c in candidates]
+        fits = self._split_fits(of_last_rung, scorers, report)
+        remaining = np.arange(len(candidates))
         tried, results, more = [], [], {"iter": [], "n_resources": []}
         for rung, epochs in enumerate(self.n_resources_):
             if rung == 0:
                 out = fits.run(*data, until=epochs)
             else:
-                out = fits.resume(left.tolist(), epochs)
-            results += self._checked(out)
+                out = fits.resume(remaining.tolist(), epochs)
+            results += self._check_results(out)
             self._check_metric(self.multimetric_)
-            tried += [candidates[number] | {resource: epochs} for number in left]
-            more["iter"] += [rung] * len(left)
-            more["n_resources"] += [epochs] * len(left)
-            left = left[self._best(out)]
-        self.n_remaining_candidates_ = len(left)
+            tried += [candidates[number] | {resource: epochs} for number in remaining]
+            more["iter"] += [rung] * len(remaining)
+            more["n_resources"] += [epochs] * len(remaining)
+            remaining = remaining[self._best(out)]
+        self.n_remaining_candidates_ = len(remaining)
         return tried, results, more
 
     def _check_metric(self, multimetric):
@@ -212,7 +212,7 @@ class BatchedHalvingGridSearchCV(BaseBatchedSearchCV):
             )
 
     def _resource(self):
-        """Name of the parameter that the rungs raise."""
+        """Return the name of the parameter that the rungs raise."""
         if isinstance(self.estimator, Pipeline):
             return f"{self.estimator.steps[-1][0]}__max_iter"
         return "max_iter"
@@ -250,9 +250,9 @@ class BatchedHalvingGridSearchCV(BaseBatchedSearchCV):
         factor, most = self.factor, self.max_resources
         if most == "auto":
             head = final_head(self.estimator)
-            own = {"max_iter": head.max_iter}
             constraints = {"max_iter": [_RESOURCES]}
-            validate_parameter_constraints(constraints, own, type(head).__name__)
+            params = {"max_iter": head.max_iter}
+            validate_parameter_constraints(constraints, params, type(head).__name__)
             most = head.max_iter
         required = 1 + _n_factors(n_candidates, factor)
         least = 1 if isinstance(self.min_resources, str) else self.min_resources
@@ -279,7 +279,7 @@ class BatchedHalvingGridSearchCV(BaseBatchedSearchCV):
         self.n_iterations_ = n_rungs
 
     def _best(self, out):
-        """Positions of the candidates that go on, in their order."""
+        """Return the positions of the candidates that go on, in their order."""
         scores = [result["test_scores"] for result in out]
         if self.multimetric_:
             scores = [score[self._metric()] for score in scores]
@@ -298,7 +298,8 @@ class BatchedHalvingGridSearchCV(BaseBatchedSearchCV):
 
 
 def _n_factors(value, factor):
-    """Largest n with `factor ** n <= value`; a quotient of logarithms may round."""
+    """Return the largest n with `factor ** n <= value`."""
+    # A quotient of logarithms might round to the next number.
     n = 0
     while factor ** (n + 1) <= value:
         n += 1

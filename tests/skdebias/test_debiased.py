@@ -191,17 +191,17 @@ def test_grids_over_fields_of_the_method(solver, data):
 
 
 def test_fields_that_stack_share_a_stack(data, monkeypatch):
-    from skdebias.model_selection import _stacks
+    from skdebias.model_selection import _stack
 
     X, y, a = data
     widths = []
-    original = _stacks._Stack.__init__
+    original = _stack.CandidateStack.__init__
 
-    def counted(self, fits, split, rows, members, features):
+    def counted(self, members, *args):
         widths.append(len(members))
-        original(self, fits, split, rows, members, features)
+        original(self, members, *args)
 
-    monkeypatch.setattr(_stacks._Stack, "__init__", counted)
+    monkeypatch.setattr(_stack.CandidateStack, "__init__", counted)
     model = DebiasedClassifier(GERNE(), **FAST)
     grid = {"method__beta": [0.0, 0.5], "method__shared": [False, True]}
     BatchedGridSearchCV(model, grid, cv=2, refit=False).fit(X, y, attributes=a)

@@ -25,7 +25,7 @@ import skdebias
 from skdebias import _head, _mapped
 from skdebias._engine import _features, _lbfgs
 from skdebias.attributes import _rows
-from skdebias.model_selection import BatchedGridSearchCV, _stacks
+from skdebias.model_selection import BatchedGridSearchCV, _stack_limits
 
 path, setting = sys.argv[1], json.loads(sys.argv[2])
 tempfile.tempdir = sys.argv[3]
@@ -34,8 +34,9 @@ rng = np.random.default_rng(0)
 y = rng.integers(0, 2, len(X))
 a = np.where(rng.random(len(X)) < 0.9, y, 1 - y)
 # Blocks as much smaller than usual as the file is smaller than what is meant.
-_mapped._MEMORY_BYTES = _stacks._STACK_BYTES = _lbfgs._COPIED_BYTES = 1 << 25
-_features._CHUNK_ROWS = _stacks._SCORED_ROWS = 1 << 10
+_mapped._MEMORY_BYTES = _stack_limits._STACK_BYTES = 1 << 25
+_lbfgs._COPIED_BYTES = 1 << 25
+_features._CHUNK_ROWS = _stack_limits._SCORED_ROWS = 1 << 10
 _rows._BLOCK_ENTRIES = _head._PREDICT_VALUES = 1 << 20
 _features._STREAMED_BYTES = 0
 _features._AHEAD_BYTES = _mapped._BLOCK_BYTES = 1 << 23

@@ -210,10 +210,10 @@ SEARCHES = {
 def test_searches_are_the_same_on_any_number_of_threads(
     kind, divided, data, monkeypatch
 ):
-    from skdebias.model_selection import _stacks
+    from skdebias.model_selection import _stack_limits
 
     if divided:
-        monkeypatch.setattr(_stacks, "_PART_WORK", 1)
+        monkeypatch.setattr(_stack_limits, "_PART_WORK", 1)
     X, y, attributes = data
     search, options = SEARCHES[kind]
     model = make_pipeline(PCA(20, random_state=0), GERNEClassifier(random_state=0))

@@ -16,7 +16,7 @@ from skdebias.metrics import (
     worst_class_accuracy_scorer,
     worst_group_accuracy_scorer,
 )
-from skdebias.model_selection import BatchedGridSearchCV, _stacks
+from skdebias.model_selection import BatchedGridSearchCV, _split_scores
 from skdebias.model_selection._counting import Counts
 
 GROUP_SCORERS = [worst_group_accuracy_scorer, group_balanced_accuracy_scorer]
@@ -114,8 +114,8 @@ def test_weights_and_renamed_attributes_are_not_counted():
 
 def test_a_search_asks_the_scorer_once_a_split(monkeypatch):
     calls = []
-    score = _stacks.score
-    monkeypatch.setattr(_stacks, "score", lambda *a: calls.append(a) or score(*a))
+    score = _split_scores.score
+    monkeypatch.setattr(_split_scores, "score", lambda *a: calls.append(a) or score(*a))
     rng = np.random.default_rng(0)
     X, y = rng.normal(size=(60, 4)), np.arange(60) % 2
     attributes = np.arange(60) // 2 % 2

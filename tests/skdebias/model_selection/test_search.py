@@ -42,7 +42,7 @@ from skdebias.model_selection import (
     AttributeStratifiedKFold,
     BatchedGridSearchCV,
     BatchedRandomizedSearchCV,
-    _stacks,
+    _stack_limits,
 )
 from tests._instances import HEADS, RATES
 
@@ -388,7 +388,7 @@ def test_candidates_of_a_fold_are_one_stack(data, monkeypatch):
 def test_auto_keeps_to_the_memory_budget(data, monkeypatch):
     X, y, _ = data
     grid = {"learning_rate": np.geomspace(1e-4, 1e-1, 8)}
-    monkeypatch.setattr(_stacks, "_STACK_BYTES", 1)
+    monkeypatch.setattr(_stack_limits, "_STACK_BYTES", 1)
     search = BatchedGridSearchCV(ERMClassifier(**SMALL), grid, cv=3).fit(X, y)
     monkeypatch.undo()
     whole = BatchedGridSearchCV(ERMClassifier(**SMALL), grid, cv=3).fit(X, y)

@@ -1,0 +1,212 @@
+"""Heads that see the same rows, prepared one by one and gathered into stacks."""
+
+import time
+from collections.abc import Callable
+from functools import cached_property
+from typing import NamedTuple
+
+import numpy as np
+from sklearn.utils import check_random_state
+
+from skdebias._base import BaseDebiasedClassifier
+from skdebias._mapped import take_rows
+from skdebias._prepare import encode, prepare, run_first_stage
+from skdebias.model_selection._candidates import CandidateKeys
+from skdebias.model_selection._stack import CandidateStack, StackMember
+from skdebias.model_selection._stack_limits import StackLimits
+
+# Arguments of `fit` beside X and y.
+_FIT_ARGUMENTS = ("attributes", "X_val", "y_val", "attributes_val")
+
+
+class FeatureCache:
+    """The engine's features of the X that was asked for last."""
+
+    def __init__(self):
+        self._X = self._device = self._features = None
+
+    def get(self, X, device):
+        """Return the features of X on a device.
+
+        Parameters
+        ----------
+        X : ndarray or Tensor of shape (n_samples, n_features)
+        device : str
+            The parameter of an estimator.
+
+        Returns
+        -------
+        Features
+        """
+        from skdebias._engine._features import Features
+        from skdebias._fit import resolve_device
+
+        if X is not self._X or device != self._device:
+            # Two at a time may be more than the memory holds.
+            self._X = self._device = self._features = None
+            self._features = Features(X, resolve_device(device))
+            self._X, self._device = X, device
+        return self._features
+
+
+class StackingContext(NamedTuple):
+    """What the folds of a search share.
+
+    Parameters
+    ----------
+    keys : CandidateKeys
+    features : FeatureCache
+    limits : StackLimits
+    on_scored : callable
+        Called without arguments for every fit that has been scored, or has failed.
+    """
+
+    keys: CandidateKeys
+    features: FeatureCache
+    limits: StackLimits
+    on_scored: Callable
+
+
+class Fold:
+    """Heads that see the same rows, on their way into stacks.
+
+    Parameters
+    ----------
+    context : StackingContext
+    scores : SplitScores
+    rows : SplitRows
+    fit_params : dict
+        Arguments of the heads' `fit` beside X and y.
+    """
+
+    def __init__(self, context, scores, rows, fit_params):
+        self._context, self._scores, self._rows = context, scores, rows
+        self._fit_params = {**dict.fromkeys(_FIT_ARGUMENTS), **fit_params}
+        self._encoded_by_selection = {}
+        self._first_stages = {}
+
+    @cached_property
+    def _shared_seed(self):
+        """Seed of the heads without one: with several, each would be a stack."""
+        return check_random_state(None).randint(np.iinfo(np.int32).max)
+
+    def stacks(self, candidates):
+        """Yield the stacks of the candidates; fit those that are none here.
+
+        Parameters
+        ----------
+        candidates : list of (int, HeadClassifier)
+            Numbers and heads.
+
+        Yields
+        ------
+        CandidateStack
+        """
+        members_by_key = {}
+        for number, model in candidates:
+            try:
+                key, member = self._prepare(number, model)
+            except Exception:
+                self._scores.fail(number)
+                self._context.on_scored()
+                continue
+            if member is None:
+                self._fit_alone(number, model)
+            else:
+                members_by_key.setdefault(key, []).append(member)
+        for members in members_by_key.values():
+            yield from self._divide(members)
+
+    def _divide(self, members):
+        """Yield stacks of members that fit the memory."""
+        from skdebias._engine._loss import n_logits
+
+        first, prepared = members[0].model, members[0].prepared
+        n_outputs = n_logits(len(prepared.classes))
+        size = self._context.limits.most_candidates(
+            first,
+            [self._rows.X.shape[1], *first.hidden_layer_sizes, n_outputs],
+            len(self._rows.y),
+            prepared.method.n_heads,
+            len(members),
+        )
+        for start in range(0, len(members), size):
+            yield CandidateStack(
+                members[start : start + size],
+                self._scores,
+                self._rows,
+                self._context.features.get(self._rows.X, first.device),
+                self._context.on_scored,
+            )
+
+    def _prepare(self, number, model):
+        """Bring a head to where its training begins.
+
+        Returns
+        -------
+        key : tuple
+            Equal for the heads of one stack.
+        member : StackMember or None
+            None for a head that the engine does not train.
+        """
+        attributes_given = self._fit_params["attributes"] is not None
+        stage_key = self._context.keys.first_stage(number, model, attributes_given)
+        if model.random_state is None:
+            seed = int(self._shared_seed)
+        else:
+            seed = int(model._draw_seed())
+        vars(model).update(self._rows.validation_attributes)
+        if not isinstance(model, BaseDebiasedClassifier):
+            return None, None
+        data = self._data(model, seed, with_X=stage_key is not None)
+        if model.selection not in self._encoded_by_selection:
+            self._encoded_by_selection[model.selection] = encode(model, data)
+        encoded = self._encoded_by_selection[model.selection]
+        stage_key = type(model), seed, stage_key
+        if stage_key not in self._first_stages:
+            self._first_stages[stage_key] = run_first_stage(model, data, encoded)
+        prepared = prepare(model, data, encoded, self._first_stages[stage_key])
+        if model.solver == "lbfgs":
+            _check_solvable(prepared)
+        structure = self._context.keys.structure(number, model, prepared.method)
+        return (stage_key, structure), StackMember(number, model, prepared)
+
+    @cached_property
+    def _X_train(self):
+        """The training rows in one piece, for what does not take row numbers."""
+        return take_rows(self._rows.X, self._rows.train)
+
+    def _data(self, model, seed, *, with_X):
+        with_X = with_X or self._fit_params.get("X_student") is not None
+        return model._training_data(
+            self._X_train if with_X else None,
+            self._rows.y[self._rows.train],
+            seed=seed,
+            **self._fit_params,
+        )
+
+    def _fit_alone(self, number, model):
+        """Fit and score a head that the engine does not train."""
+        rows = self._rows
+        start = time.perf_counter()
+        try:
+            model.fit(self._X_train, rows.y[rows.train], **self._fit_params)
+        except Exception:
+            self._scores.fail(number)
+        else:
+            seconds = time.perf_counter() - start
+            self._scores.score(number, model, rows.preprocessing, None, seconds)
+        self._context.on_scored()
+
+
+def _check_solvable(prepared):
+    """Refuse a problem alone, and not together with all others of its stack."""
+    import torch
+
+    from skdebias._engine._lbfgs import check_solvable
+    from skdebias.methods import TrainingContext
+
+    method, groups = prepared.method, prepared.groups
+    y = torch.as_tensor(prepared.y_codes)
+    context = TrainingContext((groups,), y, torch.device("cpu"))
+    check_solvable(method, method.plan(groups), context)
