@@ -204,31 +204,34 @@ class DebiasedClassifier(BaseDebiasedClassifier):
         ValueError
             If there is no such parameter, or the method has no such field.
         """
-        self.method = params.pop("method", self.method)
+        method = params.pop("method", self.method)
         prefix = "method__"
         changes = {
             name.removeprefix(prefix): params.pop(name)
             for name in [*params]
             if name.startswith(prefix)
         }
-        fields = _fields(self.method)
+        fields = _fields(method)
         for name in changes:
             if name not in fields:
                 raise ValueError(
-                    f"{prefix}{name}: {type(self.method).__name__} has no field "
+                    f"{prefix}{name}: {type(method).__name__} has no field "
                     f"{name!r}; its fields are {', '.join(fields) or 'none'}."
                 )
-        if isinstance(self.method, SavedMethod):
-            changes = {"fields": {**self.method.fields, **changes}}
+        if isinstance(method, SavedMethod):
+            changes = {"fields": {**method.fields, **changes}}
         if changes:
-            self.method = dataclasses.replace(self.method, **changes)
-        return super().set_params(**params)
+            method = dataclasses.replace(method, **changes)
+        super().set_params(**params)
+        self.method = method  # last: a name that is wrong changes nothing of it
+        return self
 
     def _validate_params(self):
         super()._validate_params()
         if isinstance(self.method, SavedMethod):
             return
         from skdebias.methods import Method  # torch, which predicting does not need
+        from skdebias.methods._checks import check_definition
 
         if not isinstance(self.method, Method):
             raise TypeError(
@@ -236,12 +239,7 @@ class DebiasedClassifier(BaseDebiasedClassifier):
                 "skdebias.methods, such as GERNE(beta=0.5), or of a subclass of "
                 "skdebias.methods.Method."
             )
-        if not dataclasses.is_dataclass(self.method):
-            raise TypeError(
-                f"method={self.method!r}: {type(self.method).__name__} must be a "
-                "dataclass, whose fields are its hyper-parameters; put "
-                "@dataclass(frozen=True) before the class."
-            )
+        check_definition(self.method)
 
     def _needs_attributes(self):
         return self.pseudo_attributes is None and self._uses_attributes()

@@ -14,8 +14,9 @@ from skdebias._engine._lbfgs import solve
 from skdebias._engine._loss import n_logits
 from skdebias._engine._selection import HeadValidationScorer, Stopping
 from skdebias._engine._sgd import Fitted, OptimizerConfig, Problem, Training
-from skdebias._head import layer_parameters
+from skdebias._head import HEAD_ATTRIBUTES, VALIDATED, layer_parameters
 from skdebias._warnings import warn_caller
+from skdebias.methods._checks import check_learned
 
 
 class Trained(NamedTuple):
@@ -74,6 +75,8 @@ class StackFit:
         self._n_heads = methods[0].n_heads
         device = resolve_device(first.device)
         X_student = shared.data.X_student
+        for pair in zip(estimators, prepared):
+            _check_anchors(*pair)
         starts = [_warm_start(*pair) for pair in zip(estimators, prepared)]
         problem = Problem(
             methods,
@@ -202,13 +205,18 @@ def training_attributes(prepared, result):
     -------
     dict
     """
-    return {
-        **prepared.method.learned(prepared.groups, result),
+    method = prepared.method
+    course = {
         "n_iter_": int(result.n_iter[-1]),
         "best_epoch_": int(result.best_epoch[-1]),
         "history_": fitted_history(result.history, prepared.validation),
         "loss_curve_": [float(loss[-1]) for loss in result.history["loss"]],
     }
+    names = (*HEAD_ATTRIBUTES, "network_")
+    heads = [f"{head.prefix}{name}" for head in method.heads for name in names]
+    taken = [*prepared.learned, *course, *heads, *VALIDATED]
+    learned = method.learned(prepared.groups, result)
+    return {**check_learned(method, learned, taken), **course}
 
 
 def head_attributes(stack, head=-1, prefix=""):
@@ -292,14 +300,16 @@ def _warm_start(estimator, prepared):
     """Weights of the previous fit, if asked for and still of the right shape."""
     if not (estimator.warm_start and hasattr(estimator, "n_iter_")):
         return None
-    heads = [estimator._layers(head.prefix) for head in prepared.method.heads]
-    hidden = _hidden_layer_sizes(estimator)
-    n_outputs = n_logits(len(prepared.classes))
-    widths = [estimator.n_features_in_] * len(heads)
-    if prepared.data.X_student is not None:
-        widths[0] = prepared.data.X_student.shape[1]
-    for layers, width in zip(heads, widths):
-        sizes = (width, *hidden, n_outputs)
+    method = prepared.method
+    for head in method.heads:
+        if not {f"{head.prefix}coef_", f"{head.prefix}coefs_"} & {*vars(estimator)}:
+            raise ValueError(
+                f"warm_start=True, but no head {head.name!r}, which "
+                f"{type(method).__name__} trains, was fitted before: fit a clone "
+                "instead."
+            )
+    heads = [estimator._layers(head.prefix) for head in method.heads]
+    for layers, sizes in zip(heads, _sizes_of_heads(estimator, prepared)):
         shapes = [coef.shape for coef, _ in layers]
         if tuple(shapes) != tuple(pairwise(sizes)):
             raise ValueError(
@@ -313,6 +323,30 @@ def _warm_start(estimator, prepared):
             "clone instead."
         )
     return [layer_parameters(layers) for layers in heads]
+
+
+def _sizes_of_heads(estimator, prepared):
+    """Return the widths of the layers of every head, input to output."""
+    widths = [estimator.n_features_in_] * prepared.method.n_heads
+    if prepared.data.X_student is not None:
+        widths[0] = prepared.data.X_student.shape[1]
+    further = *_hidden_layer_sizes(estimator), n_logits(len(prepared.classes))
+    return [(width, *further) for width in widths]
+
+
+def _check_anchors(estimator, prepared):
+    """Refuse anchors that are no heads of these data."""
+    sizes_of_heads = _sizes_of_heads(estimator, prepared)
+    for head, sizes in zip(prepared.method.heads, sizes_of_heads):
+        if head.anchor is None:
+            continue
+        shapes = [coef.shape[::-1] for coef in head.anchor[0]]
+        if shapes != [*pairwise(sizes)]:
+            raise ValueError(
+                f"{type(prepared.method).__name__}.heads has an anchor with layers of "
+                f"shape {shapes}, and the data and hidden_layer_sizes ask for sizes "
+                f"{sizes}: give the weights of a head of these data."
+            )
 
 
 def fitted_history(history, validation):

@@ -192,7 +192,9 @@ def prepare(estimator, data, encoded=None, stage=None):
         stage = run_first_stage(estimator, data, encoded)
     method = estimator._make_method(data, stage)
     if method is not None:
-        method = method.for_groups(stage.groups, inferred=stage.inferred)
+        from skdebias.methods._checks import for_groups  # torch, which others lack
+
+        method = for_groups(method, stage.groups, inferred=stage.inferred)
     return Prepared(data, encoded, stage, method)
 
 

@@ -10,6 +10,9 @@ from numpy.typing import NDArray
 #: Weights of the layers (n_out, n_in), input to output, and their biases.
 Parameters = tuple[Sequence[NDArray[np.float32]], Sequence[NDArray[np.float32]]]
 
+#: Where a linear head may start, see :class:`Head`.
+STARTS = ("auto", "zero", "random", "first")
+
 
 @dataclass(frozen=True, eq=False)
 class Head:

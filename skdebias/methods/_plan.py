@@ -197,7 +197,8 @@ def slot_table(plans: Sequence[SamplingPlan], batch_size: int) -> SlotTable:
     Raises
     ------
     ValueError
-        If a step would have far more rows than there are.
+        If a step would have far more rows than there are, or if the plans differ in
+        what they must share.
 
     Examples
     --------
@@ -215,6 +216,7 @@ def slot_table(plans: Sequence[SamplingPlan], batch_size: int) -> SlotTable:
     array([[0.25, 0.25, 0.  , 0.25, 0.25],
            [0.25, 0.25, 0.25, 0.25, 0.  ]])
     """
+    _check_alike(plans)
     first = plans[0]
     most = max(len(first.strata), _MOST_ROWS)
     if batch_size > most:
@@ -241,3 +243,28 @@ def slot_table(plans: Sequence[SamplingPlan], batch_size: int) -> SlotTable:
         parts.append((np.full(len(stratum), stream), stratum, position, weights))
     stream_, stratum_, position_, weights_ = map(np.concatenate, zip(*parts))
     return SlotTable(stream_, stratum_, position_, weights_)
+
+
+def _check_alike(plans: Sequence[SamplingPlan]) -> None:
+    """Refuse plans that cannot be laid out as one table of slots."""
+    first = plans[0]
+    for plan in plans[1:]:
+        alike = {
+            "strata": _equal(plan.strata, first.strata),
+            "blocks": _equal(plan.blocks, first.blocks),
+            "number of batches": len(plan.batches) == len(first.batches),
+            "replacement": plan.replacement == first.replacement,
+            "shared": plan.shared == first.shared,
+        }
+        if not all(alike.values()):
+            different = next(what for what, is_alike in alike.items() if not is_alike)
+            raise ValueError(
+                f"plans of one stack differ in their {different}, which a field that "
+                "is named in `stackable` changes: leave it out of `stackable`, and "
+                "its values are trained in stacks of their own."
+            )
+
+
+def _equal(a: NDArray | None, b: NDArray | None) -> bool:
+    # The groups are shared, and so are most strata: nothing to compare then.
+    return a is b or (a is not None and b is not None and np.array_equal(a, b))

@@ -1,15 +1,21 @@
 """DebiasedClassifier is the named estimators, and takes a method of one's own."""
 
+import copy
+import pickle
 import warnings
 from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
 import pytest
+from sklearn import config_context
 from sklearn.base import BaseEstimator, clone
+from sklearn.calibration import CalibratedClassifierCV
+from sklearn.ensemble import BaggingClassifier, StackingClassifier, VotingClassifier
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from sklearn.utils import estimator_html_repr
 
 from skdebias import (
     AFRClassifier,
@@ -217,9 +223,7 @@ def test_stock_search_pipeline_and_halving(data):
     X, y, a = data
     model = make_pipeline(StandardScaler(), DebiasedClassifier(GERNE(), **FAST))
     grid = {"debiasedclassifier__method__beta": [0.0, 0.5]}
-    import sklearn
-
-    with sklearn.config_context(enable_metadata_routing=True):
+    with config_context(enable_metadata_routing=True):
         stock = GridSearchCV(model, grid, cv=2).fit(X, y, attributes=a)
         ours = BatchedGridSearchCV(model, grid, cv=2).fit(X, y, attributes=a)
     np.testing.assert_allclose(
@@ -448,3 +452,112 @@ def test_files_of_a_method_of_ones_own(data, tmp_path):
     for forged in ({"name": "os.system", "fields": {}}, {"name": "ERM"}, 3, "ERM"):
         with pytest.raises(ValueError, match="its method is"):
             _fitted._saved_method(forged)
+
+
+def test_setting_parameters_sets_all_or_none_of_the_method():
+    """In whatever order the method and its fields are named."""
+    model = DebiasedClassifier(GERNE(0.5))
+    model.set_params(method__tilt=3.0, method=Tilted())
+    assert model.method == Tilted(3.0)
+    for wrong in ({"gamma": 1.0}, {"method__gamma": 1.0}, {"method__tilt__x": 1}):
+        with pytest.raises(ValueError, match=r"gamma|tilt__x"):
+            model.set_params(method=ERM(), **wrong)
+        assert model.method == Tilted(3.0)
+
+
+def test_warm_start_goes_on_from_heads_of_the_same_names(data):
+    X, y, a = data
+    model = DebiasedClassifier(Tilted(), warm_start=True, **FAST)
+    model.fit(X, y, attributes=a).set_params(method=LfF())
+    with pytest.raises(ValueError, match="no head 'biased', which LfF trains, was"):
+        model.fit(X, y)
+    assert model.tilted_counts_.sum() == len(y)  # all is as it was
+    model.set_params(warm_start=False).fit(X, y).set_params(warm_start=True)
+    before = model.biased_coef_
+    model.set_params(max_iter=1, learning_rate=1e-9).fit(X, y)
+    np.testing.assert_allclose(model.biased_coef_, before, atol=1e-6)
+
+
+@dataclass(frozen=True, eq=False)
+class Weighted(Method):
+    """A field that is an array, which is compared to nothing by `==`."""
+
+    weights: np.ndarray
+
+    def plan(self, groups):
+        share = self.weights[groups.cells[:, 1]] * groups.counts
+        return SamplingPlan(groups.ids, (Batch("all", share / share.sum()),))
+
+
+def test_fields_that_are_arrays(data):
+    X, y, a = data
+    values = [np.ones(3), np.array([1.0, 4.0, 4.0])]
+    model = DebiasedClassifier(Weighted(values[0]), **FAST)
+    grid = {"method__weights": values}
+    search = BatchedGridSearchCV(model, grid, cv=2).fit(X, y, attributes=a)
+    assert any(search.best_params_["method__weights"] is value for value in values)
+    assert len(np.unique(search.cv_results_["mean_test_score"])) == 2
+    for value, score in zip(values, search.cv_results_["mean_test_score"]):
+        alone = BatchedGridSearchCV(model, {"method__weights": [value]}, cv=2)
+        assert alone.fit(X, y, attributes=a).best_score_ == score
+    long = DebiasedClassifier(Weighted(np.arange(5000.0)))
+    assert len(repr(long)) < 500
+    assert clone(long).method.weights is not long.method.weights
+    assert "method__weights" in estimator_html_repr(long)
+
+
+@dataclass(frozen=True)
+class Strata(Method):
+    """Calls a field stackable that it should not."""
+
+    by: str = "group"
+
+    stackable: ClassVar = ("by",)
+
+    def plan(self, groups):
+        strata = groups.ids if self.by == "group" else groups.ids[::-1]
+        share = np.bincount(strata) / len(strata)
+        return SamplingPlan(strata, (Batch("all", share),))
+
+
+def test_a_stack_whose_plans_do_not_go_together_is_refused(data):
+    """All were drawn from the strata of the first, in silence."""
+    X, y, a = data
+    grid = {"method__by": ["group", "order"]}
+    model = DebiasedClassifier(Strata(), **FAST)
+    search = BatchedGridSearchCV(model, grid, cv=2, error_score="raise")
+    with pytest.raises(ValueError, match=r"differ in their strata, .* leave it out of"):
+        search.fit(X, y, attributes=a)
+
+
+def test_copies_predict_the_same(data):
+    X, y, a = data
+    model = DebiasedClassifier(Tilted(), **FAST).fit(X, y, attributes=a)
+    for copied in (pickle.loads(pickle.dumps(model)), copy.deepcopy(model)):
+        np.testing.assert_array_equal(copied.predict_proba(X), model.predict_proba(X))
+        assert copied.method == model.method
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda model: make_pipeline(StandardScaler(), model),
+        lambda model: CalibratedClassifierCV(model, cv=2),
+        lambda model: BaggingClassifier(model, n_estimators=2, n_jobs=2),
+        lambda model: VotingClassifier([("a", model), ("b", clone(model))]),
+        lambda model: StackingClassifier([("a", model), ("b", clone(model))], cv=2),
+        lambda model: GridSearchCV(model, {"method__beta": [0.1, 0.5]}, cv=2, n_jobs=2),
+        lambda model: GridSearchCV(model, {"method": [GERNE(0.1), ERM()]}, cv=2),
+    ],
+)
+def test_inside_estimators_of_scikit_learn(wrap, data):
+    """Which hand the attributes on, where metadata routing is enabled."""
+    X, y, a = data
+    model = DebiasedClassifier(GERNE(0.3), **FAST, learning_rate=0.1)
+    with config_context(enable_metadata_routing=True):
+        if isinstance(wrap(model), StackingClassifier):
+            # Its last estimator would be handed them, and takes none.
+            wrapped = wrap(model.set_params(method=ERM())).fit(X, y)
+        else:
+            wrapped = wrap(model).fit(X, y, attributes=a)
+    assert wrapped.score(X, y) > 0.6
