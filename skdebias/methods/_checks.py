@@ -257,14 +257,20 @@ def _check_strata(plan: SamplingPlan, n_rows: int, where: str) -> int:
             f"{where} returned strata of shape {strata.shape}, and there are {n_rows} "
             "training rows: give every row its stratum, as groups.ids does its group."
         )
-    lowest = int(strata.min())
-    counts = np.bincount(strata) if lowest >= 0 else np.zeros(1, dtype=np.int64)
-    if not counts.all():
-        problem = f"stratum {int(counts.argmin())} has no row"
-        problem = f"the number {lowest}" if lowest < 0 else problem
+    remedy = (
+        "Number those that have rows from 0, for example by numpy.unique(..., "
+        "return_inverse=True)."
+    )
+    try:
+        counts = np.bincount(strata)
+    except ValueError:  # not asked for beforehand: a large search checks many plans
         raise ValueError(
-            f"{where} returned strata with a gap: {problem}. Number those that have "
-            "rows from 0, for example by numpy.unique(..., return_inverse=True)."
+            f"{where} returned strata with the number {strata.min()}. {remedy}"
+        ) from None
+    if not counts.all():
+        raise ValueError(
+            f"{where} returned strata with a gap: number {counts.argmin()} has no row. "
+            f"{remedy}"
         )
     return len(counts)
 
@@ -296,7 +302,8 @@ def _check_numbers(values: Any, shape: tuple[int, ...], what: str) -> None:
             f"{what} of shape {values.shape}, and it must be {shape}: one number for "
             + ("each stratum." if "row_weights" not in what else "each training row.")
         )
-    if values.dtype.kind == "f" and not np.isfinite(values).all():
+    # The sum of what is not finite is not finite either, and takes one pass.
+    if values.dtype.kind == "f" and not np.isfinite(values.sum(dtype=np.float64)):
         raise ValueError(f"{what} that are not all finite: look for a division by 0.")
 
 

@@ -202,12 +202,12 @@ WRONG = {
     "strata, negative": (
         with_plan(strata=lambda groups: groups.ids - 1),
         ValueError,
-        "strata with a gap: the number -1. Number those",
+        r"strata with the number -1\. Number those",
     ),
     "strata, empty": (
         with_plan(strata=lambda groups: groups.ids * 2),
         ValueError,
-        "strata with a gap: stratum 1 has no row. Number those",
+        r"strata with a gap: number 1 has no row\. Number those",
     ),
     "batches, none": (
         with_plan(batches=lambda groups: ()),
