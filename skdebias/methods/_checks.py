@@ -48,7 +48,7 @@ def check_definition(method: Method) -> None:
             "no fields of it: put @dataclass(frozen=True) before this class too, as "
             "before the one that it inherits from."
         )
-    if not kind.__dataclass_params__.frozen:  # type: ignore[attr-defined]
+    if not kind.__dataclass_params__.frozen:
         raise TypeError(
             f"method={method!r}: {name} is a dataclass that can be changed, so that a "
             "fit could change its parameters: put @dataclass(frozen=True) before the "
@@ -60,7 +60,7 @@ def check_definition(method: Method) -> None:
 
 def _undeclared_fields(kind: type) -> Iterable[str]:
     """Names that a class below the dataclass annotates without being one itself."""
-    fields = {field.name for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    fields = {field.name for field in dataclasses.fields(kind)}
     for base in kind.__mro__[: kind.__mro__.index(Method)]:
         for name, annotation in inspect.get_annotations(base).items():
             if name not in fields and not _is_class_variable(annotation):
