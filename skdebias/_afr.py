@@ -4,8 +4,8 @@ from numbers import Real
 
 import numpy as np
 
-from skdebias._base import BaseDebiasedClassifier
-from skdebias._head import HEAD_ATTRIBUTES, layer_parameters
+from skdebias._base import BaseDebiasedClassifier, shared_parameters
+from skdebias._head import HEAD_ATTRIBUTES, fitted_layers, layer_parameters
 from skdebias._mapped import take_rows
 from skdebias._prepare import FirstStage
 from skdebias._sklearn import Interval
@@ -213,7 +213,7 @@ class AFRClassifier(BaseDebiasedClassifier):
             if hasattr(first, name)
         }
         confidence = np.where(held, confidence, np.nan)
-        anchor = layer_parameters(first._layers())
+        anchor = layer_parameters(fitted_layers(first))
         return FirstStage(
             data.attributes,
             learned={"confidence_": confidence, **layers},
@@ -221,7 +221,7 @@ class AFRClassifier(BaseDebiasedClassifier):
         )
 
     def _first_stage_parameters(self, attributes_given):
-        return {"holdout", *self._shared_parameters()}
+        return {"holdout", *shared_parameters()}
 
     def _make_method(self, data, stage):
         from skdebias.methods import AFR  # torch, which predicting does not need

@@ -115,11 +115,6 @@ class BaseDebiasedClassifier(HeadClassifier):
         """Whether the method can train whole networks, not only their last layers."""
         return True
 
-    @staticmethod
-    def _shared_parameters():
-        """Names of the parameters that all estimators with an engine's head have."""
-        return BaseDebiasedClassifier.__init__.__kwdefaults__
-
     def _n_epochs(self):
         return self.max_iter
 
@@ -149,6 +144,33 @@ class BaseDebiasedClassifier(HeadClassifier):
                     f"({_listed(old)}) than these data ({_listed(new)}): fit a clone "
                     "instead."
                 )
+
+
+def shared_parameters():
+    """Return the parameters that all estimators with an engine's head have.
+
+    Returns
+    -------
+    dict of str to object
+        Their defaults, by name.
+    """
+    return BaseDebiasedClassifier.__init__.__kwdefaults__
+
+
+def trains_networks(estimator):
+    """Return whether an estimator's method can train whole networks.
+
+    Parameters
+    ----------
+    estimator : object
+
+    Returns
+    -------
+    bool
+        False of what is no estimator with an engine's head.
+    """
+    is_head = isinstance(estimator, BaseDebiasedClassifier)
+    return is_head and estimator._trains_networks
 
 
 def _listed(values):

@@ -1,6 +1,6 @@
 """Empirical risk minimisation, plain or balanced."""
 
-from skdebias._base import BaseDebiasedClassifier
+from skdebias._base import BaseDebiasedClassifier, shared_parameters
 from skdebias._sklearn import StrOptions
 
 
@@ -179,11 +179,9 @@ def make_erm(estimator, **changes):
     -------
     ERMClassifier
     """
-    own = estimator.get_params(deep=False)
-    kept = {name: own[name] for name in BaseDebiasedClassifier._shared_parameters()} | {
-        "warm_start": False
-    }
-    return ERMClassifier(**(kept | changes))
+    params = estimator.get_params(deep=False)
+    shared = {name: params[name] for name in shared_parameters()}
+    return ERMClassifier(**(shared | {"warm_start": False} | changes))
 
 
 class HeadFactory:

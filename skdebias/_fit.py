@@ -14,7 +14,8 @@ from skdebias._engine._lbfgs import solve
 from skdebias._engine._loss import n_logits
 from skdebias._engine._selection import HeadValidationScorer, Stopping
 from skdebias._engine._sgd import Fitted, OptimizerConfig, Problem, Training
-from skdebias._head import HEAD_ATTRIBUTES, VALIDATED, layer_parameters
+from skdebias._head import HEAD_ATTRIBUTES, fitted_layers, layer_parameters
+from skdebias._validation import VALIDATED
 from skdebias._warnings import warn_caller
 from skdebias.methods._checks import check_learned
 
@@ -308,7 +309,7 @@ def _warm_start(estimator, prepared):
                 f"{type(method).__name__} trains, was fitted before: fit a clone "
                 "instead."
             )
-    heads = [estimator._layers(head.prefix) for head in method.heads]
+    heads = [fitted_layers(estimator, head.prefix) for head in method.heads]
     for layers, sizes in zip(heads, _sizes_of_heads(estimator, prepared)):
         shapes = [coef.shape for coef, _ in layers]
         if tuple(shapes) != tuple(pairwise(sizes)):

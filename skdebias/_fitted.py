@@ -13,6 +13,7 @@ from sklearn.preprocessing import StandardScaler
 
 from skdebias._debiased import SavedMethod, saved
 from skdebias._serialize import decode, encode
+from skdebias._sklearn import validate_params
 
 # Lengths by name; the same name is the same length within one estimator.
 _Lengths = dict[str, int]
@@ -91,7 +92,7 @@ def rebuild_estimator(
     if "method" in params:
         params["method"] = _saved_method(params["method"])
     estimator = known_class(description["class"])(**params)
-    estimator._validate_params()
+    validate_params(estimator)
     fitted = decode(description["fitted"], arrays)
     check_fitted(fitted, _KNOWN_OF_A_SCALER if _is_scaler(estimator) else _KNOWN)
     if _is_scaler(estimator):

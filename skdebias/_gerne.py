@@ -4,7 +4,7 @@ from numbers import Real
 
 from sklearn.base import clone
 
-from skdebias._base import BaseDebiasedClassifier
+from skdebias._base import BaseDebiasedClassifier, shared_parameters
 from skdebias._erm import model_factory
 from skdebias._prepare import FirstStage
 from skdebias._sklearn import HasMethods, Interval, StrOptions
@@ -240,7 +240,7 @@ class GERNEClassifier(BaseDebiasedClassifier):
             return {"pseudo_attributes"}
         if self.reference_estimator is not None:
             return {"t", "reference_estimator"}
-        return {"t", *self._shared_parameters()}
+        return {"t", *shared_parameters()}
 
     def _inferrer(self, models):
         """Return the estimator of pseudo-attributes of the unknown case."""

@@ -8,38 +8,31 @@ from scipy.special import expit, softmax
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.callback import CallbackSupportMixin
 from sklearn.pipeline import Pipeline
-from sklearn.utils import check_random_state
-from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils.validation import check_is_fitted
 
 from skdebias._attributes import on_host
 from skdebias._blas import blas_on_one_thread
 from skdebias._context import plain_numpy, standard_context
-from skdebias._prepare import FirstStage, encode, prepare, warn_of_attributes
-from skdebias._rows import (
-    PRECISIONS,
-    as_array,
-    check_large_array,
-    is_device_tensor,
-    refuse_beyond_float32,
-    refuse_masked,
+from skdebias._prepare import (
+    FitHooks,
+    encode,
+    prepare,
+    set_fitted,
+    training_data,
+    warn_of_attributes,
 )
-from skdebias._sklearn import _fit_context, through_pipelines
+from skdebias._rows import as_array, is_device_tensor
+from skdebias._sklearn import _fit_context
 from skdebias._training_checks import warn_if_collapsed, warn_of_validation_shift
 from skdebias._validation import (
-    TrainingData,
-    about,
-    encode_validation_set,
-    has_validation_set,
     refuse_booleans,
     validate_features,
+    validate_training_rows,
 )
 
 # Values per block of prediction: bounds the float32 copy of float16 input.
 _PREDICT_VALUES = 1 << 23
 
-# What validation sets on an estimator, before anything is fitted.
-VALIDATED = ("n_features_in_", "feature_names_in_")
 # Fitted attributes of a head: linear, or with hidden layers.
 HEAD_ATTRIBUTES = ("coef_", "intercept_", "coefs_", "intercepts_")
 
@@ -63,6 +56,27 @@ def layer_parameters(layers):
     """
     coefs = [np.ascontiguousarray(coef.T) for coef, _ in layers]
     return coefs, [intercept for _, intercept in layers]
+
+
+def fitted_layers(estimator, prefix=""):
+    """Return the layers of a fitted head, input to output.
+
+    Parameters
+    ----------
+    estimator : HeadClassifier
+    prefix : str, default=""
+        What precedes the names of the fitted attributes.
+
+    Returns
+    -------
+    list of (ndarray of shape (n_in, n_out), ndarray of shape (n_out,))
+        Weights and biases.
+    """
+    if hasattr(estimator, f"{prefix}coef_"):
+        coefs = [getattr(estimator, f"{prefix}coef_").T]
+        return list(zip(coefs, [getattr(estimator, f"{prefix}intercept_")]))
+    coefs = getattr(estimator, f"{prefix}coefs_")
+    return list(zip(coefs, getattr(estimator, f"{prefix}intercepts_")))
 
 
 class LogitClassifierMixin(ClassifierMixin):
@@ -126,7 +140,11 @@ class LogitClassifierMixin(ClassifierMixin):
 
 
 class HeadClassifier(
-    CallbackSupportMixin, LogitClassifierMixin, BaseEstimator, metaclass=ABCMeta
+    CallbackSupportMixin,
+    LogitClassifierMixin,
+    FitHooks,
+    BaseEstimator,
+    metaclass=ABCMeta,
 ):
     """Classifier with a linear or multi-layer head, however it is trained.
 
@@ -140,62 +158,6 @@ class HeadClassifier(
         "y_val": True,
         "attributes_val": True,
     }
-
-    def _needs_attributes(self):
-        """Whether fitting without attributes deserves a warning."""
-        return True
-
-    def _uses_attributes(self):
-        """Whether attributes that are given change the fit."""
-        return self._needs_attributes()
-
-    def _first_stage(self, data):
-        """Learn what the method needs before its own training.
-
-        Parameters
-        ----------
-        data : TrainingData
-            Validated X and y, and the rest as it was given to `fit`.
-
-        Returns
-        -------
-        FirstStage
-            With the attributes to train with: those given, unless the estimator infers
-            its own.
-        """
-        return FirstStage(data.attributes)
-
-    def _first_stage_parameters(self, attributes_given):
-        """Names of the parameters that :meth:`_first_stage` reads.
-
-        A search runs the stage once for candidates that agree in them.
-
-        Parameters
-        ----------
-        attributes_given : bool
-            Whether `fit` was given attributes.
-
-        Returns
-        -------
-        collection of str
-            `random_state` need not be named.
-        """
-        return ()
-
-    def _make_method(self, data, stage):
-        """Return the method that the parameters stand for.
-
-        Parameters
-        ----------
-        data : TrainingData
-        stage : FirstStage
-
-        Returns
-        -------
-        skdebias.methods.Method or None
-            None for a head that the engine does not train.
-        """
-        return None
 
     def _n_epochs(self):
         """Number of epochs that callbacks are told of; 0 for a fit in one piece."""
@@ -254,7 +216,7 @@ default=None
             If the input is malformed: wrong lengths, NaN, a single class. What was
             fitted before is then left as it was.
         """
-        return self._fit_whole(
+        return self._fit_or_restore(
             X,
             y,
             attributes,
@@ -263,23 +225,23 @@ default=None
             attributes_val=attributes_val,
         )
 
-    def _fit_whole(self, X, y, attributes, **given):
+    def _fit_or_restore(self, X, y, attributes, **fit_params):
         """Fit, or leave everything as it was before."""
         from skdebias._engine._threads import one_thread
 
         before = dict(vars(self))
         try:
             with standard_context(), one_thread():
-                return self._fit(X, y, attributes, given, before)
+                return self._fit(X, y, attributes, fit_params, before)
         except BaseException:
             # Classes of the new labels beside an old head would predict nonsense.
             vars(self).clear()
             vars(self).update(before)
             raise
 
-    def _fit(self, X, y, attributes, given, before):
-        X, y = self._validate_fit_input(X, y)
-        data = self._training_data(X, y, attributes=attributes, **given)
+    def _fit(self, X, y, attributes, fit_params, before):
+        X, y = validate_training_rows(self, X, y)
+        data = training_data(self, X, y, attributes=attributes, **fit_params)
         encoded = encode(self, data)
         self._check_warm_start(before, encoded.classes)
         if encoded.validation is not None:
@@ -287,39 +249,10 @@ default=None
         prepared = prepare(self, data, encoded)
         warn_of_attributes(self, prepared)
         task = FitTask(self, prepared)
-        self._set_fitted(prepared.learned | self._train(prepared, task))
+        set_fitted(self, prepared, self._train(prepared, task))
         task.end(reconstruction_attributes={})
-        warn_if_collapsed(self, X, encoded.y_codes)
+        warn_if_collapsed(self, X, encoded.y_codes, self._logits)
         return self
-
-    def _training_data(self, X, y, *, seed=None, **given):
-        """Return what `fit` was given as a whole.
-
-        Parameters
-        ----------
-        X, y : ndarray
-            Validated.
-        seed : int, default=None
-            Of every stage of the fit; drawn if it is None.
-        **given : dict
-            Arguments of `fit`, as they are.
-
-        Returns
-        -------
-        TrainingData
-        """
-        if seed is None:
-            seed = self._draw_seed()
-        given["X_val"] = through_pipelines(given["X_val"])
-        return TrainingData(X, y, seed=seed, **given)
-
-    def _set_fitted(self, state):
-        """Set fitted attributes, and drop those of an earlier fit."""
-        for name in [*vars(self)]:
-            if name.endswith("_") and name not in VALIDATED and name[0] != "_":
-                delattr(self, name)
-        for name, value in state.items():
-            setattr(self, name, value)
 
     def _validate_params(self):
         super()._validate_params()
@@ -331,63 +264,15 @@ default=None
         # A search asks for them often, and reading a signature takes a while.
         return super()._get_param_names()
 
-    def _draw_seed(self):
-        """Seed of every stage of a fit."""
-        return check_random_state(self.random_state).randint(np.iinfo(np.int32).max)
-
     def _check_warm_start(self, before, classes):
         """Refuse to go on from a head of other data; none goes on by default."""
-
-    def _validate_fit_input(self, X, y):
-        refuse_masked(y, "y")
-        X, y = as_array(X), on_host(y)
-        if is_device_tensor(X):
-            y = validate_data(self, X="no_validation", y=y)
-            self.n_features_in_ = X.shape[1]
-            if len(y) != len(X):
-                raise ValueError(
-                    f"X has {len(X)} rows and y has {len(y)}: pass one label per row."
-                )
-        else:
-            checked = check_large_array(X, self)
-            X, y = validate_data(
-                self, X, y, dtype=PRECISIONS, ensure_all_finite=not checked
-            )
-        check_classification_targets(y)
-        refuse_beyond_float32(X)
-        return X, y
-
-    def _encode_validation(self, data, classes):
-        """Return the encoded validation set, None if there is none."""
-        if not has_validation_set(data.X_val, data.y_val, data.attributes_val):
-            return None
-        with about("X_val"):
-            X_val = self._validate_X(data.X_val)
-            refuse_beyond_float32(X_val)
-        return encode_validation_set(
-            X_val,
-            data.y_val,
-            data.attributes_val,
-            classes,
-            self.selection,
-        )
-
-    def _validate_X(self, X):
-        return validate_features(self, X, reset=False)
-
-    def _layers(self, prefix=""):
-        """Pairs of (weights of shape (n_in, n_out), biases), input to output."""
-        own = vars(self)
-        if f"{prefix}coef_" in own:
-            return [(own[f"{prefix}coef_"].T, own[f"{prefix}intercept_"])]
-        return list(zip(own[f"{prefix}coefs_"], own[f"{prefix}intercepts_"]))
 
     def _as_rows(self, X):
         """Return checked rows as an array."""
         if not is_device_tensor(X):
-            return self._validate_X(X)
+            return validate_features(self, X, reset=False)
         with standard_context():
-            X = self._validate_X(X)
+            X = validate_features(self, X, reset=False)
             return as_array(X.cpu()) if is_device_tensor(X) else X
 
     @plain_numpy
@@ -421,7 +306,7 @@ default=None
         if is_device_tensor(block):
             block = as_array(block.cpu())
         out = block.astype(np.float32) if block.dtype == np.float16 else block
-        for i, (coef, intercept) in enumerate(self._layers()):
+        for i, (coef, intercept) in enumerate(fitted_layers(self)):
             out = (out if i == 0 else np.maximum(out, 0)) @ coef + intercept
         return out
 

@@ -5,7 +5,7 @@ from numbers import Integral, Real
 import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 
-from skdebias._base import BaseDebiasedClassifier
+from skdebias._base import BaseDebiasedClassifier, shared_parameters
 from skdebias._prepare import FirstStage
 from skdebias._quiet import ignored
 from skdebias._sklearn import HasMethods, Interval
@@ -217,7 +217,7 @@ class JTTClassifier(BaseDebiasedClassifier):
     def _first_stage_parameters(self, attributes_given):
         if self.reference_estimator is not None:
             return {"reference_estimator"}
-        return {"warmup_epochs", *self._shared_parameters()}
+        return {"warmup_epochs", *shared_parameters()}
 
     def _make_method(self, data, stage):
         from skdebias.methods import JTT

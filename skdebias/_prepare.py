@@ -9,15 +9,23 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
+from sklearn.utils import check_random_state
 
 from skdebias._attributes import Groups
 from skdebias._named_groups import NamedGroups, warn_of_unusable
+from skdebias._rows import refuse_beyond_float32
+from skdebias._sklearn import through_pipelines
 from skdebias._validation import (
+    VALIDATED,
     TrainingData,
+    about,
     check_encodable,
     check_same_kind,
     encode_classes,
     encode_groups,
+    encode_validation_set,
+    has_validation_set,
+    validate_features,
 )
 
 
@@ -121,6 +129,156 @@ class Prepared:
         }
 
 
+class FitHooks:
+    """What an estimator says of its fit, for the functions of this module to ask.
+
+    A hook returns, and sets nothing on the estimator.
+    """
+
+    def _needs_attributes(self):
+        """Return whether fitting without attributes deserves a warning."""
+        return True
+
+    def _uses_attributes(self):
+        """Return whether attributes that are given change the fit."""
+        return self._needs_attributes()
+
+    def _training_data(self, X, y, **fit_params):
+        """Return what `fit` was given as a whole.
+
+        Parameters
+        ----------
+        X, y : ndarray
+            Validated.
+        **fit_params : dict
+            The seed and the other arguments of `fit`.
+
+        Returns
+        -------
+        TrainingData
+        """
+        return TrainingData(X, y, **fit_params)
+
+    def _first_stage(self, data):
+        """Learn what the method needs before its own training.
+
+        Parameters
+        ----------
+        data : TrainingData
+            Validated X and y, and the rest as it was given to `fit`.
+
+        Returns
+        -------
+        FirstStage
+            With the attributes to train with: those given, unless the estimator infers
+            its own.
+        """
+        return FirstStage(data.attributes)
+
+    def _first_stage_parameters(self, attributes_given):
+        """Return the names of the parameters that :meth:`_first_stage` reads.
+
+        A search runs the stage once for candidates that agree in them.
+
+        Parameters
+        ----------
+        attributes_given : bool
+            Whether `fit` was given attributes.
+
+        Returns
+        -------
+        collection of str
+            `random_state` need not be named.
+        """
+        return ()
+
+    def _make_method(self, data, stage):
+        """Return the method that the parameters stand for.
+
+        Parameters
+        ----------
+        data : TrainingData
+        stage : FirstStage
+
+        Returns
+        -------
+        skdebias.methods.Method or None
+            None for a head that the engine does not train.
+        """
+        return None
+
+
+def draw_seed(random_state):
+    """Return the seed of every stage of a fit.
+
+    Parameters
+    ----------
+    random_state : int, RandomState instance or None
+        The parameter of the estimator.
+
+    Returns
+    -------
+    int
+    """
+    return check_random_state(random_state).randint(np.iinfo(np.int32).max)
+
+
+def training_data(estimator, X, y, *, seed=None, **fit_params):
+    """Return what `fit` was given as a whole.
+
+    Parameters
+    ----------
+    estimator : HeadClassifier
+    X, y : ndarray
+        Validated.
+    seed : int, default=None
+        Of every stage of the fit; drawn if it is None.
+    **fit_params : dict
+        Other arguments of `fit`, as they are.
+
+    Returns
+    -------
+    TrainingData
+    """
+    if seed is None:
+        seed = draw_seed(estimator.random_state)
+    fit_params["X_val"] = through_pipelines(fit_params["X_val"])
+    return estimator._training_data(X, y, seed=seed, **fit_params)
+
+
+def uses_attributes(estimator):
+    """Return whether attributes that are given change the fit of an estimator.
+
+    Parameters
+    ----------
+    estimator : HeadClassifier
+
+    Returns
+    -------
+    bool
+    """
+    return estimator._uses_attributes()
+
+
+def first_stage_settings(estimator, attributes_given):
+    """Return the parameters that a first stage reads, but for `random_state`.
+
+    Parameters
+    ----------
+    estimator : HeadClassifier
+    attributes_given : bool
+        Whether `fit` is given attributes.
+
+    Returns
+    -------
+    dict of str to object
+        Empty if there is no first stage.
+    """
+    parameters = estimator.get_params(deep=False)
+    names = sorted(estimator._first_stage_parameters(attributes_given))
+    return {name: parameters[name] for name in names}
+
+
 def encode(estimator, data):
     """Encode labels and validation set.
 
@@ -137,10 +295,22 @@ def encode(estimator, data):
     if data.attributes is not None:
         # Before anything is trained, and where they are not used too.
         check_encodable(data.attributes, len(data.y))
-    validation = estimator._encode_validation(data, classes)
+    validation = _encode_validation(estimator, data, classes)
     if data.attributes is not None and data.attributes_val is not None:
         check_same_kind(data.attributes, data.attributes_val)
     return Encoded(classes, y_codes, validation)
+
+
+def _encode_validation(estimator, data, classes):
+    """Return the encoded validation set, None if there is none."""
+    if not has_validation_set(data.X_val, data.y_val, data.attributes_val):
+        return None
+    with about("X_val"):
+        X_val = validate_features(estimator, data.X_val, reset=False)
+        refuse_beyond_float32(X_val)
+    return encode_validation_set(
+        X_val, data.y_val, data.attributes_val, classes, estimator.selection
+    )
 
 
 def run_first_stage(estimator, data, encoded):
@@ -207,7 +377,7 @@ def warn_of_attributes(estimator, prepared):
     prepared : Prepared
     """
     reasons = []
-    if prepared.data.attributes is not None and estimator._uses_attributes():
+    if prepared.data.attributes is not None and uses_attributes(estimator):
         named = NamedGroups(
             prepared.groups, prepared.classes, prepared.stage.attribute_values
         )
@@ -215,3 +385,22 @@ def warn_of_attributes(estimator, prepared):
     if prepared.validation is not None:
         reasons.append(prepared.validation["unusable"])
     warn_of_unusable(*reasons)
+
+
+def set_fitted(estimator, prepared, attributes):
+    """Set what came before training, and what training gave, as fitted attributes.
+
+    Those of an earlier fit are dropped.
+
+    Parameters
+    ----------
+    estimator : HeadClassifier
+    prepared : Prepared
+    attributes : mapping of str to object
+        Of the training.
+    """
+    for name in [*vars(estimator)]:
+        if name.endswith("_") and name not in VALIDATED and name[0] != "_":
+            delattr(estimator, name)
+    for name, value in (prepared.learned | attributes).items():
+        setattr(estimator, name, value)

@@ -46,7 +46,6 @@ __all__ = [
     "_BaseScorer",
     "_MultimetricScorer",
     "_PassthroughScorer",
-    "_Scorer",
     "_check_method_params",
     "_fit_context",
     "_insert_error_scores",
@@ -54,9 +53,76 @@ __all__ = [
     "_safe_indexing",
     "_score",
     "_warn_or_raise_about_fit_failures",
+    "own_score_of",
+    "score_function_of",
+    "scorers_by_metric",
     "through_pipelines",
     "validate_parameter_constraints",
+    "validate_params",
 ]
+
+
+def validate_params(estimator):
+    """Check the parameters of an estimator as its `fit` does.
+
+    Parameters
+    ----------
+    estimator : estimator
+
+    Raises
+    ------
+    InvalidParameterError
+    """
+    estimator._validate_params()
+
+
+def scorers_by_metric(scorer):
+    """Return the scorers of several metrics.
+
+    Parameters
+    ----------
+    scorer : callable
+        What scikit-learn's searches call with an estimator, X and y.
+
+    Returns
+    -------
+    dict of str to callable, or None
+        None for a scorer of one metric.
+    """
+    return scorer._scorers if isinstance(scorer, _MultimetricScorer) else None
+
+
+def own_score_of(scorer):
+    """Return the estimator whose own `score` a scorer stands for.
+
+    Parameters
+    ----------
+    scorer : callable
+
+    Returns
+    -------
+    estimator or None
+        None for a scorer of another kind.
+    """
+    return scorer._estimator if isinstance(scorer, _PassthroughScorer) else None
+
+
+def score_function_of(scorer):
+    """Return the function that a scorer applies to labels and predictions.
+
+    Parameters
+    ----------
+    scorer : callable
+
+    Returns
+    -------
+    callable or None
+        None for a scorer that does anything else with an estimator, or with what the
+        function returns.
+    """
+    if type(scorer) is not _Scorer or scorer._sign != 1 or scorer._kwargs:
+        return None
+    return scorer._score_func if scorer._response_method == "predict" else None
 
 
 def through_pipelines(X_val):

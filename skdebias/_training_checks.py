@@ -58,7 +58,7 @@ def warn_of_validation_shift(X, X_val):
     )
 
 
-def warn_if_collapsed(estimator, X, y_codes):
+def warn_if_collapsed(estimator, X, y_codes, logits_of):
     """Warn if a fitted head is of no use on the rows it was trained on.
 
     Parameters
@@ -68,9 +68,11 @@ def warn_if_collapsed(estimator, X, y_codes):
     X : ndarray or Tensor of shape (n_samples, n_features)
     y_codes : ndarray of shape (n_samples,)
         Indices into `classes_`.
+    logits_of : callable
+        Returns the logits (n_rows, 1 or n_classes) of some rows.
     """
     y = y_codes[_places(len(X))]
-    logits = estimator._logits(_some(X))
+    logits = logits_of(_some(X))
     if logits.shape[1] == 1:
         logits = np.hstack([np.zeros_like(logits), logits])
     predictions = logits.argmax(axis=1)

@@ -2,7 +2,7 @@
 
 from numbers import Integral, Real
 
-from skdebias._base import BaseDebiasedClassifier
+from skdebias._base import BaseDebiasedClassifier, shared_parameters
 from skdebias._erm import model_factory
 from skdebias._prepare import FirstStage
 from skdebias._sklearn import Interval, StrOptions
@@ -276,7 +276,7 @@ default="feature_magnitude"
         )
 
     def _first_stage_parameters(self, attributes_given):
-        return {*_CLUSTERING, "robust", *self._shared_parameters()}
+        return {*_CLUSTERING, "robust", *shared_parameters()}
 
     def _reference(self, seed):
         """How the warm-up model differs from ERM like this; None if there is none."""

@@ -312,7 +312,7 @@ default=None
             If the input is malformed: wrong lengths, NaN, a single class; or for
             `X_student` with `divergence="l1"`.
         """
-        return self._fit_whole(
+        return self._fit_or_restore(
             X,
             y,
             attributes,
@@ -322,8 +322,8 @@ default=None
             X_student=X_student,
         )
 
-    def _training_data(self, X, y, *, X_student=None, **given):
-        data = super()._training_data(X, y, **given)
+    def _training_data(self, X, y, *, X_student=None, **fit_params):
+        data = super()._training_data(X, y, **fit_params)
         if X_student is None:
             return data
         return replace(data, X_student=self._checked_student(X_student, len(y)))

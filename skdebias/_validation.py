@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 from sklearn.utils import assert_all_finite, column_or_1d
-from sklearn.utils.multiclass import type_of_target
+from sklearn.utils.multiclass import check_classification_targets, type_of_target
 from sklearn.utils.validation import validate_data
 
 from skdebias._attributes import (
@@ -26,10 +26,14 @@ from skdebias._rows import (
     as_array,
     check_large_array,
     is_device_tensor,
+    refuse_beyond_float32,
     refuse_masked,
 )
 from skdebias._sklearn import Interval, InvalidParameterError
 from skdebias._warnings import warn_caller
+
+# What validation sets on an estimator, before anything is fitted.
+VALIDATED = ("n_features_in_", "feature_names_in_")
 
 
 @dataclass(frozen=True)
@@ -112,6 +116,47 @@ def validate_features(estimator, X, *, reset):
             f"{estimator.n_features_in_} features as input."
         )
     return X
+
+
+def validate_training_rows(estimator, X, y):
+    """Check what an estimator is fitted to.
+
+    Parameters
+    ----------
+    estimator : estimator
+        Remembers the number of features, and their names.
+    X : array-like or Tensor of shape (n_samples, n_features)
+    y : array-like of shape (n_samples,)
+
+    Returns
+    -------
+    X : ndarray, or Tensor on another device than the CPU
+        Neither copied nor upcast where it is of floats.
+    y : ndarray of shape (n_samples,)
+
+    Raises
+    ------
+    ValueError
+        If the lengths differ, if there are NaN, infinite or huge values, or if the
+        labels are no classes.
+    """
+    refuse_masked(y, "y")
+    X, y = as_array(X), on_host(y)
+    if is_device_tensor(X):
+        y = validate_data(estimator, X="no_validation", y=y)
+        estimator.n_features_in_ = X.shape[1]
+        if len(y) != len(X):
+            raise ValueError(
+                f"X has {len(X)} rows and y has {len(y)}: pass one label per row."
+            )
+    else:
+        checked = check_large_array(X, estimator)
+        X, y = validate_data(
+            estimator, X, y, dtype=PRECISIONS, ensure_all_finite=not checked
+        )
+    check_classification_targets(y)
+    refuse_beyond_float32(X)
+    return X, y
 
 
 def encode_groups(attributes, y_codes, n_classes, user=None):

@@ -21,6 +21,7 @@ from skdebias._fitted import (
     known_class,
     rebuild_estimator,
 )
+from skdebias._head import fitted_layers
 from skdebias._serialize import (
     NETWORK_FORMAT,
     read_file,
@@ -183,7 +184,9 @@ def to_torch(estimator):
     steps = _steps(estimator)
     head = steps[-1][1]
     check_is_fitted(head)
-    layers = [(coef.astype(float), bias.astype(float)) for coef, bias in head._layers()]
+    layers = [
+        (coef.astype(float), bias.astype(float)) for coef, bias in fitted_layers(head)
+    ]
     for _, scaler in reversed(steps[:-1]):
         check_is_fitted(scaler)
         layers[0] = _fold(scaler, *layers[0])

@@ -12,6 +12,7 @@ from sklearn.utils import check_random_state
 from skdebias._device import resolve_device
 from skdebias._engine._features import Features
 from skdebias._erm import ERMClassifier
+from skdebias._head import fitted_layers
 from skdebias._sklearn import HasMethods, Interval, StrOptions
 from skdebias._validation import validate_features
 from skdebias._warnings import warn_caller
@@ -235,13 +236,13 @@ class GradientClusterPseudoAttributes(BasePseudoAttributes):
         features = self._last_layer_features(features)
         if self.warmup == "logistic":
             return features, self._logistic(features, codes)
-        return features, _last_layer(features, model._layers()[-1])
+        return features, _last_layer(features, fitted_layers(model)[-1])
 
     def _last_layer_features(self, features):
         """Return what the last layer reads: the activations of a network, or X."""
         if self.warmup == "mean_difference" or not self._has_reference():
             return features
-        return _Activations(features, self.reference_estimator_._layers()[:-1])
+        return _Activations(features, fitted_layers(self.reference_estimator_)[:-1])
 
     def _has_reference(self):
         return self.warmup == "epochs" or self.reference_estimator is not None

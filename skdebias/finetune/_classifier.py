@@ -17,14 +17,14 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from skdebias._attributes import encode_attributes, on_host
-from skdebias._base import BaseDebiasedClassifier
+from skdebias._base import BaseDebiasedClassifier, shared_parameters
 from skdebias._context import standard_context
 from skdebias._engine._loss import n_logits
 from skdebias._engine._selection import Stopping
 from skdebias._engine._threads import one_thread
 from skdebias._fit import training_attributes
 from skdebias._head import LogitClassifierMixin
-from skdebias._prepare import Encoded, prepare, warn_of_attributes
+from skdebias._prepare import Encoded, prepare, set_fitted, warn_of_attributes
 from skdebias._rows import refuse_masked
 from skdebias._serialize import write_file
 from skdebias._sklearn import Interval, StrOptions, _fit_context, through_pipelines
@@ -539,7 +539,7 @@ default=None
                 "retrain last layers; fit them on FineTuneClassifier.embed(items)."
             )
         defaults = type(own).__init__.__kwdefaults__
-        for name in own._shared_parameters():
+        for name in shared_parameters():
             value = getattr(own, name)
             if name in _OF_ESTIMATOR or value == defaults[name]:
                 continue
@@ -823,7 +823,7 @@ default=None
 
     def _describe_request(self, run, inner, y_codes, attributes):
         """Return what determines the result, but for the seed, before it is trained."""
-        shared = {*inner._shared_parameters(), *_SHARED, "random_state"}
+        shared = {*shared_parameters(), *_SHARED, "random_state"}
         own = inner.get_params(deep=False).items()
         return run | {
             "max_iter": self.max_iter,
@@ -837,7 +837,7 @@ default=None
 
     def _set_fitted(self, inner, prepared, fitted):
         training = training_attributes(prepared, fitted)
-        inner._set_fitted(prepared.learned | training)
+        set_fitted(inner, prepared, training)
         prepared.method.check_result(fitted)
         self.estimator_ = inner
         for name in (

@@ -16,6 +16,7 @@ from skdebias._attributes import on_host
 from skdebias._context import standard_context
 from skdebias._head import final_head
 from skdebias._named_groups import announced, warn_of_unusable
+from skdebias._prepare import uses_attributes
 from skdebias._sklearn import (
     BaseSearchCV,
     Interval,
@@ -23,8 +24,8 @@ from skdebias._sklearn import (
     _check_method_params,
     _fit_context,
     _insert_error_scores,
-    _MultimetricScorer,
     _warn_or_raise_about_fit_failures,
+    scorers_by_metric,
     through_pipelines,
 )
 from skdebias._validation import name_groups
@@ -146,7 +147,7 @@ default=None
         reasons = []
         if attributes is not None and y is not None:
             named = name_groups(y, attributes)
-            if final_head(self.estimator)._uses_attributes():
+            if uses_attributes(final_head(self.estimator)):
                 reasons.append(named.unusable_for_training())
             else:
                 reasons.append(named.unusable_for_scores())
@@ -187,8 +188,7 @@ default=None
             self._choose_best(tried, results)
         if self.refit:
             self._refit(X, y, routed.estimator.fit, callback)
-        multimetric = isinstance(scorers, _MultimetricScorer)
-        self.scorer_ = scorers._scorers if multimetric else scorers
+        self.scorer_ = scorers_by_metric(scorers) or scorers
         self.cv_results_ = results
         callback.call_on_fit_task_end(estimator=self, X=X, y=y, metadata=None)
         return self

@@ -5,6 +5,8 @@ from sklearn.base import clone
 from sklearn.pipeline import Pipeline
 
 from skdebias._head import HeadClassifier, final_head
+from skdebias._prepare import first_stage_settings
+from skdebias._sklearn import validate_params
 
 # Hyper-parameters of the optimizers that every stack holds as one number per head.
 _RATES = ("learning_rate", "weight_decay", "momentum")
@@ -85,11 +87,9 @@ class CandidateKeys:
             A hash, equal for candidates whose first stages are. None if there is none.
         """
         if number not in self._first_stage:
-            model._validate_params()
-            parameters = model.get_params(deep=False)
-            read = sorted(model._first_stage_parameters(attributes_given))
-            key = joblib.hash({name: parameters[name] for name in read})
-            self._first_stage[number] = key if read else None
+            validate_params(model)
+            settings = first_stage_settings(model, attributes_given)
+            self._first_stage[number] = joblib.hash(settings) if settings else None
         return self._first_stage[number]
 
     def structure(self, number, model, method):

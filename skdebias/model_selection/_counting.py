@@ -3,10 +3,11 @@
 import numpy as np
 from sklearn.base import ClassifierMixin
 from sklearn.metrics import accuracy_score, balanced_accuracy_score
+from sklearn.utils.metadata_routing import get_routing_for_object
 
 from skdebias._attributes import form_groups
-from skdebias._head import final_head
-from skdebias._sklearn import _MultimetricScorer, _PassthroughScorer, _Scorer
+from skdebias._head import LogitClassifierMixin, final_head
+from skdebias._sklearn import own_score_of, score_function_of, scorers_by_metric
 from skdebias.metrics import (
     group_balanced_accuracy_score,
     worst_class_accuracy_score,
@@ -60,9 +61,12 @@ class Counts:
     """
 
     def __init__(self, scorers, y, params):
-        self._single = not isinstance(scorers, _MultimetricScorer)
-        named = {"score": scorers} if self._single else scorers._scorers
-        self._functions = {n: _score_function(s, params) for n, s in named.items()}
+        by_metric = scorers_by_metric(scorers)
+        self._single = by_metric is None
+        self._functions = {
+            name: _counted_function(scorer, params)
+            for name, scorer in (by_metric or {"score": scorers}).items()
+        }
         if None in self._functions.values():
             raise ValueError("a scorer does not only count correct predictions")
         # Rows are sorted by groups, which are parts of classes.
@@ -124,18 +128,20 @@ class Counts:
         return np.add.reduceat(hits, self._starts, axis=0, dtype=np.int64)
 
 
-def _score_function(scorer, params):
+def _counted_function(scorer, params):
     """Return the function that a scorer applies to predictions, if it only counts."""
-    if isinstance(scorer, _PassthroughScorer):
-        own = type(final_head(scorer._estimator)).score is ClassifierMixin.score
-        return accuracy_score if own and not params else None
-    if type(scorer) is not _Scorer or scorer._sign != 1 or scorer._kwargs:
+    estimator = own_score_of(scorer)
+    if estimator is not None:
+        head_score = type(final_head(estimator)).score
+        is_accuracy = head_score in (ClassifierMixin.score, LogitClassifierMixin.score)
+        return accuracy_score if is_accuracy and not params else None
+    function = score_function_of(scorer)
+    if function is None:
         return None
-    function = scorer._score_func
-    requested = scorer._get_metadata_request().score.requests
+    requested = get_routing_for_object(scorer).score.requests
     asked = {name for name, alias in requested.items() if alias is True}
     renamed = any(isinstance(alias, str) for alias in requested.values())
-    if scorer._response_method != "predict" or renamed:
+    if renamed:
         return None
     if function in _BY_CLASS and not asked & set(params):
         return function

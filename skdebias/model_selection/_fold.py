@@ -10,7 +10,13 @@ from sklearn.utils import check_random_state
 
 from skdebias._base import BaseDebiasedClassifier
 from skdebias._mapped import take_rows
-from skdebias._prepare import encode, prepare, run_first_stage
+from skdebias._prepare import (
+    draw_seed,
+    encode,
+    prepare,
+    run_first_stage,
+    training_data,
+)
 from skdebias.model_selection._candidates import CandidateKeys
 from skdebias.model_selection._stack import CandidateStack, StackMember
 from skdebias.model_selection._stack_limits import StackLimits
@@ -154,7 +160,7 @@ class Fold:
         if model.random_state is None:
             seed = int(self._shared_seed)
         else:
-            seed = int(model._draw_seed())
+            seed = int(draw_seed(model.random_state))
         vars(model).update(self._rows.validation_attributes)
         if not isinstance(model, BaseDebiasedClassifier):
             return None, None
@@ -178,7 +184,8 @@ class Fold:
 
     def _data(self, model, seed, *, with_X):
         with_X = with_X or self._fit_params.get("X_student") is not None
-        return model._training_data(
+        return training_data(
+            model,
             self._X_train if with_X else None,
             self._rows.y[self._rows.train],
             seed=seed,

@@ -7,8 +7,9 @@ from sklearn.base import clone
 from sklearn.pipeline import Pipeline
 from sklearn.utils.metadata_routing import get_routing_for_object, process_routing
 
-from skdebias._head import VALIDATED, final_head
+from skdebias._head import final_head
 from skdebias._sklearn import _safe_indexing
+from skdebias._validation import VALIDATED, validate_training_rows
 
 
 class SplitRows(NamedTuple):
@@ -102,6 +103,6 @@ def _transformed(pipeline, X, y, train, test, fit_params):
 def _validated(model, X, y):
     """Check X and y as `fit` would; return them and what that set on the head."""
     model = final_head(model)
-    X, y = model._validate_fit_input(X, y)
+    X, y = validate_training_rows(model, X, y)
     names = [name for name in VALIDATED if hasattr(model, name)]
     return X, y, {name: getattr(model, name) for name in names}

@@ -11,9 +11,9 @@ from sklearn.pipeline import Pipeline
 from skdebias._sklearn import (
     _BaseScorer,
     _check_method_params,
-    _MultimetricScorer,
     _PassthroughScorer,
     _safe_indexing,
+    scorers_by_metric,
 )
 from skdebias.model_selection._counting import Counts
 from skdebias.model_selection._scoring import score
@@ -85,11 +85,11 @@ class SplitScores:
         number : int
             Of the candidate.
         """
-        scores, scorers = self._config.error_score, self._config.scorers
+        scores = self._config.error_score
         if scores == "raise":
             raise  # noqa: PLE0704
-        if isinstance(scorers, _MultimetricScorer):
-            scores = dict.fromkeys(scorers._scorers, scores)
+        if (by_metric := scorers_by_metric(self._config.scorers)) is not None:
+            scores = dict.fromkeys(by_metric, scores)
         self._record(number, dict.fromkeys(self._rows, scores), 0, 0, format_exc())
 
     def count(self, decision_values, classes):
@@ -258,6 +258,6 @@ class _CachedDecision:
 
 def _uses_predictions_only(scorers):
     """Return whether scorers only call the estimator's response methods."""
-    if isinstance(scorers, _MultimetricScorer):
-        return all(map(_uses_predictions_only, scorers._scorers.values()))
+    if (by_metric := scorers_by_metric(scorers)) is not None:
+        return all(map(_uses_predictions_only, by_metric.values()))
     return isinstance(scorers, (_BaseScorer, _PassthroughScorer))

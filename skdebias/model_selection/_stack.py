@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from skdebias._head import HeadClassifier
-from skdebias._prepare import Prepared
+from skdebias._prepare import Prepared, set_fitted
 from skdebias.model_selection._stack_limits import scored_blocks
 
 
@@ -128,7 +128,7 @@ class CandidateStack:
     def _set_fitted(self, position):
         """Give a head what training has learned."""
         member, trained = self._members[position], self._trained[position]
-        member.model._set_fitted(member.prepared.learned | trained.attributes)
+        set_fitted(member.model, member.prepared, trained.attributes)
         member.prepared.method.check_result(trained.result)
 
     def _score_head(self, position, decision_values, counted):

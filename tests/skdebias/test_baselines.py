@@ -23,6 +23,7 @@ from skdebias import (
     LfFClassifier,
     MissingAttributesWarning,
 )
+from skdebias._head import fitted_layers
 from skdebias.attributes import ErrorSetPseudoAttributes
 from skdebias.datasets import make_spurious_classification
 from skdebias.export import load, save, to_torch
@@ -59,7 +60,7 @@ def data():
 
 
 def _layers(estimator, prefix=""):
-    return [array for pair in estimator._layers(prefix) for array in pair]
+    return [array for pair in fitted_layers(estimator, prefix) for array in pair]
 
 
 @pytest.mark.parametrize("seed", range(3))

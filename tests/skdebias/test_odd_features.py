@@ -12,21 +12,22 @@ from skdebias.attributes import (
     ErrorSetPseudoAttributes,
     GradientClusterPseudoAttributes,
 )
+from tests._instances import ONE_OF_EACH
 
-HEADS = [name for name in skdebias.__all__ if name.endswith("Classifier")]
 PSEUDO = [name for name in pseudo.__all__ if name.endswith("PseudoAttributes")]
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 
 def make(name):
-    kind = getattr(skdebias, name, None) or getattr(pseudo, name)
-    model = kind()
     quick = {"max_iter": 2, "n_draws": 1, "warmup_epochs": 1, "random_state": 0}
+    if name in ONE_OF_EACH:
+        return ONE_OF_EACH[name].make(**quick)
+    model = getattr(pseudo, name)()
     known = model.get_params(deep=False)
     return model.set_params(**{k: v for k, v in quick.items() if k in known})
 
 
-every = pytest.mark.parametrize("name", [*HEADS, *PSEUDO])
+every = pytest.mark.parametrize("name", [*ONE_OF_EACH, *PSEUDO])
 
 
 @pytest.fixture(scope="module")

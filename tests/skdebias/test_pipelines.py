@@ -12,11 +12,11 @@ from sklearn.model_selection import GridSearchCV, cross_validate
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
 
-import skdebias
 from skdebias import ERMClassifier, GERNEClassifier, ValidationShiftWarning
 from skdebias.datasets import make_spurious_classification
 from skdebias.metrics import worst_group_accuracy_scorer
 from skdebias.model_selection import AttributeStratifiedKFold, BatchedGridSearchCV
+from tests._instances import ONE_OF_EACH
 
 
 @pytest.fixture(scope="module")
@@ -164,10 +164,9 @@ def test_cross_validate_transforms_them_too(data):
 
 def test_every_estimator_takes_them(data):
     X, y, attributes, known = data
-    for name in (n for n in skdebias.__all__ if n.endswith("Classifier")):
-        head = getattr(skdebias, name)(random_state=0)
-        params = {"max_iter": 2, "n_draws": 2, "Cs": [0.1], "warmup_epochs": 1}
-        head.set_params(**{k: v for k, v in params.items() if k in head.get_params()})
+    params = {"max_iter": 2, "n_draws": 2, "Cs": [0.1], "warmup_epochs": 1}
+    for row in ONE_OF_EACH.values():
+        head = row.make(random_state=0, **params)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             warnings.simplefilter("error", ValidationShiftWarning)

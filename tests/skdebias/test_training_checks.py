@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-import skdebias
 from skdebias import CollapsedHeadWarning, ERMClassifier, GERNEClassifier, JTTClassifier
 from skdebias.datasets import make_spurious_classification
 from skdebias.model_selection import BatchedGridSearchCV
+from tests._instances import ONE_OF_EACH
 
 
 def _imbalanced(n_rows=2000, share=0.1, seed=0):
@@ -34,14 +34,12 @@ def test_unit_norm_embeddings_without_a_scaler(kind):
 
 
 @pytest.mark.parametrize("n_classes", [2, 4])
-@pytest.mark.parametrize(
-    "name", [n for n in skdebias.__all__ if n.endswith("Classifier")]
-)
+@pytest.mark.parametrize("name", ONE_OF_EACH)
 def test_ordinary_fits_say_nothing(name, n_classes):
     X, y, attributes = make_spurious_classification(
         600, n_classes=n_classes, random_state=0
     )
-    head = getattr(skdebias, name)(random_state=0)
+    head = ONE_OF_EACH[name].make(random_state=0)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         warnings.simplefilter("error", CollapsedHeadWarning)
@@ -66,7 +64,7 @@ def test_a_head_that_answers_at_random_is_a_collapse():
 
     flipped.coef_, flipped.intercept_ = -flipped.coef_, -flipped.intercept_
     with pytest.warns(CollapsedHeadWarning, match="class-balanced accuracy"):
-        warn_if_collapsed(flipped, X, y)
+        warn_if_collapsed(flipped, X, y, flipped._logits)
 
 
 @pytest.mark.parametrize("convert", [np.float16, np.float64, torch.from_numpy])
