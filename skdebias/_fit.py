@@ -12,8 +12,9 @@ from skdebias._device import resolve_device
 from skdebias._engine._features import Features, JoinedFeatures
 from skdebias._engine._lbfgs import solve
 from skdebias._engine._loss import n_logits
+from skdebias._engine._problem import Fitted, OptimizerConfig, Problem
 from skdebias._engine._selection import HeadValidationScorer, Stopping
-from skdebias._engine._sgd import Fitted, OptimizerConfig, Problem, Training
+from skdebias._engine._sgd import Training
 from skdebias._head import HEAD_ATTRIBUTES, fitted_layers, layer_parameters
 from skdebias._validation import VALIDATED
 from skdebias._warnings import warn_caller
@@ -129,10 +130,9 @@ class StackFit:
                 self._first, self._shared, self._task, self._training.epoch
             )
             with observer:
-                self._training.run(
+                self.fitted = self._training.run(
                     until, on_epoch_begin=observer.begin, on_epoch_end=observer.end
                 )
-            self.fitted = self._training.result()
         return [
             _trained(one, self.fitted.part(position, self._n_heads))
             for position, one in enumerate(self._prepared)

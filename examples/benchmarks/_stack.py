@@ -28,7 +28,8 @@ def stack_fit(X, y, attributes, n_heads, cs=None):
     # No public function trains a stack without scoring it.
     from skdebias._attributes import Groups
     from skdebias._engine._features import Features
-    from skdebias._engine._sgd import OptimizerConfig, Problem, train
+    from skdebias._engine._problem import OptimizerConfig, Problem
+    from skdebias._engine._sgd import Training
 
     grid = common.GRID if cs is None else common.GRID | {"c": cs}
     candidates = list(ParameterGrid(grid))
@@ -48,7 +49,7 @@ def stack_fit(X, y, attributes, n_heads, cs=None):
         settings = OptimizerConfig(
             "sgd", rates, decays, momentum, common.BATCH_SIZE, epochs
         )
-        return train(features, y, 2, [problem], settings)
+        return Training(features, y, 2, [problem], settings).run()
 
     return fit
 

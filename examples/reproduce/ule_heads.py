@@ -37,8 +37,9 @@ from sklearn.preprocessing import StandardScaler
 
 from skdebias._attributes import Groups
 from skdebias._engine._features import Features
+from skdebias._engine._problem import OptimizerConfig, Problem
 from skdebias._engine._selection import HeadValidationScorer
-from skdebias._engine._sgd import OptimizerConfig, Problem, train
+from skdebias._engine._sgd import Training
 from skdebias.methods import ULE
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -175,14 +176,13 @@ def accuracies(task, parts):
         return False
 
     methods = [ULE(lam, **options) for lam, _, _ in grid]
-    train(
+    Training(
         Features(train_part.X, cpu),
         train_part.y,
         int(train_part.y.max()) + 1,
         [Problem(methods, train_part.groups, task.seed)],
         settings,
-        on_epoch_end=judge,
-    )
+    ).run(on_epoch_end=judge)
     return [np.stack(scores) for scores in seen]  # (n_epochs, n_groups, n_points)
 
 

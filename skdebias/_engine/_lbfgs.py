@@ -21,8 +21,8 @@ from skdebias._engine._curvature import Curvature, sampled_curvature
 from skdebias._engine._features import Features, JoinedFeatures
 from skdebias._engine._heads import HeadStack, initial_parameters, stack_parameters
 from skdebias._engine._loss import cross_entropy_by_head, n_logits
+from skdebias._engine._problem import Fitted, OptimizerConfig, Problem
 from skdebias._engine._selection import HeadValidationScorer
-from skdebias._engine._sgd import Fitted, OptimizerConfig, Problem
 from skdebias._engine._threads import Workers, pieces, workers
 from skdebias._engine._workspace import Workspace
 from skdebias._precision import exact_float32

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol, Self
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,29 +21,6 @@ _STATE = (
 # Losses that differ by less, relative to the larger of them and 1, are equal: rounding
 # must not choose an epoch.
 _EQUAL = 1e-6
-
-
-class Trained(Protocol):
-    """What is in training: a stack of heads, or networks side by side."""
-
-    @property
-    def n_heads(self) -> int:
-        """Heads of a stream."""
-        ...
-
-    n_streams: int
-
-    def clone(self) -> Self:
-        """Return a deep copy."""
-        ...
-
-    def copy_heads(self, source: Self, heads: torch.Tensor) -> None:
-        """Overwrite the given heads, all of whose streams are numbered through."""
-        ...
-
-    def select(self, heads: torch.Tensor) -> None:
-        """Drop all but the given heads."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -72,7 +49,7 @@ class ValidationScorer:
 
         Parameters
         ----------
-        stack : Trained
+        stack : HeadStack or NetworkStack
 
         Returns
         -------
@@ -86,7 +63,7 @@ class ValidationScorer:
 
         Parameters
         ----------
-        stack : Trained
+        stack : HeadStack or NetworkStack
 
         Returns
         -------
@@ -230,7 +207,7 @@ class Tracker:
 
     Parameters
     ----------
-    stack : Trained
+    stack : HeadStack or NetworkStack
         What is in training.
     stopping : Stopping
     validation : ValidationScorer or None
@@ -375,7 +352,7 @@ class Tracker:
         ----------
         state : mapping
             What :meth:`state` returned.
-        kept : Trained or None
+        kept : HeadStack, KeptNetworks or None
             What :meth:`result` returned, if it was not the stack itself.
         """
         for name in _STATE:

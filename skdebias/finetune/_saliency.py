@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Self
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -25,6 +25,8 @@ class NetworkPass(ForwardPass):
 
     outputs: Sequence[Tensor]
     points: Sequence[Tensor]
+
+    recorded: ClassVar[bool] = True
 
     def saliencies(self, heads: Tensor, values: Tensor) -> "RecordedSaliencies":
         """Return gradients of outputs at the points, not yet computed."""

@@ -32,16 +32,16 @@ from skdebias._attributes import Groups
 from skdebias._context import PLAIN_ATTENTION, switches
 from skdebias._device import automatic_device
 from skdebias._engine._loss import cross_entropy
-from skdebias._engine._penalty import check_term
-from skdebias._engine._sampler import IndexSampler
+from skdebias._engine._problem import Fitted, Problem
 from skdebias._engine._selection import (
     Stopping,
     Tracker,
     ValidationScorer,
     count_hits_and_losses,
 )
-from skdebias._engine._sgd import DivergenceError, Fitted
+from skdebias._engine._sgd import DivergenceError
 from skdebias._engine._threads import one_thread
+from skdebias._engine._weighting import StackedMethods
 from skdebias.finetune._checkpoint import (
     Checkpoints,
     UnusableCheckpointError,
@@ -65,7 +65,7 @@ from skdebias.finetune._passes import (
     position_in_passes,
 )
 from skdebias.finetune._saliency import NetworkPass
-from skdebias.methods import Head, Method, Step, TrainingContext
+from skdebias.methods import Head, Method
 
 # Steps between looks at the loss where a look waits for the GPU.
 _STEPS_PER_LOOK = 50
@@ -421,10 +421,11 @@ class NetworkTraining:
         self._checkpoints = checkpoints
         self._describe = describe
         device = accelerator.device
-        setting = TrainingContext((groups,), self._y, device)
-        self.weighting = type(method).weighting([method], setting)
-        self._penalty = type(method).penalty([method], setting)
-        networks = Networks(members, None if self._penalty is None else point)
+        self._methods = StackedMethods(
+            [Problem([method], groups, seed)], self._y, recipe.batch_size, device
+        )
+        has_penalty = self._methods.penalty is not None
+        networks = Networks(members, point if has_penalty else None)
         if accelerator.num_processes > 1:
             # A backbone may have parts that its embedding does not use.
             accelerator.ddp_handler.find_unused_parameters = _has_unused(
@@ -447,18 +448,10 @@ class NetworkTraining:
         self.stack = NetworkStack(self._model, len(members))
         self.tracker = Tracker(self.stack, stopping, validation, len(members))
 
-        plan = method.plan(groups)
-        self._sampler = IndexSampler([plan], recipe.batch_size, seed)
-        weights = torch.from_numpy(self._sampler.weights).to(device, torch.float32)
-        self._weights = weights[None].repeat(1, 1, len(members))  # (1, R, M)
-        self._strata = torch.from_numpy(self._sampler.strata).to(device)[None]
-        self._row_weights = None
-        if plan.row_weights is not None:
-            self._row_weights = torch.from_numpy(plan.row_weights).float()
-        self._steps_per_epoch = -(-len(y) // recipe.batch_size)
+        self._steps_per_epoch = self._methods.steps_per_epoch
         self._n_steps = self._steps_per_epoch * recipe.max_iter
         world, rank = accelerator.num_processes, accelerator.process_index
-        self._parts = deal_slots(self._sampler.n_slots, world, rank, recipe.accumulate)
+        self._parts = deal_slots(self._methods.n_slots, world, rank, recipe.accumulate)
         position = position_in_passes([len(part) for part in self._parts])
         self._position = torch.from_numpy(position).to(device)
         self._objective = torch.zeros(len(members), device=device)
@@ -505,7 +498,7 @@ class NetworkTraining:
         )
         device = self._accelerator.device
         with bar, self._own_draws(), one_thread(device), ExitStack() as context:
-            if self._penalty is not None:
+            if self._methods.penalty is not None:
                 # Other attention kernels cannot be differentiated twice.
                 kernels, _ = switches()["attention"]
                 context.enter_context(kernels.held(PLAIN_ATTENTION, rank=1))
@@ -532,7 +525,7 @@ class NetworkTraining:
             tracker.n_iter,
             tracker.best_epoch,
             tracker.history,
-            self.weighting,
+            self._methods.weighting,
         )
 
     def networks(self) -> list[Network]:
@@ -554,15 +547,15 @@ class NetworkTraining:
         recipe = self._recipe
 
         def tasks() -> Iterator[tuple[int, NDArray[np.int64]]]:
-            drawn = self._sampler.steps(self.step, self._n_steps)
-            for step, rows in zip(count(self.step), drawn):
+            drawn = self._methods.rows(self.step, self._n_steps)
+            for step, (rows,) in zip(count(self.step), drawn):
                 for number, part in enumerate(self._parts):
                     yield self._step_seed(step, number), rows[part]
 
         batches = self._items.batches(
             self._embedder, tasks(), recipe.num_workers, recipe.augment
         )
-        for rows in self._sampler.steps(self.step, self._n_steps):
+        for (rows,) in self._methods.rows(self.step, self._n_steps):
             yield rows, [next(batches) for _ in self._parts]
 
     def _step_seed(self, step: int, part: int) -> int:
@@ -638,14 +631,12 @@ class NetworkTraining:
     def _differentiate(self, rows: NDArray[np.int64], batches: list[Any]) -> Tensor:
         """Accumulate the gradients of a step; return this process's objective."""
         accelerator, device = self._accelerator, self._accelerator.device
-        index = torch.from_numpy(rows)
+        methods, index = self._methods, torch.from_numpy(rows)
         y = self._y[index].to(device)
-        weights = self._weights
-        if self._row_weights is not None:
-            weights = weights * self._row_weights[index].to(device)[None, :, None]
+        weights = methods.row_weighted(index[None])
         batches = [to_device(batch, device) for batch in batches]
         known = None
-        if self.weighting is not None and len(batches) > 1:
+        if methods.weighting is not None and len(batches) > 1:
             # A rule wants the losses of the whole step before any of its weights.
             known = self._losses_alone(batches, y)
         objective = torch.zeros_like(self._objective)
@@ -656,30 +647,24 @@ class NetworkTraining:
                 outputs, points = self._forward(batch)
                 logits = torch.stack(outputs, 1)[None]  # (1, r, M, n_logits)
                 losses, residual = cross_entropy(logits.detach(), y[slots][None])
-                if self.weighting is not None and (known is None or number == 0):
+                if methods.weighting is not None and (known is None or number == 0):
                     every = self._gathered([losses]) if known is None else known
-                    step = Step(weights, every, self._strata, index[None], y[None])
-                    weights = self.weighting(step)
+                    weights = methods.weigh(methods.step(index[None], every, y[None]))
                 own = weights[:, slots] * torch.from_numpy(used).to(device)[:, None]
                 # Signed weights make one backward pass of all batches of a plan. The
                 # derivative of the losses is known; this starts from it.
                 total = (logits * (residual * own[..., None])).sum()
                 total = total * accelerator.num_processes
                 objective += (losses * own).sum((0, 1))
-                if self._penalty is not None:
-                    seen = Step(
-                        own,
-                        losses,
-                        self._strata[:, slots],
-                        index[None, part],
-                        y[slots][None],
+                if methods.penalty is not None:
+                    seen = methods.step_of_pass(
+                        slots, own, index[None, part], losses, y[slots][None]
                     )
                     forward = NetworkPass(
                         logits, residual, (), (), outputs, points.tensors
                     )
                     with _unsharded(self._model):
-                        term = self._penalty(seen, forward)
-                    check_term(term, seen, forward)
+                        term = methods.penalise(seen, forward)
                     extra = term.values.sum() + (logits * term.logits.detach()).sum()
                     total = total + extra / len(batches)
                     passes = len(batches) * accelerator.num_processes
@@ -712,7 +697,7 @@ class NetworkTraining:
         every = self._accelerator.gather(own) if world > 1 else own
         # Process by process; slots were dealt out in turn.
         by_slot = every.view(world, -1, every.shape[-1]).transpose(0, 1).flatten(0, 1)
-        return by_slot[: self._sampler.n_slots][None]
+        return by_slot[: self._methods.n_slots][None]
 
     def _looks(self) -> bool:
         on_cpu = self._accelerator.device.type == "cpu"
@@ -775,10 +760,7 @@ class NetworkTraining:
         total = self._accelerator.reduce(self._objective, reduction="sum")
         losses = (total / self._steps_per_epoch).double().cpu().numpy()
         self._objective.zero_()
-        observed = {}
-        if self._penalty is not None:
-            seen = self._penalty.end_epoch(())
-            observed = {name: values.cpu().numpy() for name, values in seen.items()}
+        observed = self._methods.end_epoch(())
         self._stopped = bool(self.tracker.update(self.epoch, losses, observed))
         self.done = self._stopped or self.epoch == self._recipe.max_iter
         if self.done:
@@ -819,8 +801,8 @@ class NetworkTraining:
             "step": self.step,
             "stopped": self._stopped,
             "seed": self._seed,
-            "rule": snapshot(self.weighting, "rule", tensors),
-            "penalty": snapshot(self._penalty, "penalty", tensors),
+            "rule": snapshot(self._methods.weighting, "rule", tensors),
+            "penalty": snapshot(self._methods.penalty, "penalty", tensors),
             "tracker": snapshot(self.tracker.state(), "tracker", tensors),
             "objective": snapshot(self._objective, "objective", tensors),
         }
@@ -901,8 +883,9 @@ class NetworkTraining:
                 raise UnusableCheckpointError("a checkpoint is of another optimizer")
             own["state"] = found
             set_optimizer_state_dict(self._model, optimizer, own, options=_USED)
-        self.weighting = restore(self.weighting, header["rule"], tensors, device)
-        self._penalty = restore(self._penalty, header["penalty"], tensors, device)
+        methods = self._methods
+        methods.weighting = restore(methods.weighting, header["rule"], tensors, device)
+        methods.penalty = restore(methods.penalty, header["penalty"], tensors, device)
         self._objective = restore(self._objective, header["objective"], tensors, device)
         kept = None
         if "kept" in header:

@@ -170,6 +170,9 @@ class ForwardPass:
     activations: Sequence[Tensor]
     coefs: Sequence[Tensor]
 
+    #: Whether it is part of a graph.
+    recorded: ClassVar[bool] = False
+
     def saliencies(self, heads: Tensor, values: Tensor) -> Saliencies:
         """Return gradients of outputs in the inputs.
 

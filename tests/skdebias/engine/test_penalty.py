@@ -11,7 +11,8 @@ from skdebias import ERMClassifier
 from skdebias._attributes import Groups
 from skdebias._engine._features import Features
 from skdebias._engine._lbfgs import check_solvable
-from skdebias._engine._sgd import OptimizerConfig, Problem, train
+from skdebias._engine._problem import OptimizerConfig, Problem
+from skdebias._engine._sgd import Training
 from skdebias.finetune import FineTuneClassifier
 from skdebias.methods import ERM, ULE, Head, LfF, Method, PenaltyTerm, TrainingContext
 from skdebias.methods._head import initial_state
@@ -68,13 +69,13 @@ def data():
 def fit(method, data, hidden=(4,), max_iter=2):
     X, y, groups = data
     rates = np.full(method.n_heads, 0.1)
-    return train(
+    return Training(
         Features(X, torch.device("cpu")),
         y,
         2,
         [Problem([method], groups, 0)],
         OptimizerConfig("sgd", rates, rates * 0, rates * 0, 20, max_iter, hidden),
-    )
+    ).run()
 
 
 def zeros(step, forward):

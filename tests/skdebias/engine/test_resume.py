@@ -7,8 +7,9 @@ import torch
 from skdebias._attributes import Groups
 from skdebias._engine._features import Features, JoinedFeatures
 from skdebias._engine._heads import initial_parameters
+from skdebias._engine._problem import OptimizerConfig, Problem
 from skdebias._engine._selection import HeadValidationScorer
-from skdebias._engine._sgd import OptimizerConfig, Problem, Training, train
+from skdebias._engine._sgd import Training
 from skdebias.methods import AFR, ERM, GERNE, ULE, GroupDRO, LfF
 from skdebias.methods._ugc import ClusterDRO
 
@@ -92,7 +93,7 @@ def _thinned(features, y, n_classes, methods, groups, validation=None, **other):
     for until, keep in ((2, [4, 1, 2]), (2, [0, 1]), (5, [1]), (7, [0])):
         training.run(until)
         assert training.epoch == until
-        expected = train(*arguments(left, until), validation=validation)
+        expected = Training(*arguments(left, until), validation=validation).run()
         _assert_equal(training.result(), expected)
         training.select(keep)
         left = left[keep]
@@ -157,12 +158,16 @@ def test_dropped_heads_leave_memory_and_the_step(data, monkeypatch):
         allow_divergence=True,
     )
     training.run(1)
-    before = training._loop._weights.numel()
+    before = training._loop.methods.weights.numel()
     training.select([2])
-    assert 5 * training._loop._weights.numel() == before
-    assert len(training._loop.weighting._average[0, 0]) == 1
+    assert 5 * training._loop.methods.weights.numel() == before
+    assert len(training._loop.methods.weighting._average[0, 0]) == 1
     loop = training._loop
-    state = [*loop._optimizer._parameters, *loop._optimizer._first, loop._weights]
+    state = [
+        *loop._optimizer._parameters,
+        *loop._optimizer._first,
+        loop.methods.weights,
+    ]
     assert all(t.untyped_storage().nbytes() == t.numel() * 4 for t in state)
     assert loop._optimizer._parameters[0] is loop.stack.coefs[0]
 

@@ -12,9 +12,10 @@ from skdebias._attributes import Groups
 from skdebias._engine._features import Features
 from skdebias._engine._heads import initial_parameters, stack_parameters
 from skdebias._engine._loss import cross_entropy as stacked_cross_entropy
+from skdebias._engine._problem import OptimizerConfig, Problem
 from skdebias._engine._sampler import IndexSampler
 from skdebias._engine._selection import HeadValidationScorer, Stopping
-from skdebias._engine._sgd import OptimizerConfig, Problem, train
+from skdebias._engine._sgd import Training
 from skdebias.methods import ERM, GERNE
 
 CPU = torch.device("cpu")
@@ -100,7 +101,7 @@ def test_training_follows_torch_step_by_step(optimizer, hidden):
     coefs = [(w + rng.normal(0, 0.1, w.shape)).astype(np.float32) for w in coefs]
     biases = [(b + rng.normal(0, 0.1, b.shape)).astype(np.float32) for b in biases]
     problem = Problem([GERNE(beta, c)], groups, 5, initial=[(coefs, biases)])
-    fitted = train(Features(X, CPU), y, 3, [problem], settings)
+    fitted = Training(Features(X, CPU), y, 3, [problem], settings).run()
 
     layers = [torch.nn.Linear(i, o) for i, o in pairwise(sizes)]
     for layer, coef, bias in zip(layers, coefs, biases):
@@ -145,16 +146,18 @@ def test_a_head_alone_equals_the_head_in_a_stack(device, n_classes, hidden, shar
     lr, wd = np.array(grid)[:, 2], np.array(grid)[:, 3]
     features = Features(X, device)
     common = {"hidden_layer_sizes": hidden, "max_iter": 4}
-    together = train(
+    together = Training(
         features,
         y,
         n_classes,
         [Problem(methods, groups, 1)],
         _settings(6, lr=lr, wd=wd, **common),
-    )
+    ).run()
     for i, method in enumerate(methods):
         settings = _settings(1, lr=lr[i], wd=wd[i], **common)
-        alone = train(features, y, n_classes, [Problem([method], groups, 1)], settings)
+        alone = Training(
+            features, y, n_classes, [Problem([method], groups, 1)], settings
+        ).run()
         for mine, theirs in zip(alone.stack.numpy(0), together.stack.numpy(i)):
             for one, two in zip(mine, theirs):
                 np.testing.assert_allclose(one, two, rtol=1e-5, atol=1e-5)
@@ -175,12 +178,12 @@ def test_streams_equal_separate_runs(hidden):
         groups = Groups.from_labels(y[rows], a[rows], 3, 2)
         problems.append(Problem([ERM("group")] * 2, groups, seed, rows))
     rates = np.array([0.1, 0.01, 0.1, 0.01])
-    both = train(
+    both = Training(
         features, y, 3, problems, _settings(4, lr=rates, hidden_layer_sizes=hidden)
-    )
+    ).run()
     for s, problem in enumerate(problems):
         settings = _settings(2, lr=rates[:2], hidden_layer_sizes=hidden)
-        own = train(features, y, 3, [problem], settings)
+        own = Training(features, y, 3, [problem], settings).run()
         for m in range(2):
             for mine, theirs in zip(own.stack.numpy(m), both.stack.numpy(2 * s + m)):
                 for one, two in zip(mine, theirs):
@@ -198,13 +201,13 @@ def test_long_training_reaches_the_weighted_logistic_regression(n_classes, beta,
     initial = None
     for i, (lr, n_steps) in enumerate([(0.1, 300), (0.01, 1000), (0.001, 4000)]):
         settings = _settings(1, lr=lr, wd=wd, batch_size=1024, max_iter=n_steps)
-        fitted = train(
+        fitted = Training(
             Features(X, CPU),
             y,
             n_classes,
             [Problem([method], groups, i, initial=initial)],
             settings,
-        )
+        ).run()
         initial = [fitted.stack.numpy(0)]
     (coef,), (bias,) = initial[0]
 
@@ -230,9 +233,9 @@ def test_row_weights_act_like_repetition():
     X, y, groups = _data(n=120)
     plan = ERM(reweight="group").plan(groups)
     settings = _settings(1, batch_size=120, max_iter=300, wd=0.1)
-    fitted = train(
+    fitted = Training(
         Features(X, CPU), y, 3, [Problem([ERM(reweight="group")], groups, 0)], settings
-    )
+    ).run()
     weights = plan.row_weights / len(y)
     reference = LogisticRegression(C=10, max_iter=10_000, tol=1e-8)
     reference.fit(X, y, sample_weight=weights)
@@ -247,10 +250,10 @@ def test_selection_keeps_the_best_epoch_of_every_head():
     X, y, groups = _data(n=200)
     X_val, y_val, groups_val = _data(n=150, seed=1)
     settings = _settings(3, lr=[0.3, 0.02, 0.001], max_iter=12, wd=0)
-    fitted = train(
+    fitted = Training(
         Features(X, CPU), y, 3, [Problem([ERM()] * 3, groups, 0)], settings,
         validation=_validation(X_val, y_val, groups_val, "worst_group"),
-    )  # fmt: skip
+    ).run()  # fmt: skip
     scores = np.array(fitted.history["validation_score"])
     accuracy = np.array(fitted.history["validation_group_accuracy"])
     np.testing.assert_array_equal(scores, accuracy.min(1))
@@ -284,16 +287,16 @@ def test_selection_scores_by_hand():
 def test_early_stopping_stops_heads_on_their_own():
     X, y, groups = _data(n=200)
     settings = _settings(2, lr=[0.5, 1e-3], max_iter=60, momentum=0)
-    fitted = train(
+    fitted = Training(
         Features(X, CPU), y, 3, [Problem([ERM()] * 2, groups, 0)], settings,
         stopping=Stopping(True, tol=1e-2, n_iter_no_change=3),
-    )  # fmt: skip
+    ).run()  # fmt: skip
     assert fitted.n_iter[0] < fitted.n_iter[1] <= 60
     np.testing.assert_array_equal(fitted.best_epoch, fitted.n_iter)
-    alone = train(
+    alone = Training(
         Features(X, CPU), y, 3, [Problem([ERM()], groups, 0)],
         _settings(1, lr=0.5, max_iter=int(fitted.n_iter[0]), momentum=0),
-    )  # fmt: skip
+    ).run()  # fmt: skip
     np.testing.assert_allclose(
         alone.stack.numpy(0)[0][0], fitted.stack.numpy(0)[0][0], atol=1e-5
     )
@@ -303,7 +306,9 @@ def test_a_diverging_fit_says_so():
     X, y, groups = _data()
     settings = _settings(1, lr=1e30, max_iter=50)
     with pytest.raises(FloatingPointError, match="learning_rate"):
-        train(Features(X * 1e6, CPU), y, 3, [Problem([ERM()], groups, 0)], settings)
+        Training(
+            Features(X * 1e6, CPU), y, 3, [Problem([ERM()], groups, 0)], settings
+        ).run()
 
 
 def test_threads_are_restored():
@@ -311,7 +316,9 @@ def test_threads_are_restored():
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(2)
-        train(Features(X, CPU), y, 3, [Problem([ERM()], groups, 0)], _settings(1))
+        Training(
+            Features(X, CPU), y, 3, [Problem([ERM()], groups, 0)], _settings(1)
+        ).run()
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)

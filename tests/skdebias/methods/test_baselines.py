@@ -11,7 +11,8 @@ from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 from skdebias._attributes import Groups
 from skdebias._engine._features import Features
 from skdebias._engine._heads import initial_parameters
-from skdebias._engine._sgd import OptimizerConfig, Problem, train
+from skdebias._engine._problem import OptimizerConfig, Problem
+from skdebias._engine._sgd import Training
 from skdebias.methods import AFR, ERM, JTT, GroupDRO, Head, LfF, Step, TrainingContext
 from skdebias.methods._afr import afr_weights, effective_sample_size, holdout_mask
 from skdebias.methods._dfr import balanced_subset, halves
@@ -105,12 +106,12 @@ def test_group_dro_without_steps_is_group_balanced_erm(hidden):
     X, y, groups = _data()
     settings = _settings(1, hidden_layer_sizes=hidden)
     robust, balanced = (
-        train(Features(X, CPU), y, 3, [Problem([method], groups, 1)], settings)
+        Training(Features(X, CPU), y, 3, [Problem([method], groups, 1)], settings).run()
         for method in (GroupDRO(step_size=0), ERM("group"))
     )
-    moved = train(
+    moved = Training(
         Features(X, CPU), y, 3, [Problem([GroupDRO(0.5)], groups, 1)], settings
-    )
+    ).run()
     for one, two, other in zip(
         *(f.stack.numpy(0)[0] for f in (robust, balanced, moved))
     ):
@@ -250,7 +251,9 @@ def test_a_head_alone_equals_the_head_in_a_stack(name, n_classes, hidden, device
 
     def run(methods, rates):
         settings = _settings(len(rates), lr=rates, hidden_layer_sizes=hidden)
-        return train(features, y, n_classes, [Problem(methods, groups, 1)], settings)
+        return Training(
+            features, y, n_classes, [Problem(methods, groups, 1)], settings
+        ).run()
 
     together = run(methods, rates)
     for i, method in enumerate(methods):
@@ -276,9 +279,9 @@ def test_streams_equal_separate_runs(methods):
     # Group-balanced batches of 60 rows: as many slots for 5 groups as for 6.
     per = 2 * methods[0].n_heads
     options = {"batch_size": 60, "max_iter": 4}
-    both = train(features, y, 3, problems, _settings(2 * per, **options))
+    both = Training(features, y, 3, problems, _settings(2 * per, **options)).run()
     for s, problem in enumerate(problems):
-        own = train(features, y, 3, [problem], _settings(per, **options))
+        own = Training(features, y, 3, [problem], _settings(per, **options)).run()
         for head in range(per):
             mine, theirs = own.stack.numpy(head), both.stack.numpy(per * s + head)
             for one, two in zip(mine[0] + mine[1], theirs[0] + theirs[1]):
@@ -312,7 +315,7 @@ def test_decay_pulls_to_the_anchor(optimizer, hidden):
     settings = _settings(
         1, optimizer=optimizer, hidden_layer_sizes=hidden, lr=lr, wd=wd, max_iter=6
     )
-    fitted = train(Features(X, CPU), y, 3, [problem], settings)
+    fitted = Training(Features(X, CPU), y, 3, [problem], settings).run()
 
     layers = [torch.nn.Linear(i, o) for i, o in pairwise(sizes)]
     for layer, coef, bias in zip(layers, *start):

@@ -11,7 +11,8 @@ from skdebias._attributes import Groups
 from skdebias._engine._features import Features
 from skdebias._engine._heads import HeadStack
 from skdebias._engine._loss import cross_entropy
-from skdebias._engine._sgd import OptimizerConfig, Problem, train
+from skdebias._engine._problem import OptimizerConfig, Problem
+from skdebias._engine._sgd import Training
 from skdebias.methods import ERM, ULE, ForwardPass, Step, TrainingContext
 from skdebias.methods.ule import _opposition
 from skdebias.methods.ule._logits import centred_logits
@@ -373,7 +374,7 @@ def _train(methods, data, n_classes, *, hidden=(), seeds=(5,), epochs=None, **ot
         **(defaults | other),
     )
     problems = [Problem(methods, groups, seed) for seed in seeds]
-    return train(Features(X, CPU), y, n_classes, problems, settings)
+    return Training(Features(X, CPU), y, n_classes, problems, settings).run()
 
 
 @pytest.mark.parametrize("n_classes", [2, 3])

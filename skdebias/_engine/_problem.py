@@ -1,0 +1,232 @@
+"""What is trained, how, and what that yields."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from skdebias._attributes import Groups
+from skdebias._engine._features import Features, JoinedFeatures
+from skdebias._engine._heads import HeadStack, initial_parameters, stack_parameters
+from skdebias._engine._loss import n_logits
+from skdebias.methods import Head, Method, Weighting
+from skdebias.methods._head import Parameters, initial_state
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One stream: rows to train on, a seed, and the methods that see its draws.
+
+    Parameters
+    ----------
+    methods : sequence of Method
+        Of one class; each trains `n_heads` heads.
+    groups : Groups
+        Groups of the local rows.
+    seed : int
+        Seed of draws and initial weights.
+    rows : ndarray of shape (n_rows,), default=None
+        Global row number of every local row; None for all rows in order.
+    initial : sequence of (coefs, intercepts), default=None
+        Starting weights of the heads (warm start), the heads of a method side by side.
+        None starts them as the methods say.
+    """
+
+    methods: Sequence[Method]
+    groups: Groups
+    seed: int
+    rows: NDArray[np.int64] | None = None
+    initial: Sequence[Parameters] | None = None
+
+    @property
+    def heads(self) -> list[Head]:
+        """The heads of all methods, in the order of the stack."""
+        return [head for method in self.methods for head in method.heads]
+
+    def anchors(self) -> list[Parameters] | None:
+        """Return where weight decay pulls the heads; None pulls all to zero.
+
+        Raises
+        ------
+        ValueError
+            If some of the heads have an anchor and others have none.
+        """
+        anchors = [head.anchor for head in self.heads if head.anchor is not None]
+        if anchors and len(anchors) < len(self.heads):
+            raise ValueError(
+                f"{type(self.methods[0]).__name__} gives an anchor to {len(anchors)} "
+                f"of {len(self.heads)} heads: give one to all heads of a stack, or to "
+                "none."
+            )
+        return anchors or None
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """Optimizer settings of a stack; arrays have one value per head, streams in order.
+
+    Parameters
+    ----------
+    optimizer : {"sgd", "adamw"}
+    learning_rate, weight_decay, momentum : ndarray of shape (n_total_heads,)
+    batch_size : int
+        Rows of one step over all batches of a plan.
+    max_iter : int
+        Epochs of ceil(n_rows / batch_size) steps.
+    hidden_layer_sizes : tuple of int
+    epochs : ndarray of shape (n_total_heads,), default=None
+        Epochs after which a head is frozen while others go on.
+    """
+
+    optimizer: Literal["sgd", "adamw"]
+    learning_rate: NDArray[np.float64]
+    weight_decay: NDArray[np.float64]
+    momentum: NDArray[np.float64]
+    batch_size: int
+    max_iter: int
+    hidden_layer_sizes: tuple[int, ...] = ()
+    epochs: NDArray[np.float64] | None = None
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What training a stack yields.
+
+    Parameters
+    ----------
+    stack : HeadStack
+        The kept heads.
+    n_iter, best_epoch : ndarray of shape (n_total_heads,)
+        Epochs run, and the epoch that was kept (from 1).
+    history : dict of list of ndarray
+        Per epoch: `loss` (n_total_heads,), and with a validation set
+        `validation_score` (n_total_heads,) and `validation_group_accuracy`
+        (n_groups, n_total_heads).
+    weighting : Weighting or None
+        The weighting rule in its final state.
+    diverged : ndarray of shape (n_total_heads,), default=None
+        Epoch in which the objective or a weight of a head was no longer finite, 0 for
+        never.
+    position : int, default=0
+        Number of the method among those of its stream, in a part of a stack.
+    source : ndarray of shape (n_total_heads,), default=None
+        For every head the first one that is the same; None if all are different.
+    shares : ndarray of shape (n_total_heads, n_strata), default=None
+        From the deterministic solver, weight of every stratum's mean loss at the end.
+    """
+
+    stack: HeadStack
+    n_iter: NDArray[np.int64]
+    best_epoch: NDArray[np.int64]
+    history: dict[str, list[NDArray[np.float64]]]
+    weighting: Weighting | None = None
+    diverged: NDArray[np.int64] | None = None
+    position: int = 0
+    source: NDArray[np.int64] | None = None
+    shares: NDArray[np.float64] | None = None
+
+    def part(self, position: int, n_heads: int) -> Self:
+        """Return what a stack of this method alone would have yielded.
+
+        Parameters
+        ----------
+        position : int
+            Number of the method; the rule is shared by all.
+        n_heads : int
+            Heads of a method.
+
+        Returns
+        -------
+        Fitted
+        """
+        heads = slice(position * n_heads, (position + 1) * n_heads)
+        history = {
+            name: [values[..., heads] for values in epochs]
+            for name, epochs in self.history.items()
+        }
+        diverged = None if self.diverged is None else self.diverged[heads]
+        return replace(
+            self,
+            stack=self.stack.part(heads),
+            n_iter=self.n_iter[heads],
+            best_epoch=self.best_epoch[heads],
+            history=history,
+            diverged=diverged,
+            position=position,
+        )
+
+
+def initial_stack(
+    features: Features | JoinedFeatures,
+    n_classes: int,
+    problems: Sequence[Problem],
+    settings: OptimizerConfig,
+) -> HeadStack:
+    """Stack the heads where training begins.
+
+    Parameters
+    ----------
+    features : Features or JoinedFeatures
+    n_classes : int
+    problems : sequence of Problem
+    settings : OptimizerConfig
+
+    Returns
+    -------
+    HeadStack
+    """
+    columns = [slice(0, features.n_features)] * problems[0].methods[0].n_heads
+    if isinstance(features, JoinedFeatures):
+        columns = features.columns
+    further = (*settings.hidden_layer_sizes, n_logits(n_classes))
+    parameters: list[Parameters] = []
+    for problem in problems:
+        starts = problem.initial or problem.anchors()
+        if starts is not None:
+            parameters.extend(starts)
+            continue
+        for method in problem.methods:
+            for position, inputs in enumerate(columns):
+                sizes = (inputs.stop - inputs.start, *further)
+                stream, from_zero = initial_state(method.heads, position)
+                parameters.append(
+                    initial_parameters(sizes, problem.seed, stream, from_zero=from_zero)
+                )
+    if not isinstance(features, JoinedFeatures):
+        return stack_parameters(parameters, len(problems), features.device)
+    all_columns = columns * (len(parameters) // len(columns))
+    widened = [
+        _widened(p, c, features.n_features) for p, c in zip(parameters, all_columns)
+    ]
+    return stack_parameters(widened, len(problems), features.device, all_columns)
+
+
+def _widened(parameters: Parameters, columns: slice, n_features: int) -> Parameters:
+    """Put first-layer weights into their columns among all features."""
+    (first, *further), intercepts = parameters
+    wide = np.zeros((len(first), n_features), np.float32)
+    wide[:, columns] = first
+    return [wide, *further], intercepts
+
+
+def anchor_stack(problems: Sequence[Problem], device: torch.device) -> HeadStack | None:
+    """Stack what weight decay pulls the heads to.
+
+    Parameters
+    ----------
+    problems : sequence of Problem
+    device : torch.device
+
+    Returns
+    -------
+    HeadStack or None
+        None is zero.
+    """
+    anchors = [problem.anchors() for problem in problems]
+    parameters = [head for heads in anchors for head in heads or ()]
+    if not parameters:
+        return None
+    return stack_parameters(parameters, len(problems), device)

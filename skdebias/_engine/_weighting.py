@@ -1,0 +1,247 @@
+"""The methods' side of a step: which rows it sees, and what each of them counts."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from skdebias._engine._features import fits
+from skdebias._engine._penalty import check_derivatives, check_term
+from skdebias._engine._problem import Problem
+from skdebias._engine._sampler import IndexSampler
+from skdebias.methods import (
+    ForwardPass,
+    PenaltyTerm,
+    SamplingPlan,
+    Step,
+    TrainingContext,
+)
+
+
+class StackedMethods:
+    """The methods of all streams, as one step after the other asks them.
+
+    Trainers run the rows of a step forward and backward; all that a method says of the
+    step is assembled here.
+
+    Parameters
+    ----------
+    problems : sequence of Problem
+        Streams, each with the same number of methods and of rows per step.
+    y : Tensor of shape (n_samples,)
+        Class codes of all rows; on the CPU.
+    batch_size : int
+        Rows of one step over all batches of one plan.
+    device : torch.device
+        Where losses and weights live.
+
+    Attributes
+    ----------
+    n_heads : int
+        Heads of a method.
+    n_slots : int
+        Rows of a step.
+    steps_per_epoch : int
+    weighting : Weighting or None
+    penalty : Penalty or None
+    """
+
+    def __init__(
+        self,
+        problems: Sequence[Problem],
+        y: Tensor,
+        batch_size: int,
+        device: torch.device,
+    ) -> None:
+        plans = [[m.plan(p.groups) for m in p.methods] for p in problems]
+        self._samplers = samplers = [
+            IndexSampler(stream, batch_size, p.seed, p.rows)
+            for stream, p in zip(plans, problems)
+        ]
+        methods = [method for problem in problems for method in problem.methods]
+        self.n_heads = methods[0].n_heads
+        self.n_slots = samplers[0].n_slots
+        weights = np.stack([s.weights for s in samplers]).repeat(self.n_heads, axis=2)
+        self._weights = torch.from_numpy(weights).to(device, torch.float32)
+        strata = np.stack([s.strata for s in samplers])
+        self._strata = torch.from_numpy(strata).to(device)
+        table = _row_weights(problems, plans, len(y), self.n_heads)
+        if table is not None:
+            table = table.to(device) if fits(table, device) else table
+            self._streams = torch.arange(len(problems), device=table.device)[:, None]
+        self._row_weights = table
+        context = TrainingContext(tuple(p.groups for p in problems), y, device)
+        self.weighting = type(methods[0]).weighting(methods, context)
+        self.penalty = type(methods[0]).penalty(methods, context)
+        self._is_checked = False
+        self.steps_per_epoch = -(-len(problems[0].groups.ids) // batch_size)
+
+    @property
+    def weights(self) -> Tensor:
+        """Signed weights of the slots under every head, (S, R, M)."""
+        return self._weights
+
+    def rows(self, start: int, stop: int) -> Iterator[NDArray[np.int64]]:
+        """Yield the row numbers of steps `start` to `stop - 1`.
+
+        Parameters
+        ----------
+        start, stop : int
+
+        Yields
+        ------
+        ndarray of shape (S, R)
+        """
+        return map(np.stack, zip(*(s.steps(start, stop) for s in self._samplers)))
+
+    def row_weighted(self, rows: Tensor) -> Tensor:
+        """Return the weights that the plans give the rows of a step.
+
+        Parameters
+        ----------
+        rows : Tensor of shape (S, R)
+            Row numbers, on any device.
+
+        Returns
+        -------
+        Tensor of shape (S, R, M)
+        """
+        if self._row_weights is None:
+            return self._weights
+        table = self._row_weights
+        factors = table[self._streams, rows.to(table.device)]
+        return self._weights * factors.to(self._weights.device)
+
+    def step(self, rows: Tensor, losses: Tensor, y: Tensor) -> Step:
+        """Return what a rule may know of a step.
+
+        Parameters
+        ----------
+        rows : Tensor of shape (S, R)
+            Row numbers.
+        losses : Tensor of shape (S, R, M)
+        y : Tensor of shape (S, R)
+            Class codes.
+
+        Returns
+        -------
+        Step
+        """
+        return Step(self.row_weighted(rows), losses, self._strata, rows, y)
+
+    def step_of_pass(
+        self, slots: Tensor, weights: Tensor, rows: Tensor, losses: Tensor, y: Tensor
+    ) -> Step:
+        """Return what a penalty may know of a pass, which sees some of the slots.
+
+        Parameters
+        ----------
+        slots : Tensor of shape (R,)
+            Their numbers, on the device.
+        weights, losses : Tensor of shape (S, R, M)
+            The weights that are left once the rule has seen the step.
+        rows, y : Tensor of shape (S, R)
+            Row numbers and class codes.
+
+        Returns
+        -------
+        Step
+        """
+        return Step(weights, losses, self._strata[:, slots], rows, y)
+
+    def weigh(self, step: Step) -> Tensor:
+        """Return the weights of the step's losses, and advance the rule.
+
+        Parameters
+        ----------
+        step : Step
+
+        Returns
+        -------
+        Tensor of shape (S, R, M)
+        """
+        return step.weights if self.weighting is None else self.weighting(step)
+
+    def penalise(self, step: Step, forward: ForwardPass) -> PenaltyTerm | None:
+        """Return the penalty on a step, and advance its state.
+
+        Parameters
+        ----------
+        step : Step
+        forward : ForwardPass
+            With closed-form derivatives, unless it is recorded.
+
+        Returns
+        -------
+        PenaltyTerm or None
+            None if there is no penalty.
+
+        Raises
+        ------
+        ValueError
+            If a part of its derivative would be lost.
+        """
+        if self.penalty is None:
+            return None
+        if not self._is_checked and not forward.recorded:
+            check_derivatives(self.penalty, step, forward)
+        self._is_checked = True
+        term = self.penalty(step, forward)
+        check_term(term, step, forward)
+        return term
+
+    def end_epoch(self, coefs: Sequence[Tensor]) -> dict[str, NDArray[Any]]:
+        """Return what the penalty saw in the epoch, for the history.
+
+        Parameters
+        ----------
+        coefs : sequence of Tensor of shape (S * M, n_out, n_in)
+            Weights of the layers; of networks, none.
+
+        Returns
+        -------
+        dict of str to ndarray of shape (S * M,)
+        """
+        if self.penalty is None:
+            return {}
+        seen = self.penalty.end_epoch(coefs)
+        return {name: values.cpu().numpy() for name, values in seen.items()}
+
+    def select(self, methods: Tensor, heads: Tensor) -> None:
+        """Drop all other methods of the one stream.
+
+        Parameters
+        ----------
+        methods : Tensor of shape (n_kept,)
+            Positions among the methods.
+        heads : Tensor of shape (n_kept * n_heads,)
+            Their heads.
+        """
+        # Slots that only dropped heads used stay, with no weight: rules may count rows.
+        self._weights = self._weights[..., heads]
+        if self._row_weights is not None:
+            self._row_weights = self._row_weights[..., heads]
+        for state in (self.weighting, self.penalty):
+            if state is not None:
+                state.select(methods)
+
+
+def _row_weights(
+    problems: Sequence[Problem],
+    plans: Sequence[Sequence[SamplingPlan]],
+    n_rows: int,
+    n_heads: int,
+) -> Tensor | None:
+    """Loss factors of all rows, (n_streams, n_rows, n_heads), if any plan has them."""
+    if all(plan.row_weights is None for stream in plans for plan in stream):
+        return None
+    table = np.ones((len(problems), n_rows, len(plans[0])), dtype=np.float32)
+    for s, (problem, stream) in enumerate(zip(problems, plans)):
+        rows = slice(None) if problem.rows is None else problem.rows
+        for m, plan in enumerate(stream):
+            if plan.row_weights is not None:
+                table[s, rows, m] = plan.row_weights
+    return torch.from_numpy(table.repeat(n_heads, axis=2))
