@@ -23,7 +23,7 @@ torch.set_num_threads(2)
 warnings.simplefilter("ignore")
 import skdebias
 from skdebias import _head, _mapped
-from skdebias._engine import _features, _lbfgs
+from skdebias._engine import _expected_risk, _features
 from skdebias.attributes import _rows
 from skdebias.model_selection import BatchedGridSearchCV, _stack_limits
 
@@ -35,7 +35,7 @@ y = rng.integers(0, 2, len(X))
 a = np.where(rng.random(len(X)) < 0.9, y, 1 - y)
 # Blocks as much smaller than usual as the file is smaller than what is meant.
 _mapped._MEMORY_BYTES = _stack_limits._STACK_BYTES = 1 << 25
-_lbfgs._COPIED_BYTES = 1 << 25
+_expected_risk._COPIED_BYTES = 1 << 25
 _features._CHUNK_ROWS = _stack_limits._SCORED_ROWS = 1 << 10
 _rows._BLOCK_ENTRIES = _head._PREDICT_VALUES = 1 << 20
 _features._STREAMED_BYTES = 0

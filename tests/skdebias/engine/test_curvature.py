@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from skdebias import AFRClassifier, ERMClassifier, GERNEClassifier
-from skdebias._engine import _curvature, _lbfgs
+from skdebias._engine import _curvature, _expected_risk, _lbfgs
 from skdebias._engine._curvature import Curvature, sampled_curvature
 from skdebias._engine._features import Features
 from skdebias.datasets import make_spurious_classification
@@ -52,7 +52,7 @@ def test_the_same_optimum_in_half_the_iterations(n_classes, monkeypatch):
 @pytest.mark.parametrize("double_entries", [0, 1 << 20])
 def test_half_the_iterations_in_either_precision(double_entries, monkeypatch):
     X, y, _ = _correlated()
-    monkeypatch.setattr(_lbfgs, "_DOUBLE_ENTRIES", double_entries)
+    monkeypatch.setattr(_expected_risk, "_DOUBLE_ENTRIES", double_entries)
     head = ERMClassifier(solver="lbfgs", weight_decay=0.01, tol=1e-4, max_iter=500)
     n_iter = head.fit(X, y).n_iter_
     _without(monkeypatch)
@@ -103,7 +103,7 @@ def test_the_start_of_all_is_the_start_of_each(monkeypatch):
     for objective in objectives:
         each = objective(objective.start, torch.arange(len(objective.start)))
         # Without a pass of all heads.
-        monkeypatch.delattr(_lbfgs._Objective, "__call__", raising=False)
+        monkeypatch.delattr(_expected_risk.ExpectedRisk, "__call__", raising=False)
         for shared, own in zip(objective.at_start(), each):
             torch.testing.assert_close(shared, own, atol=1e-12, rtol=1e-9)
         monkeypatch.undo()

@@ -22,7 +22,7 @@ from skdebias import (
     LfFClassifier,
 )
 from skdebias._attributes import Groups
-from skdebias._engine import _lbfgs
+from skdebias._engine import _expected_risk, _lbfgs
 from skdebias.datasets import make_spurious_classification
 from skdebias.methods import (
     ERM,
@@ -186,7 +186,9 @@ def test_equal_strength_is_one_problem():
     methods = [GERNE(1.0, 0.5), GERNE(0.0, 1.0), GERNE(0.5, 0.5), GERNE(1.0, 0.5, True)]
     plans = [method.plan(groups) for method in methods]
     decay = np.array([0.1, 0.1, 0.1, 0.2])
-    first, position = _lbfgs._distinct(methods, plans, decay, summed=True)
+    first, position = _expected_risk.distinct_problems(
+        methods, plans, decay, summed=True
+    )
     assert position.tolist() == [0, 0, 1, 2]
     assert first.tolist() == [0, 2, 3]
 
@@ -276,7 +278,7 @@ def test_expected_shares_sum_to_what_a_step_weighs(method):
     groups = Groups.from_labels(y, attributes, 2, 2)
     plan = method.plan(groups)
     total = sum(batch.factor for batch in plan.batches)
-    shares = _lbfgs.expected_shares(plan)
+    shares = _expected_risk.expected_shares(plan)
     assert shares.sum() == pytest.approx(total)
 
 
@@ -284,6 +286,6 @@ def test_float16_and_blocks_give_the_same(monkeypatch):
     X, y, attributes = _data()
     X = X.astype(np.float16)
     whole = GERNEClassifier(**SOLVER).fit(X, y, attributes)
-    monkeypatch.setattr(_lbfgs, "_BLOCK_ENTRIES", 1)
+    monkeypatch.setattr(_expected_risk, "_BLOCK_ENTRIES", 1)
     blocks = GERNEClassifier(**SOLVER).fit(X, y, attributes)
     np.testing.assert_allclose(blocks.coef_, whole.coef_, atol=1e-5)

@@ -20,7 +20,7 @@ from skdebias import (
     _thread_limits,
 )
 from skdebias._blas import blas_on_one_thread
-from skdebias._engine import _lbfgs, _threads
+from skdebias._engine import _expected_risk, _threads
 from skdebias._engine._features import Features
 from skdebias._engine._heads import HeadStack
 from skdebias._engine._threads import (
@@ -172,7 +172,7 @@ def test_large_steps_are_divided_the_same_way(model, monkeypatch):
     )
     if model.solver == "lbfgs":
         monkeypatch.setattr(_threads, "_PIECE_WORK", 100_000)
-        monkeypatch.setattr(_lbfgs, "_DOUBLE_ENTRIES", 0)
+        monkeypatch.setattr(_expected_risk, "_DOUBLE_ENTRIES", 0)
     data, idents, fits = (X.astype(np.float32), y, attributes), {}, []
     real = Workers.map
 
