@@ -54,12 +54,12 @@ class Solved(Fitted):
 
     def part(self, position: int, n_heads: int) -> Self:
         """Return what a stack of this method alone would have yielded."""
-        own = slice(position * n_heads, (position + 1) * n_heads)
+        heads = slice(position * n_heads, (position + 1) * n_heads)
         return replace(
             super().part(position, n_heads),
             source=None,
-            gradient=None if self.gradient is None else self.gradient[own],
-            shares=None if self.shares is None else self.shares[own],
+            gradient=None if self.gradient is None else self.gradient[heads],
+            shares=None if self.shares is None else self.shares[heads],
         )
 
 

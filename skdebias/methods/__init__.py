@@ -16,10 +16,15 @@ from skdebias.methods._group_dro import GroupDRO
 from skdebias.methods._head import Head
 from skdebias.methods._jtt import JTT
 from skdebias.methods._lff import LfF
-from skdebias.methods._method import (
+from skdebias.methods._losses import row_losses
+from skdebias.methods._method import Method
+from skdebias.methods._plan import Batch, SamplingPlan, SlotTable, slot_table
+from skdebias.methods._pseudo import least_confident
+from skdebias.methods._random import uniform
+from skdebias.methods._step import (
     ForwardPass,
     GroupObjective,
-    Method,
+    Objective,
     Penalty,
     PenaltyTerm,
     Step,
@@ -27,8 +32,6 @@ from skdebias.methods._method import (
     TrainingResult,
     Weighting,
 )
-from skdebias.methods._plan import Batch, SamplingPlan, SlotTable, slot_table
-from skdebias.methods._pseudo import least_confident
 from skdebias.methods._ule import ULE
 
 __all__ = [
@@ -44,6 +47,7 @@ __all__ = [
     "Head",
     "LfF",
     "Method",
+    "Objective",
     "Penalty",
     "PenaltyTerm",
     "SamplingPlan",
@@ -56,5 +60,7 @@ __all__ = [
     "extrapolated_distribution",
     "extrapolation_strength",
     "least_confident",
+    "row_losses",
     "slot_table",
+    "uniform",
 ]

@@ -8,8 +8,9 @@ from numpy.typing import NDArray
 
 from skdebias._attributes import Groups
 from skdebias.methods._head import Head, Parameters
-from skdebias.methods._method import Method, TrainingResult
+from skdebias.methods._method import Method
 from skdebias.methods._plan import Batch, SamplingPlan
+from skdebias.methods._step import TrainingResult
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,8 +13,9 @@ from skdebias._attributes import (
     factorize,
 )
 from skdebias._warnings import warn_caller
-from skdebias.methods._method import Method, TrainingResult
+from skdebias.methods._method import Method
 from skdebias.methods._plan import Batch, SamplingPlan
+from skdebias.methods._step import TrainingResult
 
 # Slack for a beta that was itself computed from the bound.
 _TOLERANCE = 1e-9

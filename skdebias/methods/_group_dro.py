@@ -9,8 +9,9 @@ from torch import Tensor
 
 from skdebias._attributes import Groups
 from skdebias.methods._erm import ERM
-from skdebias.methods._method import Method, Step, TrainingContext, TrainingResult
+from skdebias.methods._method import Method
 from skdebias.methods._plan import SamplingPlan
+from skdebias.methods._step import Step, TrainingContext, TrainingResult
 
 
 @dataclass(frozen=True)

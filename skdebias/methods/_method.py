@@ -2,310 +2,30 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
-from typing import Any, ClassVar, Protocol, Self
-
-import numpy as np
-import torch
-from numpy.typing import NDArray
-from torch import Tensor
+from dataclasses import fields
+from typing import Any, ClassVar, Self
 
 from skdebias._attributes import Groups
 from skdebias.methods._head import Head
 from skdebias.methods._plan import SamplingPlan
-from skdebias.methods._saliency import Saliencies, factors
-
-
-@dataclass(frozen=True)
-class TrainingContext:
-    """What is known before the first step.
-
-    `S` streams are trained at the same time, each on rows of its own.
-
-    Parameters
-    ----------
-    groups : tuple of Groups, one per stream
-        Groups of the training rows.
-    y : Tensor of shape (n_rows,)
-        Class codes of the whole data set, over all streams; on the CPU.
-    device : torch.device
-        Where losses and weights live.
-    """
-
-    groups: tuple[Groups, ...]
-    y: Tensor
-    device: torch.device
-
-
-@dataclass(frozen=True)
-class Step:
-    """What a rule is told about one optimizer step.
-
-    The last axis holds `M = n_methods * n_heads` heads, the heads of a method side by
-    side. Losses are values, not part of any graph.
-
-    Parameters
-    ----------
-    weights : Tensor of shape (S, R, M)
-        Signed slot weights of the plans, loss factors of the rows included.
-    losses : Tensor of shape (S, R, M)
-        Cross-entropy of every row slot under every head.
-    strata : Tensor of shape (S, R)
-        Stratum of the plan that the slot was drawn from.
-    rows : Tensor of shape (S, R)
-        Row numbers in the whole data set; on any device, unlike all else.
-    y : Tensor of shape (S, R)
-        Class codes.
-    """
-
-    weights: Tensor
-    losses: Tensor
-    strata: Tensor
-    rows: Tensor
-    y: Tensor
-
-
-class Weighting(Protocol):
-    """Weighting rule with state, for all methods of a stack at once.
-
-    See Also
-    --------
-    Method.weighting : Makes one.
-
-    Examples
-    --------
-    The weights `(1 - p_y) ** gamma` of a focal loss. `select` drops candidates that a
-    search gives up: the last axis of any state is that of the methods.
-
-    >>> import torch
-    >>> class Focal:
-    ...     def __init__(self, methods, context):
-    ...         gamma = torch.tensor([method.gamma for method in methods])
-    ...         self.gamma = gamma.view(len(context.groups), 1, -1).to(context.device)
-    ...
-    ...     def __call__(self, step):
-    ...         return step.weights * (1 - torch.exp(-step.losses)) ** self.gamma
-    ...
-    ...     def select(self, methods):
-    ...         self.gamma = self.gamma[..., methods]
-    """
-
-    def __call__(self, step: Step) -> Tensor:
-        """Return the weights (S, R, M) of the step's losses and advance the state."""
-        ...
-
-    def select(self, methods: Tensor) -> None:
-        """Drop the state of all other methods.
-
-        Parameters
-        ----------
-        methods : Tensor of shape (n_kept,)
-            Positions among the methods of a stream, the same in every stream.
-        """
-        ...
-
-
-class GroupObjective(Protocol):
-    """Convex objective of the strata's mean losses, for a solver that sees all rows.
-
-    What a rule does step by step is there a function of the mean losses themselves.
-
-    See Also
-    --------
-    Method.group_objective : Makes one.
-
-    Examples
-    --------
-    The largest of the mean losses:
-
-    >>> import torch
-    >>> class Largest:
-    ...     def __call__(self, losses, heads):
-    ...         values, worst = losses.max(1)
-    ...         return values, torch.nn.functional.one_hot(worst, losses.shape[1])
-    """
-
-    def __call__(self, losses: Tensor, heads: Tensor) -> tuple[Tensor, Tensor]:
-        """Aggregate mean losses.
-
-        Parameters
-        ----------
-        losses : Tensor of shape (n, n_strata)
-            Mean loss in every stratum of the plan.
-        heads : Tensor of shape (n,)
-            Which of the methods they belong to.
-
-        Returns
-        -------
-        values : Tensor of shape (n,)
-        shares : Tensor of shape (n, n_strata)
-            Derivative of the value in every mean loss.
-        """
-        ...
-
-
-@dataclass(frozen=True)
-class ForwardPass:
-    """What a penalty is told about one optimizer step beyond :class:`Step`.
-
-    This is the forward pass of stacked heads, whose derivatives are in closed form and
-    not part of any graph. That of whole networks has no `coefs`, and its `logits` and
-    :meth:`saliencies` are recorded.
-
-    Parameters
-    ----------
-    logits : Tensor of shape (S, R, M, n_logits)
-        One logit for two classes.
-    residual : Tensor of shape (S, R, M, n_logits)
-        `softmax - onehot`, the derivative of every row's cross-entropy, unweighted.
-    activations : sequence of Tensor
-        Inputs of the layers: the rows, (S, R, n_features), then the outputs of the
-        hidden ReLU layers, (S * M, R, width).
-    coefs : sequence of Tensor of shape (S * M, n_out, n_in)
-        Weights of the layers, input to output. Not to be written to.
-    """
-
-    logits: Tensor
-    residual: Tensor
-    activations: Sequence[Tensor]
-    coefs: Sequence[Tensor]
-
-    #: Whether it is part of a graph.
-    recorded: ClassVar[bool] = False
-
-    def saliencies(self, heads: Tensor, values: Tensor) -> Saliencies:
-        """Return gradients of outputs in the inputs.
-
-        Parameters
-        ----------
-        heads : Tensor of shape (n,)
-            Positions among the `M` heads of a stream, the same in every stream.
-        values : Tensor of shape (S * n, R, n_logits)
-            Which combination of the logits is differentiated.
-
-        Returns
-        -------
-        Saliencies
-        """
-
-        def of_heads(stacked: Tensor) -> Tensor:
-            by_stream = stacked.unflatten(0, (len(self.logits), -1))
-            return by_stream[:, heads].flatten(0, 1)
-
-        coefs = [of_heads(coef) for coef in self.coefs]
-        masks = [of_heads(hidden) > 0 for hidden in self.activations[1:]]
-        return factors(values, coefs, masks)
-
-
-@dataclass(frozen=True)
-class PenaltyTerm:
-    """Penalty on one step, and its derivatives.
-
-    Parameters
-    ----------
-    values : Tensor of shape (S, M)
-        Added to the objective of every head. Where the forward pass is recorded, so
-        are these, and what follows holds only what is not in their graph.
-    logits : Tensor of shape (S, R, M, n_logits)
-        Derivative through the logits; the engine carries it on to all parameters.
-    coefs : sequence of Tensor or None
-        Derivative in the weights themselves, at fixed logits, in the shapes of
-        `ForwardPass.coefs`.
-    """
-
-    values: Tensor
-    logits: Tensor
-    coefs: Sequence[Tensor] | None = None
-
-
-class Penalty(Protocol):
-    """Penalty with state, for all methods of a stack at once.
-
-    See Also
-    --------
-    Method.penalty : Makes one.
-
-    Examples
-    --------
-    The size of the logits, which keeps heads from being too sure:
-
-    >>> import torch
-    >>> from skdebias.methods import PenaltyTerm
-    >>> class SmallLogits:
-    ...     def __call__(self, step, forward):
-    ...         logits, n_rows = forward.logits, forward.logits.shape[1]
-    ...         values = logits.square().sum((1, 3)) / n_rows
-    ...         return PenaltyTerm(values, 2 * logits / n_rows)
-    ...
-    ...     def end_epoch(self, coefs):
-    ...         return {}
-    ...
-    ...     def select(self, methods):
-    ...         pass
-    """
-
-    def __call__(self, step: Step, forward: ForwardPass) -> PenaltyTerm:
-        """Return the step's penalty and advance the state."""
-        ...
-
-    def end_epoch(self, coefs: Sequence[Tensor]) -> dict[str, Tensor]:
-        """Return what the epoch showed.
-
-        Parameters
-        ----------
-        coefs : sequence of Tensor of shape (S * M, n_out, n_in)
-            Weights of the layers at the end of the epoch.
-
-        Returns
-        -------
-        dict of str to Tensor of shape (S * M,)
-            For the history. A boolean entry `sound` marks heads whose epoch may be kept
-            where no validation score chooses.
-        """
-        ...
-
-    def select(self, methods: Tensor) -> None:
-        """Drop the state of all other methods.
-
-        Parameters
-        ----------
-        methods : Tensor of shape (n_kept,)
-            Positions among the methods of a stream, the same in every stream.
-        """
-        ...
-
-
-class TrainingResult(Protocol):
-    """What a method is shown when training is over.
-
-    Attributes
-    ----------
-    history : dict of str to list of ndarray
-        Per epoch `loss` (n_heads,), and what the penalty showed.
-    best_epoch : ndarray of shape (n_heads,)
-        Epoch that was kept, from 1.
-    weighting : Weighting or None
-        In its final state, for all methods of the stack.
-    position : int
-        Number of the method among those of its stack.
-    shares : ndarray of shape (1, n_strata) or None
-        From the deterministic solver, weight of every stratum's mean loss at the end.
-    """
-
-    history: dict[str, list[NDArray[np.float64]]]
-    best_epoch: NDArray[np.int64]
-    weighting: Any
-    position: int
-    shares: NDArray[np.float64] | None
+from skdebias.methods._step import (
+    GroupObjective,
+    Objective,
+    Penalty,
+    TrainingContext,
+    TrainingResult,
+    Weighting,
+)
 
 
 class Method(ABC):
     """Base class of the methods: frozen dataclasses of a method's hyper-parameters.
 
     A subclass answers which rows a step sees (:meth:`plan`), and where needed how much
-    each of them counts given the current losses (:meth:`weighting`), what else is asked
-    of the heads (:meth:`penalty`), which heads there are (:attr:`heads`), and what it
-    learned beside them (:meth:`learned`). :doc:`/user_guide/own_method` tells more.
+    each of them counts given the current losses (:meth:`weighting`), what else is
+    minimised (:meth:`objective`, of the logits alone, or :meth:`penalty`), which heads
+    there are (:attr:`heads`), and what it learned beside them (:meth:`learned`).
+    :doc:`/user_guide/own_method` tells more.
 
     Examples
     --------
@@ -380,7 +100,7 @@ class Method(ABC):
         """
         return self
 
-    def learned(self, groups: Groups, fitted: "TrainingResult") -> dict[str, Any]:
+    def learned(self, groups: Groups, fitted: TrainingResult) -> dict[str, Any]:
         """Return what training showed, beside the heads.
 
         Parameters
@@ -396,7 +116,7 @@ class Method(ABC):
         """
         return {}
 
-    def check_result(self, fitted: "TrainingResult") -> None:  # noqa: B027, optional
+    def check_result(self, fitted: TrainingResult) -> None:  # noqa: B027, optional
         """Warn if the result is not what the method is for.
 
         Parameters
@@ -434,6 +154,24 @@ class Method(ABC):
         Returns
         -------
         Weighting or None
+        """
+        return None
+
+    @classmethod
+    def objective(
+        cls, methods: Sequence[Self], context: TrainingContext
+    ) -> Objective | None:
+        """Return what a stack minimises of its logits beside the losses, or None.
+
+        Parameters
+        ----------
+        methods : sequence of Method
+            As for :meth:`weighting`.
+        context : TrainingContext
+
+        Returns
+        -------
+        Objective or None
         """
         return None
 

@@ -9,8 +9,9 @@ from numpy.typing import NDArray
 
 from skdebias._attributes import Groups
 from skdebias.methods._group_dro import GroupDRO, GroupWeights
-from skdebias.methods._method import Method, TrainingContext, TrainingResult
+from skdebias.methods._method import Method
 from skdebias.methods._plan import Batch, SamplingPlan
+from skdebias.methods._step import TrainingContext, TrainingResult
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,9 @@ from skdebias._attributes import Groups
 from skdebias._warnings import AntiClassifierWarning, warn_caller
 from skdebias.methods._erm import ERM
 from skdebias.methods._head import Head
-from skdebias.methods._method import Method, TrainingContext, TrainingResult
+from skdebias.methods._method import Method
 from skdebias.methods._plan import SamplingPlan
+from skdebias.methods._step import TrainingContext, TrainingResult
 from skdebias.methods.ule._loss_weights import LossWeights
 from skdebias.methods.ule._opposition import Opposition
 from skdebias.methods.ule._penalty import SaliencyPenalty

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from skdebias.methods._method import Step, TrainingContext
+from skdebias.methods._step import Step, TrainingContext
 
 if TYPE_CHECKING:
     from skdebias.methods._ule import ULE

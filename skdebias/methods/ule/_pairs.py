@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from skdebias.methods._method import ForwardPass, PenaltyTerm
+from skdebias.methods._step import ForwardPass, PenaltyTerm
 from skdebias.methods.ule._coefficients import Coefficients, coefficients
 from skdebias.methods.ule._logits import centred_logits, uncentre
 from skdebias.methods.ule._opposition import Opposition, gram_opposition

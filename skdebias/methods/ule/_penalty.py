@@ -6,7 +6,12 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from skdebias.methods._method import ForwardPass, PenaltyTerm, Step, TrainingContext
+from skdebias.methods._step import (
+    ForwardPass,
+    PenaltyTerm,
+    Step,
+    TrainingContext,
+)
 from skdebias.methods.ule._loss_weights import per_stream
 from skdebias.methods.ule._pairs import Pairs
 from skdebias.methods.ule._watch import Watch, weight_cosine
