@@ -2,11 +2,14 @@
 
 import contextlib
 import json
-import warnings
+from collections.abc import Callable, Mapping
 from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from skdebias._engine._loss import n_logits
 from skdebias._fitted import check_fitted, describe_estimator, rebuild_estimator
@@ -18,6 +21,7 @@ from skdebias._serialize import (
     reading,
     write_file,
 )
+from skdebias._warnings import warn_caller
 from skdebias.finetune._backbone import (
     backbone_settings,
     has_folder,
@@ -26,7 +30,11 @@ from skdebias.finetune._backbone import (
 from skdebias.finetune._checkpoint import to_host
 from skdebias.finetune._checks import copied_module
 from skdebias.finetune._encoder_files import pack_encoder, unpacked_encoder
+from skdebias.finetune._extraction import Backbone
 from skdebias.finetune._network import Network
+
+if TYPE_CHECKING:
+    from skdebias.finetune._base import BaseNetworkClassifier
 
 # What a file cannot hold, and load is given instead.
 _CODE = ("backbone", "preprocess", "augment")
@@ -37,17 +45,31 @@ _FITTED = (
 )  # fmt: skip
 
 
-def save_network(classifier, path):
+def save_network(classifier: "BaseNetworkClassifier", path: Path) -> None:
     """Write a fitted classifier.
 
     Parameters
     ----------
-    classifier : FineTuneClassifier
+    classifier : BaseNetworkClassifier
     path : Path
     """
-    arrays = {}
+    arrays: dict[str, np.ndarray] = {}
+    network = classifier.network_
+    header = _header(classifier, arrays)
+    state = {f"network.{k}": v for k, v in network.state_dict().items()}
+    tensors = {f"array.{k}": torch.from_numpy(v) for k, v in arrays.items()}
+    if network.has_folder:
+        header["files"] = pack_encoder(network.backbone, state, tensors)
+    header["prepared"] = _preparation(network.embedder)
+    write_file(path, to_host(tensors | state), header)
+
+
+def _header(
+    classifier: "BaseNetworkClassifier", arrays: dict[str, np.ndarray]
+) -> dict[str, Any]:
+    """Return what a file says beside weights; arrays go to `arrays`."""
     parameters = classifier.get_params(deep=False)
-    inner = parameters.pop("estimator")
+    estimator = parameters.pop("estimator")
     code = [name for name in _CODE if _is_code(parameters[name])]
     for name in (*code, "checkpoint_dir"):
         parameters[name] = None
@@ -57,27 +79,22 @@ def save_network(classifier, path):
         parameters["weights"] = str(parameters["weights"])
     fitted = {n: getattr(classifier, n) for n in _FITTED if hasattr(classifier, n)}
     layers = classifier.network_.linear_layers
-    header = {
+    return {
         "format": NETWORK_FORMAT,
         "code": code,
         "parameters": encode(parameters, "params", arrays),
-        "estimator": describe_estimator(inner, "estimator.", arrays),
+        "estimator": describe_estimator(estimator, "estimator.", arrays),
         "fitted_estimator": describe_estimator(
             classifier.estimator_, "estimator_.", arrays
         ),
         "fitted": encode(fitted, "fitted", arrays),
         "sizes": [layer.in_features for layer in layers] + [layers[-1].out_features],
     }
-    network = classifier.network_
-    state = {f"network.{k}": v for k, v in network.state_dict().items()}
-    tensors = {f"array.{k}": torch.from_numpy(v) for k, v in arrays.items()}
-    if network.has_folder:
-        header["files"] = pack_encoder(network.backbone, state, tensors)
-    header["prepared"] = _preparation(network.embedder)
-    write_file(path, to_host(tensors | state), header)
 
 
-def load_network(kind, path, given):
+def load_network(
+    kind: type["BaseNetworkClassifier"], path: Path, code_values: Mapping[str, Any]
+) -> tuple[Any, Network]:
     """Read what :func:`save_network` wrote.
 
     Parameters
@@ -85,21 +102,24 @@ def load_network(kind, path, given):
     kind : type
         FineTuneClassifier.
     path : Path
-    given : dict
-        What the file cannot hold; None where there is no need.
+    code_values : mapping
+        What the file cannot hold, by name; None where there is no need.
 
     Returns
     -------
-    FineTuneClassifier
+    classifier : FineTuneClassifier
+        Without its network.
+    network : Network
+        In evaluation.
     """
     if not path.is_file():
         raise FileNotFoundError(f"path={str(path)!r} is not a file.")
     tensors, header = read_file(path, NETWORK_FORMAT, torch=True)
     with reading(path):
         code = [name for name in _CODE if name in header["code"]]
-    _check_given(code, given)
+    _check_code(code, code_values)
     with reading(path):
-        classifier = _rebuild(kind, header, tensors, given)
+        classifier = _rebuild(kind, header, tensors, code_values)
         sizes = _check_head(header, tensors, classifier)
         settings = backbone_settings(classifier.get_params(deep=False))
     try:
@@ -121,11 +141,15 @@ def load_network(kind, path, given):
             f"backbone={classifier.backbone!r}: {error}"
         ) from error
     _compare_preparation(path, header["prepared"], network.embedder)
-    classifier.network_ = classifier._origin = network.eval()
-    return classifier
+    return classifier, network.eval()
 
 
-def _build(backbone, settings, header, tensors):
+def _build(
+    backbone: Any,
+    settings: Mapping[str, Any],
+    header: Mapping[str, Any],
+    tensors: Mapping[str, Tensor],
+) -> Network:
     """Return the network of a file before its weights; the file is all it needs."""
     if not isinstance(backbone, str):
         backbone = copied_module(backbone)  # the user's own stays as it is
@@ -138,9 +162,13 @@ def _build(backbone, settings, header, tensors):
     return Network(backbone, settings, embedder)
 
 
-def _check_head(header, tensors, classifier):
+def _check_head(
+    header: Mapping[str, Any],
+    tensors: Mapping[str, Tensor],
+    classifier: "BaseNetworkClassifier",
+) -> list[int]:
     """Return the sizes of the layers of the head, if they are those of the file."""
-    sizes = header["sizes"]
+    sizes: list[int] = header["sizes"]
     layers = [
         list(value.shape[::-1])
         for name, value in tensors.items()
@@ -156,31 +184,33 @@ def _check_head(header, tensors, classifier):
     return sizes
 
 
-def _preparation(embedder):
-    """What is said of how items become tensors, but for the versions of libraries."""
-    said = dict(embedder.description.get("preprocess") or {})
-    said.pop("image", None)
-    return json.loads(json.dumps(said, default=str))
+def _preparation(embedder: Backbone) -> dict[str, Any]:
+    """Return how items become tensors, but for the versions of libraries."""
+    described = dict(embedder.description.get("preprocess") or {})
+    described.pop("image", None)
+    plain: dict[str, Any] = json.loads(json.dumps(described, default=str))
+    return plain
 
 
-def _compare_preparation(path, before, embedder):
+def _compare_preparation(
+    path: Path, before: Mapping[str, Any], embedder: Backbone
+) -> None:
+    """Warn if items are prepared in another way than before."""
     now = _preparation(embedder)
     changed = [n for n in {*before, *now} if before.get(n) != now.get(n)]
     if changed:
         name = sorted(changed)[0]
-        warnings.warn(
+        warn_caller(
             f"path={str(path)!r}: items are prepared in another way than those the "
             f"network was trained on, as by another version of a library: {name} was "
             f"{before.get(name)!r} and is {now.get(name)!r}. Give preprocess= as it "
-            "was, or train again.",
-            UserWarning,
-            stacklevel=4,
+            "was, or train again."
         )
 
 
-def _check_given(code, given):
-    """Raise unless exactly what the file cannot hold is given."""
-    for name, value in given.items():
+def _check_code(code: list[str], values: Mapping[str, Any]) -> None:
+    """Raise unless there are values for exactly what the file cannot hold."""
+    for name, value in values.items():
         if (name in code) == (value is None):
             raise ValueError(
                 f"{name}={value!r}: the classifier "
@@ -189,11 +219,16 @@ def _check_given(code, given):
             )
 
 
-def _rebuild(kind, header, tensors, given):
+def _rebuild(
+    kind: type["BaseNetworkClassifier"],
+    header: Mapping[str, Any],
+    tensors: Mapping[str, Tensor],
+    code_values: Mapping[str, Any],
+) -> Any:
     """Return the classifier that a header describes, without its network."""
     arrays = _under("array.", tensors, lambda value: value.numpy())
     parameters = decode(header["parameters"], arrays)
-    parameters |= {name: value for name, value in given.items() if value is not None}
+    parameters |= {k: value for k, value in code_values.items() if value is not None}
     estimator = rebuild_estimator(header["estimator"], arrays)
     classifier = kind(estimator=estimator, **parameters)
     fitted = decode(header["fitted"], arrays)
@@ -208,19 +243,24 @@ def _rebuild(kind, header, tensors, given):
     return classifier
 
 
-def _check_shapes(shapes):
+def _check_shapes(shapes: Mapping[str, list[Any]]) -> None:
     """Raise unless these are sizes and types of the parts of an item."""
     for name, (*sizes, dtype) in shapes.items():
-        whole = all(type(size) is int and size >= 0 for size in sizes)
-        if not (whole and isinstance(getattr(torch, dtype), torch.dtype)):
+        are_sizes = all(type(size) is int and size >= 0 for size in sizes)
+        if not (are_sizes and isinstance(getattr(torch, dtype), torch.dtype)):
             raise ValueError(f"items have no part {name!r} of {sizes} and {dtype!r}")
 
 
-def _is_code(value):
+def _is_code(value: Any) -> bool:
     return isinstance(value, nn.Module) or callable(value)
 
 
-def _under(prefix, tensors, convert=lambda value: value):
+def _under(
+    prefix: str,
+    tensors: Mapping[str, Tensor],
+    convert: Callable[[Tensor], Any] = lambda value: value,
+) -> dict[str, Any]:
+    """Return what is named with a prefix, under the rest of the name."""
     return {
         name.removeprefix(prefix): convert(value)
         for name, value in tensors.items()

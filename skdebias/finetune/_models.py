@@ -1,10 +1,17 @@
 """What the first stage of a method gets for models when networks are trained."""
 
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
 import numpy as np
+from numpy.typing import NDArray
 from sklearn.base import clone
 from sklearn.frozen import FrozenEstimator
 
 from skdebias._erm import ERMClassifier
+
+if TYPE_CHECKING:
+    from skdebias.finetune._classifier import FineTuneClassifier
 
 
 class NetworkFactory:
@@ -14,12 +21,19 @@ class NetworkFactory:
     ----------
     classifier : FineTuneClassifier
         Whose first stage it is.
+    embed_untrained : callable
+        From items to the embeddings of its backbone as it is before training.
     """
 
-    def __init__(self, classifier):
+    def __init__(
+        self,
+        classifier: "FineTuneClassifier",
+        embed_untrained: Callable[[Any], NDArray[np.float32]],
+    ) -> None:
         self._classifier = classifier
+        self._embed_untrained = embed_untrained
 
-    def erm(self, **changes):
+    def erm(self, **changes: Any) -> "FineTuneClassifier":
         """Return an unfitted network of the same kind that is trained by ERM.
 
         Parameters
@@ -31,14 +45,16 @@ class NetworkFactory:
         -------
         FineTuneClassifier
         """
-        own = self._classifier.estimator
-        method = ERMClassifier(
+        estimator = ERMClassifier(
             balance=changes.pop("balance", None),
-            hidden_layer_sizes=own.hidden_layer_sizes,
+            hidden_layer_sizes=self._classifier.estimator.hidden_layer_sizes,
         )
-        return clone(self._classifier).set_params(estimator=method, **changes)
+        network: FineTuneClassifier = clone(self._classifier)
+        return network.set_params(estimator=estimator, **changes)
 
-    def last_layer(self, X, y, reference):
+    def last_layer(
+        self, X: Any, y: Any, reference: Mapping[str, Any] | None
+    ) -> tuple[NDArray[np.float32], FrozenEstimator | None]:
         """Return embeddings and the head that reads them.
 
         Parameters
@@ -57,12 +73,12 @@ class NetworkFactory:
             A fitted head.
         """
         if reference is None:
-            return self._classifier._embed_untrained(X), None
+            return self._embed_untrained(X), None
         network = self.erm(**reference).fit(X, y)
         return network.embed(X), FrozenEstimator(head_of(network))
 
 
-def head_of(network):
+def head_of(network: "FineTuneClassifier") -> ERMClassifier:
     """Return the head of a fitted network as an estimator on its embeddings.
 
     Parameters

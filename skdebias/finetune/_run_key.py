@@ -5,13 +5,121 @@ import hashlib
 import json
 from collections.abc import Mapping
 from numbers import Integral, Real
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from skdebias import __version__
-from skdebias.finetune._extraction import UndescribableError, describe_code
+from skdebias._attributes import encode_attributes
+from skdebias._base import shared_parameters
+from skdebias.finetune._backbone import describe_backbone
+from skdebias.finetune._extraction import (
+    UndescribableError,
+    describe_code,
+    describe_transform,
+)
+from skdebias.finetune._input import FitInput
+from skdebias.finetune._network import Network
+from skdebias.finetune._parameters import SHARED
+from skdebias.finetune._training import TrainConfig
+
+if TYPE_CHECKING:
+    from skdebias.finetune._base import BaseNetworkClassifier
+
+
+def describe_run(
+    classifier: "BaseNetworkClassifier",
+    estimator: Any,
+    network: Network,
+    config: TrainConfig,
+    fit_input: FitInput,
+    accelerator: Any,
+    memo: Path,
+) -> dict[str, Any]:
+    """Return what determines the result, but for seed, groups and method.
+
+    Parameters
+    ----------
+    classifier : BaseNetworkClassifier
+    estimator : BaseDebiasedClassifier
+        The method's.
+    network : Network
+        As it is before training.
+    config : TrainConfig
+    fit_input : FitInput
+    accelerator : accelerate.Accelerator
+    memo : Path
+        Where it is kept which file has which content.
+
+    Returns
+    -------
+    dict
+        Of values that :func:`canonical` takes. Names of runs depend on its keys.
+    """
+    clf, stopping, augment = classifier, None, None
+    if clf.early_stopping:
+        stopping = [clf.tol, clf.n_iter_no_change]
+    if clf.augment is not None:
+        augment = describe_transform(clf.augment, allow_random=True, name="augment")
+    description = {
+        "backbone": describe_backbone(network.embedder),
+        "freeze": clf.freeze,
+        "head": [clf.dropout, clf.head_init, list(estimator.hidden_layer_sizes)],
+        "saliency_layer": clf.saliency_layer,
+        "recipe": config.described(),
+        "stopping": stopping,
+        "augment": augment,
+        "compute": [accelerator.device.type, accelerator.mixed_precision],
+        "items": fit_input.source.digest(memo),
+    }
+    validation = fit_input.encoded.validation
+    if validation is not None:
+        description["validation"] = [
+            validation["X"].digest(memo),
+            validation["y"],
+            validation["groups"].ids,
+            validation["selection"],
+        ]
+    return description
+
+
+def describe_request(
+    run: Mapping[str, Any],
+    classifier: "BaseNetworkClassifier",
+    estimator: Any,
+    fit_input: FitInput,
+) -> dict[str, Any]:
+    """Return what determines the result, but for the seed, before it is trained.
+
+    Parameters
+    ----------
+    run : mapping
+        What :func:`describe_run` returned.
+    classifier : BaseNetworkClassifier
+    estimator : BaseDebiasedClassifier
+        The method's.
+    fit_input : FitInput
+
+    Returns
+    -------
+    dict
+        Of values that :func:`canonical` takes.
+    """
+    of_classifier = {*shared_parameters(), *SHARED, "random_state"}
+    parameters = estimator.get_params(deep=False).items()
+    attributes = None
+    if fit_input.attributes is not None:
+        attributes, _ = encode_attributes(fit_input.attributes)
+    return {
+        **run,
+        "max_iter": classifier.max_iter,
+        "estimator": type(estimator),
+        "parameters": {k: v for k, v in parameters if k not in of_classifier},
+        "y": fit_input.encoded.y_codes,
+        "attributes": attributes,
+    }
 
 
 def digest(description: Mapping[str, Any]) -> str:
@@ -27,8 +135,8 @@ def digest(description: Mapping[str, Any]) -> str:
     str
         24 hexadecimal digits.
     """
-    said = {"skdebias": __version__, **description}
-    text = json.dumps(canonical(said, "checkpoint_dir"), sort_keys=True)
+    versioned = {"skdebias": __version__, **description}
+    text = json.dumps(canonical(versioned, "checkpoint_dir"), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:24]
 
 

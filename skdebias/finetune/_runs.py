@@ -3,12 +3,12 @@
 import contextlib
 import os
 import re
-import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from skdebias._atomic import is_dead, make_folder, new_owner
+from skdebias._warnings import warn_caller
 from skdebias.finetune._checkpoint import (
     Checkpoints,
     CheckpointWarning,
@@ -78,13 +78,12 @@ class Runs:
         lengths = map(_number, self._folders(name))
         shorter = [length for length in lengths if length < recipe.max_iter]
         if shorter and not own.folder.exists():
-            warnings.warn(
+            warn_caller(
                 f"max_iter={recipe.max_iter}: checkpoint_dir has the same run with "
                 f"max_iter={max(shorter)}, but it cannot be extended, because with "
                 f"schedule={recipe.schedule!r} and warmup={recipe.warmup:g} its rates "
                 "were those of its own length. The network is trained from the start.",
                 CheckpointWarning,
-                stacklevel=3,
             )
         return own
 

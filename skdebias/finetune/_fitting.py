@@ -1,0 +1,231 @@
+"""One fit of networks: from checked input to trained weights."""
+
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from torch import Tensor
+
+from skdebias._engine._selection import Stopping
+from skdebias._engine._sgd import Fitted
+from skdebias._engine._threads import one_thread
+from skdebias._prepare import Prepared, draw_seed, prepare, warn_of_attributes
+from skdebias.finetune._accelerate import find_accelerator
+from skdebias.finetune._building import add_heads, check_heads, initial_network
+from skdebias.finetune._checkpoint import Checkpoints
+from skdebias.finetune._extraction import auto_workers
+from skdebias.finetune._input import FitInput
+from skdebias.finetune._models import NetworkFactory
+from skdebias.finetune._network import Network
+from skdebias.finetune._parameters import rows_per_pass, train_config
+from skdebias.finetune._run_key import describe_request, describe_run, digest
+from skdebias.finetune._runs import Runs, resumed
+from skdebias.finetune._training import (
+    NetworkTraining,
+    NetworkValidationScorer,
+    agreed,
+)
+
+if TYPE_CHECKING:
+    from skdebias.finetune._base import BaseNetworkClassifier
+
+
+@dataclass(frozen=True)
+class TrainedNetworks:
+    """What training gave a classifier.
+
+    Parameters
+    ----------
+    estimator : BaseDebiasedClassifier
+        The method's, not fitted.
+    prepared : Prepared
+    result : Fitted
+        How training went.
+    networks : list of Network
+        One for each head of the method; the last one is the result.
+    input_shapes : dict of str to list
+        Sizes of one item and type, of each tensor that the networks take.
+    """
+
+    estimator: Any
+    prepared: Prepared
+    result: Fitted
+    networks: list[Network]
+    input_shapes: dict[str, list[Any]]
+
+
+class NetworkFit:
+    """One fit of a classifier, on which it sets nothing.
+
+    Parameters
+    ----------
+    classifier : BaseNetworkClassifier
+    estimator : BaseDebiasedClassifier
+        The method's, configured.
+    settings : dict
+        What :func:`backbone_settings` returned.
+    fit_input : FitInput
+    models : NetworkFactory
+        Where the first stage of the method gets its models.
+    origin : Network or None
+        As for :func:`initial_network`.
+    """
+
+    def __init__(
+        self,
+        classifier: "BaseNetworkClassifier",
+        estimator: Any,
+        settings: dict[str, Any],
+        fit_input: FitInput,
+        models: NetworkFactory,
+        origin: Network | None,
+    ) -> None:
+        self._classifier = classifier
+        self._estimator = estimator
+        self._input = fit_input
+        self._models = models
+        self._new_network = partial(initial_network, classifier, settings, origin)
+        self._accelerator = find_accelerator(classifier.device, classifier.precision)
+        self._config = train_config(classifier)
+        self._hidden_layer_sizes = [int(n) for n in estimator.hidden_layer_sizes]
+        self._input_shapes: dict[str, list[Any]] = {}
+        self._unused: list[Network] = []
+
+    def run(self) -> TrainedNetworks:
+        """Train, or go on from a checkpoint.
+
+        Returns
+        -------
+        TrainedNetworks
+        """
+        classifier, directory = self._classifier, self._classifier.checkpoint_dir
+        runs = None if directory is None else Runs(directory)
+        seed = agreed(draw_seed(classifier.random_state))
+        self._unused = [self._new_network()]
+        run = {} if runs is None else self._describe(runs)
+        with ExitStack() as claimed:
+            checkpoints = None
+            if runs is not None and classifier.random_state is None:
+                request = describe_request(
+                    run, classifier, self._estimator, self._input
+                )
+                is_main = self._accelerator.is_main_process
+                seed, checkpoints = claimed.enter_context(
+                    runs.unseeded(digest(request), seed, is_main)
+                )
+            prepared = self._prepare(seed)
+            if runs is not None and checkpoints is None:
+                run |= {"seed": seed, "groups": prepared.groups.ids}
+                run |= {"method": prepared.method}
+                checkpoints = runs.find(digest(run), self._config)
+            training = resumed(
+                partial(self._start, prepared, checkpoints),
+                checkpoints,
+                self._config.n_steps(len(prepared.y_codes)),
+            )
+            name = type(self._estimator).__name__
+            result = training.run(name, bool(classifier.verbose))
+        return TrainedNetworks(
+            self._estimator,
+            prepared,
+            result,
+            training.networks(),
+            self._input_shapes,
+        )
+
+    def _describe(self, runs: Runs) -> dict[str, Any]:
+        """Return what determines the result, but for seed, groups and method."""
+        return describe_run(
+            self._classifier,
+            self._estimator,
+            self._unused[0],
+            self._config,
+            self._input,
+            self._accelerator,
+            runs.memo,
+        )
+
+    def _prepare(self, seed: int) -> Prepared:
+        data = self._input.training_data(seed, self._models)
+        with one_thread(self._accelerator.device):
+            prepared = prepare(self._estimator, data, self._input.encoded)
+        warn_of_attributes(self._estimator, prepared)
+        check_heads(prepared.method)
+        return prepared
+
+    def _start(
+        self,
+        prepared: Prepared,
+        checkpoints: Checkpoints | None,
+        checkpoint: tuple[dict[str, Tensor], dict[str, Any]] | None,
+    ) -> NetworkTraining:
+        """Return the training before its first step, or after a checkpoint."""
+        classifier, method = self._classifier, prepared.method
+        source = self._input.source
+        # The one that the run was described by; checkpoints may be tried in turn.
+        networks = [self._unused.pop() if self._unused else self._new_network()]
+        self._load_items(networks[0], prepared, checkpoint)
+        networks += [self._new_network() for _ in range(method.n_heads - 1)]
+        self._input_shapes = add_heads(
+            classifier, networks, self._hidden_layer_sizes, prepared, source
+        )
+        return NetworkTraining(
+            networks,
+            source,
+            prepared.y_codes.astype(np.int64),
+            prepared.groups,
+            method,
+            prepared.data.seed,
+            self._config,
+            self._accelerator,
+            stopping=Stopping(
+                classifier.early_stopping, classifier.tol, classifier.n_iter_no_change
+            ),
+            validation=self._validation_scorer(networks[0], prepared.validation),
+            checkpoints=checkpoints,
+            found=checkpoint,
+            point=classifier.saliency_layer,
+            describe=_settings_of(method),
+        )
+
+    def _load_items(
+        self,
+        network: Network,
+        prepared: Prepared,
+        checkpoint: tuple[dict[str, Tensor], dict[str, Any]] | None,
+    ) -> None:
+        """Prepare items that fit the memory, unless none is read again."""
+        header = {} if checkpoint is None else checkpoint[1]
+        last_step = self._config.n_steps(len(prepared.y_codes))
+        if header.get("stopped") or header.get("step") == last_step:
+            return
+        sources = [self._input.source]
+        if prepared.validation is not None:
+            sources.append(prepared.validation["X"])
+        budget = self._classifier.memory << 20
+        for source in sources:
+            source.load(network.embedder, budget, auto_workers(len(source)))
+
+    def _validation_scorer(
+        self, network: Network, validation: dict[str, Any] | None
+    ) -> NetworkValidationScorer | None:
+        if validation is None:
+            return None
+        return NetworkValidationScorer(
+            validation["y"],
+            validation["groups"],
+            validation["selection"],
+            validation["X"],
+            network.embedder,
+            self._accelerator,
+            2 * rows_per_pass(self._classifier, self._accelerator),
+            self._classifier.learning_rate,
+        )
+
+
+def _settings_of(method: Any) -> str:
+    """Return what a message on a diverged fit says of the method."""
+    beta = getattr(method, "beta", None)
+    return "" if beta is None else f" with beta={beta:g} and c={method.c:g}"

@@ -1,0 +1,196 @@
+"""What `fit` and the predictions of a network are given, checked."""
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.utils import column_or_1d
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import validate_data
+
+from skdebias._attributes import on_host
+from skdebias._prepare import Encoded
+from skdebias._rows import refuse_masked
+from skdebias._sklearn import through_pipelines
+from skdebias._validation import (
+    TrainingData,
+    about,
+    check_encodable,
+    check_same_kind,
+    encode_classes,
+    encode_validation_set,
+    has_validation_set,
+)
+from skdebias.finetune._items import Items
+from skdebias.finetune._numbers import number_type, plain_array, refuse_loaders
+
+if TYPE_CHECKING:
+    from skdebias.finetune._base import BaseNetworkClassifier
+
+
+@dataclass(frozen=True)
+class FitInput:
+    """The arguments of a fit, checked.
+
+    Parameters
+    ----------
+    items : array-like
+        As the first stage of a method gets them.
+    source : Items
+        The same, as networks read them.
+    y : ndarray of shape (n_samples,)
+    attributes, X_val, y_val, attributes_val : array-like or None
+    encoded : Encoded
+        Labels and validation set, whose rows are Items.
+    """
+
+    items: Any
+    source: Items
+    y: NDArray[Any]
+    attributes: Any
+    X_val: Any
+    y_val: Any
+    attributes_val: Any
+    encoded: Encoded
+
+    def training_data(self, seed: int, models: Any) -> TrainingData:
+        """Return what the method's estimator is prepared with.
+
+        Parameters
+        ----------
+        seed : int
+        models : NetworkFactory
+            Where its first stage gets its models.
+
+        Returns
+        -------
+        TrainingData
+        """
+        return TrainingData(
+            self.items,
+            self.y,
+            self.attributes,
+            self.X_val,
+            self.y_val,
+            self.attributes_val,
+            seed,
+            models,
+        )
+
+
+def check_fit_input(
+    classifier: "BaseNetworkClassifier",
+    modality: str,
+    items: Any,
+    y: Any,
+    attributes: Any,
+    X_val: Any,
+    y_val: Any,
+    attributes_val: Any,
+) -> FitInput:
+    """Check the arguments of a fit before anything is trained.
+
+    Parameters
+    ----------
+    classifier : BaseNetworkClassifier
+        Remembers the number of features, and their names.
+    modality : {"image", "text", "tensor"}
+    items, y, attributes, X_val, y_val, attributes_val : array-like or None
+        As `fit` was given them.
+
+    Returns
+    -------
+    FitInput
+    """
+    items = check_items(classifier, items, modality, classifier.backbone)
+    y = _checked_labels(y)
+    source = Items(items, modality)
+    if len(source) != len(y):
+        raise ValueError(
+            f"items has {len(source)} entries and y has {len(y)}: pass one label "
+            "per item."
+        )
+    classes, y_codes = encode_classes(y, type(classifier).__name__, "items")
+    if attributes is not None:
+        check_encodable(attributes, len(y))
+    X_val = through_pipelines(X_val)
+    validation = None
+    if has_validation_set(X_val, y_val, attributes_val):
+        codes = getattr(items, "dtype", None) == np.int64
+        validation = encode_validation_set(
+            _validation_items(classifier, X_val, modality, codes=codes),
+            y_val,
+            attributes_val,
+            classes,
+            classifier.selection,
+        )
+    if attributes is not None and attributes_val is not None:
+        check_same_kind(attributes, attributes_val)
+    source.check()
+    encoded = Encoded(classes, y_codes, validation)
+    return FitInput(items, source, y, attributes, X_val, y_val, attributes_val, encoded)
+
+
+def _checked_labels(y: Any) -> NDArray[Any]:
+    if y is None:
+        raise ValueError(
+            "fit requires y to be passed, but the target y is None: pass one label "
+            "per item."
+        )
+    refuse_masked(y, "y")
+    labels: NDArray[Any] = column_or_1d(on_host(y), warn=True)
+    check_classification_targets(labels)
+    return labels
+
+
+def _validation_items(
+    classifier: "BaseNetworkClassifier", X_val: Any, modality: str, *, codes: bool
+) -> Items:
+    with about("X_val"):
+        checked = check_items(
+            classifier, X_val, modality, classifier.backbone, codes=codes, reset=False
+        )
+    source = Items(checked, modality, "X_val")
+    source.check()
+    return source
+
+
+def check_items(
+    classifier: "BaseNetworkClassifier",
+    items: Any,
+    modality: str,
+    network: Any,
+    *,
+    codes: bool | None = None,
+    reset: bool = True,
+) -> Any:
+    """Check items, and make numbers of those that are numbers.
+
+    Parameters
+    ----------
+    classifier : BaseNetworkClassifier
+        Remembers the number of features, and their names.
+    items : array-like or path-like
+    modality : {"image", "text", "tensor"}
+    network : str or torch.nn.Module
+        The backbone.
+    codes : bool, default=None
+        As for :func:`number_type`.
+    reset : bool, default=True
+        Whether these are the items of `fit`, or must be like them.
+
+    Returns
+    -------
+    array-like or path-like
+    """
+    refuse_loaders(items)
+    if modality != "tensor":
+        # Their readers look at them; what can be read once only is kept.
+        once = not hasattr(items, "__len__") and isinstance(items, Iterable)
+        return list(items) if once and not isinstance(items, os.PathLike) else items
+    items = plain_array(items)
+    dtype = number_type(items, network, codes)
+    return validate_data(classifier, items, allow_nd=True, dtype=dtype, reset=reset)
