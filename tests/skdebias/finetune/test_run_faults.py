@@ -166,9 +166,9 @@ FORGERIES = {
     "no model": lambda t, h: [t.pop(k) for k in list(t) if k.startswith("model.")],
     "another shape": lambda t, h: t.update({_first_model(t): torch.zeros(3)}),
     "another type": lambda t, h: t.update({_first_model(t): t[_first_model(t)].int()}),
-    "no optimiser": lambda t, h: h.pop("optimiser"),
-    "optimiser of none": lambda t, h: h.update(optimiser={"dict": []}),
-    "optimiser of text": lambda t, h: h.update(optimiser={"value": "adam"}),
+    "no optimizer": lambda t, h: h.pop("optimizer"),
+    "optimizer of none": lambda t, h: h.update(optimizer={"dict": []}),
+    "optimizer of text": lambda t, h: h.update(optimizer={"value": "adam"}),
     "missing tensor": lambda t, h: h.update(objective={"tensor": "nowhere"}),
     "objective of another shape": lambda t, h: t.update(objective=torch.zeros(7)),
     "deep tracker": lambda t, h: _deep(h),
@@ -182,7 +182,7 @@ FORGERIES = {
         t.update({k: torch.zeros(3)}) for k in list(t) if k.startswith("kept")
     ],
     "rule of nothing": lambda t, h: h.update(rule={}),
-    "optimiser of another network": lambda t, h: h["optimiser"]["dict"].append(
+    "optimizer of another network": lambda t, h: h["optimizer"]["dict"].append(
         ["members.7.weight", {"dict": []}]
     ),
     "kept of nothing": lambda t, h: h.update(kept={"value": 5}),
