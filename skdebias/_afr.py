@@ -5,6 +5,7 @@ from numbers import Real
 import numpy as np
 
 from skdebias._base import BaseDebiasedClassifier, shared_parameters
+from skdebias._erm import make_erm
 from skdebias._head import HEAD_ATTRIBUTES, fitted_layers, layer_parameters
 from skdebias._mapped import take_rows
 from skdebias._prepare import FirstStage
@@ -199,7 +200,6 @@ class AFRClassifier(BaseDebiasedClassifier):
         return False
 
     def _first_stage(self, data):
-        from skdebias._erm import make_erm
         from skdebias.methods._afr import holdout_mask
 
         held = holdout_mask(data.y, self.holdout, data.seed)

@@ -6,6 +6,7 @@ import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 
 from skdebias._base import BaseDebiasedClassifier, shared_parameters
+from skdebias._erm import model_factory
 from skdebias._prepare import FirstStage
 from skdebias._quiet import ignored
 from skdebias._sklearn import HasMethods, Interval
@@ -187,7 +188,6 @@ class JTTClassifier(BaseDebiasedClassifier):
         return False
 
     def _first_stage(self, data):
-        from skdebias._erm import model_factory
         from skdebias.attributes import ErrorSetPseudoAttributes
         from skdebias.attributes._error_set import EmptyErrorSetError
 

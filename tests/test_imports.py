@@ -11,9 +11,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
-PACKAGES = ("skdebias", "embeddings_cache")
-SOURCES = sorted(path for name in PACKAGES for path in (ROOT / name).rglob("*.py"))
+from tests._sources import PACKAGES, ROOT, SOURCES, dotted, relative
+
 OPTIONAL = (
     "timm",
     "open_clip",
@@ -46,10 +45,6 @@ class Refuse(importlib.abc.MetaPathFinder):
 
 sys.meta_path.insert(0, Refuse())
 """
-
-
-def _relative(path):
-    return path.relative_to(ROOT).as_posix()
 
 
 @pytest.fixture(scope="module")
@@ -107,12 +102,12 @@ def test_wheel_holds_both_packages_and_nothing_else(wheel):
         size = sum(item.compress_size for item in archive.infolist())
     tops = {name.partition("/")[0] for name in names}
     assert {top for top in tops if not top.endswith(".dist-info")} == set(PACKAGES)
-    expected = {_relative(path) for path in SOURCES}
+    expected = {relative(path) for path in SOURCES}
     assert {name for name in names if name.endswith(".py")} == expected
     for name in PACKAGES:
         assert f"{name}/py.typed" in names
     assets = {
-        _relative(path)
+        relative(path)
         for path in (ROOT / "skdebias/assets").glob("*")
         if path.suffix in (".safetensors", ".json", ".md")
     }
@@ -240,85 +235,6 @@ print(sum(name.startswith("skdebias.") for name in __import__("sys").modules))
     assert int(run_python(code)) > 20
 
 
-# Floors of embeddings_cache, from the ground up: a module may import those of its own
-# floor and of lower ones. What is not named here is of the last floor.
-FLOORS = (
-    "_context _errors _fingerprint _memory _parallel _paths _precision _progress "
-    "_settings _thread_limits _turns _warnings",
-    "store",
-    "items",
-    "backbones",
-    "compute",
-    "_job _loading _parameters",
-    "_extractor",
-)
-
-
-def _floor(module):
-    top = module.split(".")[1] if "." in module else ""
-    floors = [number for number, names in enumerate(FLOORS) if top in names.split()]
-    return floors[0] if floors else len(FLOORS)
-
-
-def _module_imports(package, *, for_types):
-    """Which modules of a package each of them imports, also inside functions.
-
-    Modules that are imported for the type checker alone are left out on request.
-    """
-    home = ROOT / package
-    paths = {
-        ".".join((package, *path.relative_to(home).with_suffix("").parts)): path
-        for path in home.rglob("*.py")
-    }
-    paths = {name.removesuffix(".__init__"): path for name, path in paths.items()}
-    graph = {}
-    for name, path in paths.items():
-        tree = ast.parse(path.read_text(encoding="utf-8"))
-        skipped = {
-            node
-            for branch in ast.walk(tree)
-            if isinstance(branch, ast.If) and _dotted(branch.test) == "TYPE_CHECKING"
-            for statement in branch.body
-            for node in ast.walk(statement)
-        }
-        targets = graph[name] = set()
-        for node in ast.walk(tree):
-            if node in skipped and not for_types:
-                continue
-            if isinstance(node, ast.Import):
-                targets |= {alias.name for alias in node.names} & set(paths)
-            elif isinstance(node, ast.ImportFrom):
-                names = {f"{node.module}.{alias.name}" for alias in node.names}
-                targets |= (names & set(paths)) or ({node.module} & set(paths))
-    return graph
-
-
-def test_no_module_of_the_cache_imports_from_a_higher_floor():
-    graph = _module_imports("embeddings_cache", for_types=True)
-    upwards = [
-        f"{name} imports {other}"
-        for name, others in graph.items()
-        for other in others
-        if _floor(other) > _floor(name)
-    ]
-    assert upwards == []
-    tops = {name.split(".")[1] for name in graph if "." in name}
-    assert tops >= {name for names in FLOORS for name in names.split()}
-    assert any(_floor(name) == 0 for others in graph.values() for name in others)
-
-
-def test_no_modules_of_the_cache_import_each_other_in_a_circle():
-    graph = _module_imports("embeddings_cache", for_types=False)
-    assert sum(map(len, graph.values())) > 100
-    while leaves := [name for name, others in graph.items() if not others]:
-        graph = {
-            name: others.difference(leaves)
-            for name, others in graph.items()
-            if name not in leaves
-        }
-    assert graph == {}
-
-
 def _imports(path):
     """Top-level packages that a module imports anywhere, also inside functions."""
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
@@ -329,23 +245,14 @@ def _imports(path):
             yield (node.module or "").partition(".")[0]
         elif isinstance(node, ast.Call) and node.args:
             named = isinstance(node.args[0], ast.Constant) and node.args[0].value
-            if _dotted(node.func).endswith(("import_module", "__import__")):
+            if dotted(node.func).endswith(("import_module", "__import__")):
                 yield str(named).partition(".")[0]
-
-
-def _dotted(node):
-    """`a.b.c` of a name or attribute expression, '' of anything else."""
-    if isinstance(node, ast.Name):
-        return node.id
-    if isinstance(node, ast.Attribute):
-        return f"{_dotted(node.value)}.{node.attr}"
-    return ""
 
 
 def test_packages_never_import_each_other():
     crossing = []
     for path in SOURCES:
-        name = _relative(path)
+        name = relative(path)
         other = PACKAGES[name.startswith(PACKAGES[0])]
         if other in set(_imports(path)):
             crossing.append(name)
@@ -370,7 +277,7 @@ def _private_parts(path, package):
 
 def test_skdebias_takes_public_names_of_the_cache_only():
     private = {
-        _relative(path): list(_private_parts(path, "embeddings_cache"))
+        relative(path): list(_private_parts(path, "embeddings_cache"))
         for path in (ROOT / "skdebias").rglob("*.py")
     }
     assert SHARED in private
@@ -381,7 +288,7 @@ def test_skdebias_takes_public_names_of_the_cache_only():
 
 def test_private_names_of_scikit_learn_are_imported_in_one_module():
     private = {
-        _relative(path): [*_private_parts(path, "sklearn"), *_private_uses(path)]
+        relative(path): [*_private_parts(path, "sklearn"), *_private_uses(path)]
         for path in SOURCES
     }
     found = {name for name, parts in private.items() if parts}
@@ -392,11 +299,11 @@ def _private_uses(path):
     """Private names that a module takes as `sklearn.a._b`, without importing them."""
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Attribute):
-            first, *rest = _dotted(node).split(".")
+            first, *rest = dotted(node).split(".")
             if first == "sklearn" and any(
                 part.startswith("_") and not part.endswith("__") for part in rest
             ):
-                yield _dotted(node)
+                yield dotted(node)
 
 
 @pytest.mark.parametrize(
@@ -429,7 +336,7 @@ def _dangers(path):
     for node in ast.walk(tree):
         if not isinstance(node, ast.Call):
             continue
-        head, dot, tail = _dotted(node.func).partition(".")
+        head, dot, tail = dotted(node.func).partition(".")
         called = aliases.get(head, head) + dot + tail
         keywords = {
             keyword.arg: getattr(keyword.value, "value", None)
@@ -453,7 +360,7 @@ FORBIDDEN = {
 
 
 def test_the_sources_run_no_code_out_of_data():
-    found = {_relative(path): list(_dangers(path)) for path in SOURCES}
+    found = {relative(path): list(_dangers(path)) for path in SOURCES}
     assert {k: v for k, v in found.items() if v and k not in REVIEWED} == {}
     assert [name for name in REVIEWED if not found.get(name)] == []  # no stale entry
 
