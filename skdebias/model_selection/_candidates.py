@@ -105,15 +105,20 @@ class CandidateKeys:
 
         Returns
         -------
-        str
+        kind : type
+            Of the method, which may be defined in a function: it is not hashed.
+        fixed : str
             A hash.
         """
         if number not in self._structure:
-            varying = {*_RATES, *method.stackable, "random_state", "verbose"}
+            kind, parameters = type(method), model.get_params(deep=False)
+            varying = {*_RATES, "random_state", "verbose"}
+            if not any(isinstance(value, kind) for value in parameters.values()):
+                varying |= {*method.stackable}  # its fields are parameters themselves
             fixed = {
-                name: value.fixed_fields() if isinstance(value, type(method)) else value
-                for name, value in model.get_params(deep=False).items()
+                name: value.fixed_fields() if isinstance(value, kind) else value
+                for name, value in parameters.items()
                 if name not in varying
             }
-            self._structure[number] = joblib.hash([type(method), fixed])
+            self._structure[number] = kind, joblib.hash(fixed)
         return self._structure[number]

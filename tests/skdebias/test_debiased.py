@@ -561,3 +561,31 @@ def test_inside_estimators_of_scikit_learn(wrap, data):
         else:
             wrapped = wrap(model).fit(X, y, attributes=a)
     assert wrapped.score(X, y) > 0.6
+
+
+@pytest.mark.parametrize("field", ["max_iter", "hidden_layer_sizes", "tilt"])
+def test_fields_may_have_the_names_of_parameters(field, data):
+    """A stack is not mixed of estimators that differ in what it takes of the first.
+
+    The class is defined here, where no module has it.
+    """
+    X, y, a = data
+    members = {"__annotations__": {field: object}, field: 2.0, "stackable": (field,)}
+
+    def plan(self, groups):
+        share = groups.counts * np.where(
+            groups.cells[:, 1] == 1, getattr(self, field), 1.0
+        )
+        return SamplingPlan(groups.ids, (Batch("all", share / share.sum()),))
+
+    kind = dataclass(frozen=True)(type("Local", (Method,), {**members, "plan": plan}))
+    model = DebiasedClassifier(kind(), **FAST)
+    grid = {"max_iter": [1, 6], f"method__{field}": [1.0, 4.0]}
+    search = BatchedGridSearchCV(model, grid, cv=2, refit=False).fit(X, y, attributes=a)
+    for i, parameters in enumerate(search.cv_results_["params"]):
+        alone = BatchedGridSearchCV(
+            clone(model).set_params(**parameters), {"tol": [1e-4]}, cv=2, refit=False
+        ).fit(X, y, attributes=a)
+        for key in ("split0_test_score", "split1_test_score"):
+            assert alone.cv_results_[key][0] == search.cv_results_[key][i]
+    assert len(np.unique(search.cv_results_["mean_test_score"])) > 1
