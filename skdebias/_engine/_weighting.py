@@ -19,6 +19,7 @@ from skdebias.methods import (
     Step,
     TrainingContext,
 )
+from skdebias.methods._checks import check_weights
 
 
 class StackedMethods:
@@ -76,7 +77,7 @@ class StackedMethods:
         context = TrainingContext(tuple(p.groups for p in problems), y, device)
         self.weighting = type(methods[0]).weighting(methods, context)
         self.penalty = type(methods[0]).penalty(methods, context)
-        self._is_checked = False
+        self._is_checked = self._is_weighed = False
         self.steps_per_epoch = -(-len(problems[0].groups.ids) // batch_size)
 
     @property
@@ -162,8 +163,18 @@ class StackedMethods:
         Returns
         -------
         Tensor of shape (S, R, M)
+
+        Raises
+        ------
+        ValueError
+            If the rule returns anything else, or what is not finite at the first step.
         """
-        return step.weights if self.weighting is None else self.weighting(step)
+        if self.weighting is None:
+            return step.weights
+        weights = self.weighting(step)
+        check_weights(self.weighting, weights, step, is_first=not self._is_weighed)
+        self._is_weighed = True
+        return weights
 
     def penalise(self, step: Step, forward: ForwardPass) -> PenaltyTerm | None:
         """Return the penalty on a step, and advance its state.

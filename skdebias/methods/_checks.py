@@ -1,8 +1,8 @@
 """Refusals of methods that say what cannot be: each names the hook and a remedy.
 
-They run once, when a fit is prepared, and when a method has said what it learned; no
-step pays for them. A wrong answer would otherwise be trained with in silence, or fail
-far from the hook that gave it.
+They run once, when a fit is prepared, and when a method has said what it learned; a
+step pays for a comparison of two shapes. A wrong answer would otherwise be trained with
+in silence, or fail far from the hook that gave it.
 """
 
 import dataclasses
@@ -12,11 +12,13 @@ from numbers import Integral, Real
 from typing import Any, ClassVar, get_origin
 
 import numpy as np
+import torch
 
 from skdebias._attributes import Groups
 from skdebias.methods._head import STARTS, Head
 from skdebias.methods._method import Method
 from skdebias.methods._plan import Batch, SamplingPlan
+from skdebias.methods._step import Step, Weighting
 
 # Of a sum of probabilities: float32 shares of many strata add up no better.
 _SUM_TOLERANCE = 1e-5
@@ -92,7 +94,7 @@ def _check_class_attributes(method: Method) -> None:
                 f"{name}.{attribute} is {value!r}: it must be True or False"
                 + (", and a property." if callable(value) else ".")
             )
-    for hook in ("weighting", "group_objective", "penalty"):
+    for hook in ("weighting", "objective", "group_objective", "penalty"):
         if getattr(getattr(kind, hook), "__self__", None) is not kind:
             raise TypeError(
                 f"{name}.{hook} must be a class method, which answers for a whole "
@@ -350,6 +352,42 @@ def check_learned(method: Method, learned: Any, taken: Iterable[str]) -> dict[st
                 "another name."
             )
     return dict(learned)
+
+
+def check_weights(rule: Weighting, weights: Any, step: Step, *, is_first: bool) -> None:
+    """Refuse what a rule makes of the weights of a step.
+
+    Parameters
+    ----------
+    rule : Weighting
+    weights : object
+        What it returned.
+    step : Step
+    is_first : bool
+        Whether to look at the values too, for which a GPU has to be waited for. Later
+        ones show in the objective.
+
+    Raises
+    ------
+    ValueError
+    """
+    shape = tuple(step.weights.shape)
+    if isinstance(weights, torch.Tensor) and weights.shape == step.weights.shape:
+        if is_first and not bool(weights.isfinite().all()):
+            raise ValueError(
+                f"{type(rule).__name__} returned weights at the first step that are "
+                "not all finite: look for a division by 0 or a logarithm of it."
+            )
+        return
+    returned = (
+        f"weights of shape {tuple(weights.shape)}"
+        if isinstance(weights, torch.Tensor)
+        else _short(weights)
+    )
+    raise ValueError(
+        f"{type(rule).__name__} returned {returned}: return a tensor of the shape of "
+        f"step.weights, {shape}, that is (streams, rows, heads)."
+    )
 
 
 def _is_finite(value: Any) -> bool:

@@ -337,6 +337,45 @@ def test_is_refused_before_a_network_is_trained(name, data):
         model.fit(X.astype(np.float32), y, attributes=attributes)
 
 
+class Rule:
+    """Weights by any function of the step."""
+
+    def __init__(self, weigh):
+        self._weigh = weigh
+
+    def __call__(self, step):
+        return self._weigh(step)
+
+    def select(self, methods):
+        raise AssertionError
+
+
+WRONG_WEIGHTS = {
+    "too few": (lambda step: step.weights[0], r"weights of shape \(256, 1\): return a"),
+    "one number": (lambda step: step.weights.sum(), r"weights of shape \(\): return a"),
+    "nothing": (lambda step: None, r"Rule returned None: return a tensor of the shape"),
+    "an array": (
+        lambda step: step.weights.numpy(),
+        r"\(1, 256, 1\), that is \(",
+    ),
+    "NaN": (lambda step: step.weights * np.nan, r"at the first step that are not all"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG_WEIGHTS)
+def test_weights_are_refused(name, data):
+    """Other shapes were spread over rows or heads, and NaN was the learning rate's."""
+    weigh, message = WRONG_WEIGHTS[name]
+    X, y, attributes = data
+
+    def weighting(cls, methods, context):
+        return Rule(weigh)
+
+    model = DebiasedClassifier(like_sound(weighting=classmethod(weighting)), **FAST)
+    with pytest.raises(ValueError, match=message):
+        model.fit(X, y, attributes=attributes)
+
+
 def test_a_guest_class_is_told_too(data):
     """Whose method is made by its parameters."""
 
