@@ -89,8 +89,8 @@ def is_dead(owner: str) -> bool:
     bool
         False if it lives, or ran where this process cannot look.
     """
-    found = _OWNED.fullmatch(owner)
-    return found is not None and found[1] == _machine() and not _lives(int(found[2]))
+    parts = _OWNED.fullmatch(owner)
+    return parts is not None and parts[1] == _machine() and not _lives(int(parts[2]))
 
 
 def remove_dead_partials(folder: Path, now: float) -> None:

@@ -88,8 +88,8 @@ class BaseDebiasedClassifier(HeadClassifier):
         super()._validate_params()
         sizes = tuple(self.hidden_layer_sizes)
         for size in sizes:
-            whole = isinstance(size, Integral) and not isinstance(size, bool)
-            if not (whole and 1 <= size <= _WIDEST):
+            is_whole_number = isinstance(size, Integral) and not isinstance(size, bool)
+            if not (is_whole_number and 1 <= size <= _WIDEST):
                 raise ValueError(
                     f"hidden_layer_sizes={sizes} must hold whole numbers between 1 and "
                     f"{_WIDEST}, such as (64,); () is a linear head."

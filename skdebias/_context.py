@@ -74,18 +74,18 @@ class SharedSwitch:
         rank : int, default=0
             Which value holds where several are wanted: that of the highest rank.
         """
-        own = rank, value, threading.get_ident()
+        entry = rank, value, threading.get_ident()
         with self._lock:
             if not self._wanted:
                 self._before = self._read()
-            self._wanted.append(own)
+            self._wanted.append(entry)
             self._set(self._foremost())
         try:
             yield
         finally:
             with self._lock:
                 before = self._foremost()
-                self._wanted.remove(own)
+                self._wanted.remove(entry)
                 if self._wanted:
                     self._set(self._foremost())
                 elif self._read() == before:
@@ -102,8 +102,8 @@ class SharedSwitch:
     def _after_fork(self) -> None:
         """Forget the threads that are not in this process."""
         self._lock = threading.Lock()
-        held, own = bool(self._wanted), threading.get_ident()
-        self._wanted = [entry for entry in self._wanted if entry[2] == own]
+        held, thread = bool(self._wanted), threading.get_ident()
+        self._wanted = [entry for entry in self._wanted if entry[2] == thread]
         if held and not self._wanted:
             self._set(self._before)
 
@@ -267,10 +267,10 @@ def switches() -> dict[str, tuple[SharedSwitch, Any]]:
     """
     import torch
 
-    found: dict[str, tuple[SharedSwitch, Any]] | None
-    found = vars(torch).get("_standard_switches")
+    switches: dict[str, tuple[SharedSwitch, Any]] | None
+    switches = vars(torch).get("_standard_switches")
     # A dictionary sets a default once, whatever threads do.
-    return found or vars(torch).setdefault("_standard_switches", _made_switches())
+    return switches or vars(torch).setdefault("_standard_switches", _made_switches())
 
 
 def _made_switches() -> dict[str, tuple[SharedSwitch, Any]]:

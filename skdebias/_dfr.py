@@ -216,8 +216,8 @@ default="auto"
                 validation["selection"],
                 Features(validation["X"], cpu),
             )
-        own = _restricted(groups, rows)
-        heads, _ = self._heads(features, rows, own, scaling, Cs, 1, rng)
+        groups_of_rows = _restricted(groups, rows)
+        heads, _ = self._heads(features, rows, groups_of_rows, scaling, Cs, 1, rng)
         stack = stack_parameters([([c], [b]) for c, b in heads], 1, cpu)
         return held_out.score(held_out.group_accuracies(stack))
 

@@ -279,10 +279,10 @@ def _optimizer_config(estimators, methods):
 
 
 def _features(X, X_student, device):
-    own = Features(X, device)
+    features = Features(X, device)
     if X_student is None:
-        return own
-    return JoinedFeatures([Features(X_student, device), own])
+        return features
+    return JoinedFeatures([Features(X_student, device), features])
 
 
 def _validation_scorer(encoded, device, X_student=None):
@@ -318,7 +318,8 @@ def _warm_start(estimator, prepared):
                 f"the data and hidden_layer_sizes ask for sizes {sizes}: fit a clone "
                 "instead."
             )
-    if not all(np.isfinite(w).all() for own in heads for pair in own for w in pair):
+    weights = (array for layers in heads for layer in layers for array in layer)
+    if not all(np.isfinite(array).all() for array in weights):
         raise ValueError(
             "warm_start=True, but weights of the fitted head are not finite: fit a "
             "clone instead."

@@ -105,11 +105,11 @@ class NamedGroups:
     def _constant(self, name: str) -> str:
         used = np.unique(self.groups.cells[:, 1])
         if len(used) == 1:
-            found = f"{name} holds one value, {_plain(self.attribute_values[used[0]])}"
+            reason = f"{name} holds one value, {_plain(self.attribute_values[used[0]])}"
         else:
-            found = f"{name} does not vary within any class"
+            reason = f"{name} does not vary within any class"
         return (
-            f"{found}, so that the groups are the classes: "
+            f"{reason}, so that the groups are the classes: "
             f"{self._listed(range(self.groups.n_groups))}. Pass an attribute "
             "that varies, or none."
         )
@@ -162,9 +162,9 @@ def warn_of_unusable(*reasons: str) -> None:
     *reasons : str
         What `NamedGroups.unusable_for_training` and the like returned.
     """
-    found = [reason for reason in reasons if reason]
-    if found and not _announced.get():
-        warn_caller(" ".join(found), UnusableAttributesWarning)
+    texts = [reason for reason in reasons if reason]
+    if texts and not _announced.get():
+        warn_caller(" ".join(texts), UnusableAttributesWarning)
 
 
 def join_descriptions(descriptions: Sequence[str], limit: int = 5) -> str:

@@ -126,10 +126,10 @@ def _pin_newer() -> Callable[[], None]:
     narrow = [*products, cuda.conv, cuda.rnn, cpu.conv, cpu.rnn]
     before = {switch: switch.fp32_precision for switch in (backends, cuda, *narrow)}
     older = _older_products()
-    own = {backends: before[backends], cuda: _own_value(cuda, [backends])}
-    own |= {switch: _own_value(switch, [backends, cuda]) for switch in narrow}
+    own_values = {backends: before[backends], cuda: _own_value(cuda, [backends])}
+    own_values |= {switch: _own_value(switch, [backends, cuda]) for switch in narrow}
     free = [cuda.conv, cuda.rnn, cpu.conv, cpu.rnn]
-    written = [s for s, value in own.items() if value != "none" or s not in free]
+    written = [s for s, value in own_values.items() if value != "none" or s not in free]
     for switch in written:
         switch.fp32_precision = "ieee"
     if older is not None:
@@ -139,7 +139,7 @@ def _pin_newer() -> Callable[[], None]:
         if older is not None:
             torch.set_float32_matmul_precision(older)
         for switch in written:
-            switch.fp32_precision = own[switch]
+            switch.fp32_precision = own_values[switch]
         for switch in written:
             # A default that no value stands for, such as that of an environment.
             if switch.fp32_precision != before[switch]:
@@ -162,9 +162,9 @@ def _own_value(switch: Any, wider: list[Any]) -> str:
     Reading it gives what holds, wherever that was set, so the wider ones are turned:
     what follows them turns with them. They are "ieee" in the end.
     """
-    found = []
+    values = []
     for value in ("none", "ieee"):
         for other in wider:
             other.fp32_precision = value
-        found.append(switch.fp32_precision)
-    return str(found[0]) if found[0] == found[1] else "none"
+        values.append(switch.fp32_precision)
+    return str(values[0]) if values[0] == values[1] else "none"

@@ -98,10 +98,10 @@ def read_file(
 
     with reading(path):
         header = _read_header(path, check=True)
-    found = header.get("format")
-    if found != wanted:
+    format_name = header.get("format")
+    if format_name != wanted:
         raise ValueError(
-            f"path={str(path)!r} has format {found!r}, and {wanted!r} "
+            f"path={str(path)!r} has format {format_name!r}, and {wanted!r} "
             "is read here: read a head with skdebias.export.load, a network with "
             "FineTuneClassifier.load, and what another version of skdebias wrote with "
             "that version."
@@ -230,10 +230,10 @@ def _save(save_file: Any, tensors: Any, path: Path, metadata: Any) -> None:
         save_file(tensors, path, metadata)
     except SafetensorError as error:
         # It tells the disk's error in words only.
-        found = re.search(r"os error (\d+)", str(error))
-        if found is None:
+        code = re.search(r"os error (\d+)", str(error))
+        if code is None:
             raise
-        raise OSError(int(found[1]), os.strerror(int(found[1]))) from error
+        raise OSError(int(code[1]), os.strerror(int(code[1]))) from error
 
 
 def _seal(path: Path) -> None:
@@ -257,21 +257,21 @@ def _raw_header(file: Any, n_bytes: int) -> bytes:
 
 def _place(raw: bytes) -> slice:
     """Return where the digest stands in a header."""
-    found = list(_DIGEST.finditer(raw))
-    if len(found) != 1:
+    matches = list(_DIGEST.finditer(raw))
+    if len(matches) != 1:
         raise ValueError("it is damaged: its digest cannot be found")
-    return slice(*found[0].span(1))
+    return slice(*matches[0].span(1))
 
 
 def _digest(file: Any, raw: bytes) -> str:
     """Return the digest of all bytes, those of the digest blanked."""
     place = _place(raw)
-    found = hashlib.sha256(len(raw).to_bytes(8, "little"))
-    found.update(raw[: place.start] + _BLANK.encode() + raw[place.stop :])
+    digest = hashlib.sha256(len(raw).to_bytes(8, "little"))
+    digest.update(raw[: place.start] + _BLANK.encode() + raw[place.stop :])
     file.seek(8 + len(raw))
     while chunk := file.read(_CHUNK):
-        found.update(chunk)
-    return found.hexdigest()
+        digest.update(chunk)
+    return digest.hexdigest()
 
 
 def encode(value: Any, name: str, arrays: dict[str, np.ndarray]) -> Any:
@@ -401,7 +401,7 @@ def _decode_bits(value: dict[str, Any], arrays: Mapping[str, np.ndarray]) -> np.
     dtype = np.dtype(value["dtype"])
     if bits.ndim != 1 or bits.dtype != _VIEWS[dtype.kind]:
         raise ValueError("its header takes numbers for texts")
-    made = bits.view(dtype).reshape(_shape(value))
+    array = bits.view(dtype).reshape(_shape(value))
     if dtype.kind == "U" and bits.max() > _LAST_CHARACTER:
         raise ValueError("its header takes numbers for texts")
-    return made.astype(dtype.newbyteorder("="), copy=False)
+    return array.astype(dtype.newbyteorder("="), copy=False)

@@ -154,15 +154,15 @@ def _steps_before(X_val):
     """Yield the fitted steps that the rows have missed, innermost pipeline first."""
     frame, seen = sys._getframe(2), None
     while frame is not None:
-        known, name = frame.f_locals, frame.f_code.co_name
-        pipeline = known.get("self")
+        variables, name = frame.f_locals, frame.f_code.co_name
+        pipeline = variables.get("self")
         # `_fit` fits the steps before the last one, and is called by the others.
         fitting = name in ("_fit", "fit", "fit_transform", "fit_predict")
         if fitting and isinstance(pipeline, Pipeline) and pipeline is not seen:
             seen = pipeline
             inner = name == "_fit"
-            given = known.get("raw_params" if inner else "params") or {}
-            steps = pipeline[: known.get("step_idx", 0) if inner else -1]
-            if len(steps) and any(value is X_val for value in given.values()):
+            fit_params = variables.get("raw_params" if inner else "params") or {}
+            steps = pipeline[: variables.get("step_idx", 0) if inner else -1]
+            if len(steps) and any(value is X_val for value in fit_params.values()):
                 yield steps
         frame = frame.f_back

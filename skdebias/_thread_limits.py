@@ -119,8 +119,8 @@ def _set_torch_threads(number: int) -> None:
 
 def in_new_thread(task: Callable[[], Result]) -> Result:
     """Return what a task returns in a thread that has done nothing before."""
-    found: list[Result] = []
-    thread = Thread(target=lambda: found.append(task()))
+    results: list[Result] = []
+    thread = Thread(target=lambda: results.append(task()))
     thread.start()
     thread.join()
-    return found[0]
+    return results[0]

@@ -295,9 +295,9 @@ default="feature_magnitude"
         """Return the estimator of the first stage."""
         from skdebias.attributes import GradientClusterPseudoAttributes
 
-        own = {name: getattr(self, name) for name in _CLUSTERING}
+        clustering = {name: getattr(self, name) for name in _CLUSTERING}
         return GradientClusterPseudoAttributes(
-            **own, reference_estimator=reference, random_state=seed
+            **clustering, reference_estimator=reference, random_state=seed
         )
 
     def _feature_norms(self, X):

@@ -329,17 +329,18 @@ def check_same_kind(attributes, attributes_val):
     ValueError
         If they differ in their columns, or hold strings there and numbers here.
     """
-    known, judged = map(_columns, (attributes, attributes_val))
-    if len(judged) != len(known):
+    columns, columns_val = map(_columns, (attributes, attributes_val))
+    if len(columns_val) != len(columns):
         raise ValueError(
-            f"attributes_val has {len(judged)} columns and attributes has "
-            f"{len(known)}: pass the same columns in the same order."
+            f"attributes_val has {len(columns_val)} columns and attributes has "
+            f"{len(columns)}: pass the same columns in the same order."
         )
-    for own, column in zip(known, judged):
-        if _family(own) != _family(column):
+    for values, values_val in zip(columns, columns_val):
+        if _family(values) != _family(values_val):
             raise ValueError(
-                f"attributes_val holds {_family(column)} ({_some(column)}) and "
-                f"attributes {_family(own)} ({_some(own)}): code both in the same way."
+                f"attributes_val holds {_family(values_val)} ({_some(values_val)}) and "
+                f"attributes {_family(values)} ({_some(values)}): code both in the "
+                "same way."
             )
 
 
@@ -349,7 +350,7 @@ def _columns(attributes):
 
 
 def _family(values):
-    """What kind of values these are, so far as they could be equal to others."""
+    """Return what kind of values these are, so far as they could be equal to others."""
     if values.dtype.kind in "biuf":
         return "numbers"
     if values.dtype.kind == "U":
@@ -410,27 +411,27 @@ def encode_validation_set(X, y, attributes, classes, selection):
     if not len(y):
         raise ValueError("X_val and y_val have no rows: pass some, or neither.")
     selection = _resolved(selection, attributes is not None)
-    groups, own_classes, values = form_groups(
+    groups, classes_val, values = form_groups(
         y, attributes, y_name="y_val", name="attributes_val"
     )
-    own_codes = groups.y_codes
-    known = _positions(own_classes, classes, own_codes)
+    y_codes = groups.y_codes
+    positions = _positions(classes_val, classes, y_codes)
     unusable = ""
     if attributes is not None and selection in ("worst_group", "group_balanced"):
-        named = NamedGroups(groups, own_classes, values)
+        named = NamedGroups(groups, classes_val, values)
         unusable = named.unusable_for_scores("attributes_val")
     return {
         "X": X,
-        "y": known[own_codes].astype(np.int64),
+        "y": positions[y_codes].astype(np.int64),
         "groups": groups,
         "selection": selection,
-        "labels": [(own_classes[c], values[a]) for c, a in groups.cells],
+        "labels": [(classes_val[c], values[a]) for c, a in groups.cells],
         "unusable": unusable,
     }
 
 
 def _resolved(selection, has_attributes):
-    """The score that selects the epoch."""
+    """Return the name of the score that selects the epoch."""
     if selection == "auto":
         return "worst_group" if has_attributes else "worst_class"
     if selection == "worst_group" and not has_attributes:
@@ -441,27 +442,26 @@ def _resolved(selection, has_attributes):
     return selection
 
 
-def _positions(own_classes, classes, own_codes):
-    """Places of the classes of `y_val` among those of y, -1 for none."""
-    alike = _family(own_classes) == _family(classes)
-    known = np.full(len(own_classes), -1)
-    if alike:
-        position = np.searchsorted(classes, own_classes).clip(max=len(classes) - 1)
-        known = np.where(classes[position] == own_classes, position, -1)
-    unseen = known < 0
+def _positions(classes_val, classes, y_codes_val):
+    """Return the places of the classes of `y_val` among those of y, -1 for none."""
+    positions = np.full(len(classes_val), -1)
+    if _family(classes_val) == _family(classes):
+        nearest = np.searchsorted(classes, classes_val).clip(max=len(classes) - 1)
+        positions = np.where(classes[nearest] == classes_val, nearest, -1)
+    unseen = positions < 0
     if unseen.all():
         raise ValueError(
-            f"y_val holds none of the classes of y: y_val has {_some(own_classes)}, y "
+            f"y_val holds none of the classes of y: y_val has {_some(classes_val)}, y "
             f"has {_some(classes)}. Code both in the same way."
         )
     if unseen.any():
-        n_rows = int(unseen[own_codes].sum())
+        n_rows = int(unseen[y_codes_val].sum())
         warn_caller(
-            f"y_val holds labels that y does not, {_some(own_classes[unseen])}, in "
-            f"{n_rows} of {len(own_codes)} rows, which always count as wrong: code y "
+            f"y_val holds labels that y does not, {_some(classes_val[unseen])}, in "
+            f"{n_rows} of {len(y_codes_val)} rows, which always count as wrong: code y "
             "and y_val in the same way, or drop these rows.",
         )
-    return known
+    return positions
 
 
 def _some(values):

@@ -119,16 +119,18 @@ def _add_demo(commands) -> None:
         default="low_high",
         help="0-4 against 5-9, or even against odd (default: %(default)s)",
     )
-    own = demo.add_argument_group("your own images")
-    own.add_argument("--images", type=Path, metavar="FOLDER", help="root of the images")
-    own.add_argument(
+    images = demo.add_argument_group("your own images")
+    images.add_argument(
+        "--images", type=Path, metavar="FOLDER", help="root of the images"
+    )
+    images.add_argument(
         "--metadata",
         type=Path,
         metavar="CSV",
         help="table in the style of Waterbirds: image file, y, attribute, split",
     )
     for name, text in _COLUMNS.items():
-        own.add_argument(f"--{name}-column", metavar="NAME", help=text)
+        images.add_argument(f"--{name}-column", metavar="NAME", help=text)
     _add_backbone(demo)
 
 

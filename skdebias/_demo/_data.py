@@ -136,9 +136,9 @@ def _check_splits(data: DemoData) -> None:
             )
     train = data.rows("train")
     for name, values in (("label", data.y), ("attribute", data.attributes)):
-        found = np.unique(values[train])
-        if len(found) < 2:
+        distinct = np.unique(values[train])
+        if len(distinct) < 2:
             raise DemoInputError(
-                f"all training rows have the same {name}, {found[0]}: there is "
+                f"all training rows have the same {name}, {distinct[0]}: there is "
                 "nothing to learn or to unlearn. Check the columns of the table."
             )

@@ -77,9 +77,9 @@ class DemoSettings:
                 "and the table that says what they are. Give both or neither."
             )
         if self.backbone is None and (self.weights or self.no_pretrained):
-            given = "--weights" if self.weights else "--no-pretrained"
+            option = "--weights" if self.weights else "--no-pretrained"
             raise DemoInputError(
-                f"{given} needs --backbone: the weights that come with skdebias "
+                f"{option} needs --backbone: the weights that come with skdebias "
                 "belong to its own network."
             )
         if self.weights is not None and not Path(self.weights).is_file():

@@ -98,21 +98,21 @@ def fetch_cifar10(*, data_home=None):
 
 def _read_jpegs(archive):
     """Images and classes of the training and the test part, in the order of names."""
-    found = {"train": {}, "test": {}}
+    by_part = {"train": {}, "test": {}}
     for path, image in _unpack(archive):
         part, _, name = path.removeprefix("./").partition("/")
         label = name.partition("/")[0]
-        known = part in found and label in _CLASSES
+        known = part in by_part and label in _CLASSES
         if not known or image.shape != (_SIDE, _SIDE, 3):
             raise ValueError(
                 f"{archive}: {path} has shape {image.shape}, but the file must hold "
                 "train/<class>/<number>.jpg and test/<class>/<number>.jpg of shape "
                 f"{(_SIDE, _SIDE, 3)} with the classes {', '.join(_CLASSES)}."
             )
-        found[part][name] = image, _CLASSES.index(label)
+        by_part[part][name] = image, _CLASSES.index(label)
     return [
         tuple(np.array(values) for values in zip(*map(part.get, sorted(part))))
-        for part in found.values()
+        for part in by_part.values()
     ]
 
 

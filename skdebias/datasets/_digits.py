@@ -141,17 +141,16 @@ def _resolve_task(task):
         classes, names = _TASKS[task]
         return np.asarray(classes), list(names)
     classes = np.asarray(task)
-    found = np.unique(classes)
-    if classes.shape != (10,) or not np.array_equal(found, np.arange(len(found))):
+    distinct = np.unique(classes)
+    numbered = np.array_equal(distinct, np.arange(len(distinct)))
+    if classes.shape != (10,) or not numbered:
         raise ValueError(
             f"task={task!r} must give the class of each of the ten digits, with "
             "classes numbered 0, ..., K-1 and none left out."
         )
-    if len(found) < 2:
+    if len(distinct) < 2:
         raise ValueError(f"task={task!r} has one class; give at least two.")
-    names = [
-        ",".join(str(digit) for digit in np.flatnonzero(classes == k)) for k in found
-    ]
+    names = [",".join(map(str, np.flatnonzero(classes == k))) for k in distinct]
     return classes.astype(int), names
 
 

@@ -117,12 +117,12 @@ def _draw_groups(n_samples, n_classes, n_attributes, correlation, rng):
     attributes = np.empty(n_samples, dtype=np.int64)
     for label in range(n_classes):
         rows = np.flatnonzero(y == label)
-        own = label % n_attributes
-        n_own = len(rows) if n_attributes == 1 else round(correlation * len(rows))
-        others = np.delete(np.arange(n_attributes), own)
-        attributes[rows[:n_own]] = own
-        if n_own < len(rows):
-            attributes[rows[n_own:]] = np.resize(others, len(rows) - n_own)
+        aligned = label % n_attributes
+        n_aligned = len(rows) if n_attributes == 1 else round(correlation * len(rows))
+        others = np.delete(np.arange(n_attributes), aligned)
+        attributes[rows[:n_aligned]] = aligned
+        if n_aligned < len(rows):
+            attributes[rows[n_aligned:]] = np.resize(others, len(rows) - n_aligned)
     order = rng.permutation(n_samples)
     return y[order].astype(np.int64), attributes[order]
 

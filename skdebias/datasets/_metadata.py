@@ -143,19 +143,19 @@ def _read_table(file):
 def _read(frame, column, candidates, parameter, file):
     """One complete column, by its given name or the first candidate."""
     wanted = candidates if column is None else (column,)
-    found = [name for name in wanted if name in frame.columns]
-    if not found:
+    present = [name for name in wanted if name in frame.columns]
+    if not present:
         raise ValueError(
             f"{file.name} has no column {' or '.join(map(repr, wanted))}; its columns "
             f"are {', '.join(map(repr, frame.columns))}. "
             + _separator_hint(frame)
             + f"Name the column with {parameter}=... ."
         )
-    series = frame[found[0]]
+    series = frame[present[0]]
     empty = np.flatnonzero(series.isna())
     if len(empty):
         raise ValueError(
-            f"{file.name}: column {found[0]!r} is empty in {len(empty)} rows (the "
+            f"{file.name}: column {present[0]!r} is empty in {len(empty)} rows (the "
             f"first is line {empty[0] + 2}). Fill these cells or drop the rows."
         )
     values = series.to_numpy()
@@ -165,10 +165,10 @@ def _read(frame, column, candidates, parameter, file):
 
 def _separator_hint(frame):
     names = [str(name) for name in frame.columns]
-    found = [sep for sep in ";\t|" if len(names) == 1 and sep in names[0]]
+    separators = [sep for sep in ";\t|" if len(names) == 1 and sep in names[0]]
     return (
-        f"It seems to be separated by {found[0]!r}: save it with commas. "
-        if found
+        f"It seems to be separated by {separators[0]!r}: save it with commas. "
+        if separators
         else ""
     )
 

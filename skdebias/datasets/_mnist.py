@@ -65,7 +65,7 @@ def fetch_mnist(*, data_home=None):
         from sklearn.datasets import fetch_openml
 
         try:
-            found = fetch_openml(
+            bunch = fetch_openml(
                 "mnist_784", version=1, as_frame=False, data_home=data_home
             )
         except OSError as error:
@@ -73,8 +73,8 @@ def fetch_mnist(*, data_home=None):
                 f"MNIST could not be downloaded ({error}): set SKDEBIAS_DATA to a "
                 "folder with mnist/mnist_train.npz and mnist/mnist_test.npz."
             ) from error
-        images = found.data.reshape(-1, 28, 28).astype(np.uint8)
-        target = found.target.astype(np.int64)
+        images = bunch.data.reshape(-1, 28, 28).astype(np.uint8)
+        target = bunch.target.astype(np.int64)
     split = np.repeat(["train", "test"], [60000, len(target) - 60000])
     return Bunch(images=images, target=target.astype(np.int64), split=split)
 

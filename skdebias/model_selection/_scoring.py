@@ -38,17 +38,17 @@ def score(estimator, X, y, scorers, params, error_score):
 
     def tried(*args, **kwargs):
         try:
-            found = scorers(*args, **kwargs)
+            scores = scorers(*args, **kwargs)
         except Exception:
             if error_score == "raise":
                 raise
             errors.append(format_exc())
             return error_score
-        if not isinstance(found, dict):
-            return found
+        if not isinstance(scores, dict):
+            return scores
         # Scikit-learn's multimetric scorer puts tracebacks in the place of scores.
-        errors.extend(value for value in found.values() if isinstance(value, str))
-        return {k: error_score if isinstance(v, str) else v for k, v in found.items()}
+        errors.extend(value for value in scores.values() if isinstance(value, str))
+        return {k: error_score if isinstance(v, str) else v for k, v in scores.items()}
 
     scores = _score(estimator, X, y, tried, params, "raise")
     return scores, errors[0] if errors else None
@@ -63,8 +63,8 @@ def name_failed_scores(out, error_score):
     error_score : float
     """
     for part in ("test_scores", "train_scores"):
-        found = [result[part] for result in out if part in result]
-        named = next((scores for scores in found if isinstance(scores, dict)), {})
+        scores = [result[part] for result in out if part in result]
+        named = next((s for s in scores if isinstance(s, dict)), {})
         for result in out if named else ():
             if not isinstance(result[part], dict):
                 result[part] = dict.fromkeys(named, error_score)
@@ -112,10 +112,10 @@ def _values(scores, metric):
 
 def _cause(score_errors, fit_errors):
     """Name the first error, if there was one."""
-    found = [*score_errors, *(error for error in fit_errors if error is not None)]
-    if not found:
+    errors = [*score_errors, *(error for error in fit_errors if error is not None)]
+    if not errors:
         return (
             "The scorers of scoring= returned NaN and raised nothing: look at what "
             "they do with a fold that lacks a class or a group."
         )
-    return f"error_score='raise' stops at the first error, which was:\n{found[0]}"
+    return f"error_score='raise' stops at the first error, which was:\n{errors[0]}"
