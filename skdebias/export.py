@@ -64,7 +64,7 @@ def save(estimator, path):
     >>> bool((again.coef_ == clf.coef_).all())
     True
     """
-    if _is_network(estimator):
+    if _exports_itself(estimator):
         estimator.save(path)
         return
     arrays = {}
@@ -179,7 +179,7 @@ def to_torch(estimator):
     """
     import torch
 
-    if _is_network(estimator):
+    if _exports_itself(estimator):
         return estimator.to_torch()
     steps = _steps(estimator)
     head = steps[-1][1]
@@ -260,19 +260,19 @@ def to_onnx(estimator, path):
     from skdebias._onnx import onnx_bytes
 
     module = to_torch(estimator)
-    if _is_network(estimator):
-        example, n_free_axes = estimator._example()
-        content = onnx_bytes(module, example, estimator.classes_, n_free_axes)
+    if _exports_itself(estimator):
+        inputs, n_free_axes = module.example_inputs()
     else:
-        example = {"embeddings": torch.zeros(2, module[0].in_features)}
-        head = _steps(estimator)[-1][1]
-        content = onnx_bytes(module, example, head.classes_)
+        inputs = {"embeddings": torch.zeros(2, module[0].in_features)}
+        n_free_axes = 1
+    content = onnx_bytes(module, inputs, estimator.classes_, n_free_axes)
     with atomic_write(Path(path)) as temporary:
         temporary.write_bytes(content)
 
 
-def _is_network(estimator):
-    return type(estimator).__module__.startswith("skdebias.finetune")
+def _exports_itself(estimator):
+    """Return whether an estimator writes its own file and makes its own module."""
+    return hasattr(estimator, "save") and hasattr(estimator, "to_torch")
 
 
 def _fold(scaler, coef, bias):

@@ -1,5 +1,6 @@
 """A classifier with a network: its parameters, and what the fitted network gives."""
 
+import copy
 from collections.abc import Callable
 from os import PathLike
 from pathlib import Path
@@ -16,6 +17,7 @@ from skdebias._context import standard_context
 from skdebias._head import LogitClassifierMixin
 from skdebias._serialize import write_file
 from skdebias.finetune._checkpoint import to_host
+from skdebias.finetune._checks import copied_module
 from skdebias.finetune._extraction import (
     EmbeddingExtractor,
     quiet_files,
@@ -178,6 +180,18 @@ class BaseNetworkClassifier(LogitClassifierMixin, MetaEstimatorMixin, BaseEstima
             self.backbone, pretrained=False, weights=weights, **request, **parameters
         )
 
+    def __sklearn_clone__(self) -> Self:
+        plain: Any = copy.copy(self)
+        if isinstance(self.backbone, torch.nn.Module):
+            plain.backbone = None
+        cloned = BaseEstimator.__sklearn_clone__(plain)
+        if isinstance(self.backbone, torch.nn.Module):
+            cloned.backbone = copied_module(self.backbone)
+        # Of one that was loaded, what it starts from may be nowhere else.
+        if self._origin is not None:
+            cloned._origin = self._origin
+        return cloned
+
     def to_torch(self) -> ClassLogits:
         """Return the network as a module with one logit per class.
 
@@ -193,19 +207,7 @@ class BaseNetworkClassifier(LogitClassifierMixin, MetaEstimatorMixin, BaseEstima
         skdebias.export.to_onnx : The same as an ONNX file.
         """
         check_is_fitted(self)
-        return ClassLogits(self.network_, list(self._input_shapes)).eval()
-
-    def _example(self) -> tuple[dict[str, Tensor], int]:
-        """Return a batch of zeros, and how many of its axes have no fixed size."""
-        device = next(self.network_.parameters()).device
-        texts = self.network_.embedder.modality == "text"
-        example = {}
-        for name, (*shape, dtype) in self._input_shapes.items():
-            kind = getattr(torch, dtype)
-            size = (2, 8) if texts else (2, *shape)
-            # Of a mask, ones: a text without words has no mean.
-            example[name] = torch.ones(size, dtype=kind, device=device)
-        return example, 2 if texts else 1
+        return ClassLogits(self.network_, self._input_shapes).eval()
 
     def save(self, path: Pathlike) -> None:
         """Write the fitted classifier to a safetensors file.

@@ -1,6 +1,5 @@
 """FineTuneClassifier: a whole network, trained by any method of the package."""
 
-import copy
 from collections.abc import Callable
 from numbers import Integral, Real
 from typing import Any, Self
@@ -8,7 +7,6 @@ from typing import Any, Self
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sklearn.base import BaseEstimator
 
 from skdebias._base import BaseDebiasedClassifier
 from skdebias._context import standard_context
@@ -19,7 +17,6 @@ from skdebias._validation import refuse_booleans
 from skdebias.finetune._backbone import backbone_settings
 from skdebias.finetune._base import BaseNetworkClassifier, Pathlike
 from skdebias.finetune._building import initial_network
-from skdebias.finetune._checks import copied_module
 from skdebias.finetune._fitting import NetworkFit, TrainedNetworks
 from skdebias.finetune._input import check_fit_input
 from skdebias.finetune._items import Items
@@ -425,18 +422,6 @@ default=None
         network = initial_network(self, settings, self._origin)
         source = Items(items, settings["modality"])
         return apply_in_blocks(self, network, source, lambda n, batch: n.embed(batch))
-
-    def __sklearn_clone__(self) -> Self:
-        plain: Any = copy.copy(self)
-        if isinstance(self.backbone, torch.nn.Module):
-            plain.backbone = None
-        cloned = BaseEstimator.__sklearn_clone__(plain)
-        if isinstance(self.backbone, torch.nn.Module):
-            cloned.backbone = copied_module(self.backbone)
-        # Of one that was loaded, what it starts from may be nowhere else.
-        if self._origin is not None:
-            cloned._origin = self._origin
-        return cloned
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()

@@ -178,19 +178,42 @@ class ClassLogits(nn.Module):
     Parameters
     ----------
     network : Network
-    names : sequence of str
-        Of what a batch consists of; a single one is a tensor, several are a dict.
+    input_shapes : mapping of str to list
+        What a batch consists of, by name: sizes of one item, and name of the type. A
+        single tensor is a batch by itself, several are a dict.
     """
 
-    def __init__(self, network: Network, names: Sequence[str]) -> None:
+    def __init__(
+        self, network: Network, input_shapes: Mapping[str, Sequence[Any]]
+    ) -> None:
         super().__init__()
         self.network = network
-        self.names = tuple(names)
+        self.input_shapes = dict(input_shapes)
 
     def forward(self, *inputs: Tensor) -> Tensor:
-        """Logits (n_samples, n_classes) of a prepared batch, part by part."""
-        batch = inputs[0] if len(self.names) == 1 else dict(zip(self.names, inputs))
+        """Return the logits (n_samples, n_classes) of a prepared batch."""
+        batch: Any = inputs[0]
+        if len(self.input_shapes) > 1:
+            batch = dict(zip(self.input_shapes, inputs))
         logits: Tensor = self.network(batch)
         if logits.shape[1] == 1:
             logits = torch.cat([torch.zeros_like(logits), logits], 1)
         return logits
+
+    def example_inputs(self) -> tuple[dict[str, Tensor], int]:
+        """Return a batch to trace the module with.
+
+        Returns
+        -------
+        inputs : dict of str to Tensor
+            Two items of ones: of a mask, because a text without words has no mean.
+        n_free_axes : int
+            How many of its first axes may have another length.
+        """
+        device = next(self.network.parameters()).device
+        is_text = self.network.embedder.modality == "text"
+        inputs = {}
+        for name, (*shape, dtype) in self.input_shapes.items():
+            size = (2, 8) if is_text else (2, *shape)
+            inputs[name] = torch.ones(size, dtype=getattr(torch, dtype), device=device)
+        return inputs, 2 if is_text else 1

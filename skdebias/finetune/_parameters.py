@@ -7,6 +7,7 @@ from sklearn.base import clone
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from skdebias._base import shared_parameters, trains_networks
+from skdebias._sklearn import validate_params
 from skdebias._warnings import warn_caller
 from skdebias.finetune._checks import is_wrapped
 from skdebias.finetune._network import Network
@@ -54,8 +55,7 @@ def method_estimator(classifier: "BaseNetworkClassifier") -> Any:
     _refuse_ineffective(estimator, classifier)
     values = {name: getattr(classifier, name) for name in SHARED}
     configured = clone(estimator).set_params(**values)
-    # The hook of scikit-learn that a fit of the estimator itself would call.
-    configured._validate_params()
+    validate_params(configured)
     return configured
 
 
