@@ -400,7 +400,7 @@ def _shortened(value: Any) -> str:
 
 
 def factorize(array: np.ndarray, name: str) -> tuple[np.ndarray, npt.NDArray[np.int64]]:
-    """Sorted distinct values and the index of each entry, of a 1-D array.
+    """Return the sorted distinct values of a 1-D array, and the index of each entry.
 
     What `np.unique` returns, in linear time where integers span a short range.
 

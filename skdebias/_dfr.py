@@ -222,7 +222,7 @@ default="auto"
         return held_out.score(held_out.group_accuracies(stack))
 
     def _heads(self, features, rows, groups, scaling, Cs, n_draws, rng):
-        """Averaged (coef, intercept) for every C, and the most passes of a fit.
+        """Return averaged (coef, intercept) for every C, and the most passes of a fit.
 
         `groups` are those of `rows`, all of which the draws may take.
         """
@@ -250,7 +250,7 @@ default="auto"
         return heads, n_iter
 
     def _fit_one(self, X, y, C, seed):
-        """Logistic regression by the fastest solver of its penalty."""
+        """Fit a logistic regression by the fastest solver of its penalty."""
         options = {"solver": "saga"}
         if self.l1_ratio == 0:
             options["solver"] = "lbfgs"
@@ -272,7 +272,7 @@ default="auto"
 
 
 def _moments(features):
-    """Mean and standard deviation of the columns, in one pass over blocks."""
+    """Return mean and deviation of the columns, in one pass over blocks."""
     total, squares, shift = 0.0, 0.0, None
     for _, block in features.chunks():
         block = block.double().numpy()

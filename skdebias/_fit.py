@@ -109,7 +109,7 @@ class StackFit:
         )
 
     def run(self, until=None):
-        """Train.
+        """Train the stack.
 
         Parameters
         ----------
@@ -221,7 +221,7 @@ def training_attributes(prepared, result):
 
 
 def head_attributes(stack, head=-1, prefix=""):
-    """Fitted attributes of one head of a stack.
+    """Return the fitted attributes of one head of a stack.
 
     Parameters
     ----------
@@ -298,7 +298,7 @@ def _validation_scorer(encoded, device, X_student=None):
 
 
 def _warm_start(estimator, prepared):
-    """Weights of the previous fit, if asked for and still of the right shape."""
+    """Return the weights of the previous fit, if asked for and of the right shape."""
     if not (estimator.warm_start and hasattr(estimator, "n_iter_")):
         return None
     method = prepared.method
@@ -441,5 +441,5 @@ class _Observer:
         return self._epoch.end(lambda: self._attributes(tracker.stack))
 
     def _attributes(self, stack):
-        """Fitted attributes, as they are now."""
+        """Return the fitted attributes, as they are now."""
         return self._prepared.learned | head_attributes(stack)

@@ -245,7 +245,7 @@ def _describe(value: Any) -> str:
 
 
 def _fits(shape: tuple[int, ...], wanted: tuple[Any, ...], lengths: _Lengths) -> bool:
-    """Whether a shape is the wanted one; lengths that were open are noted."""
+    """Return whether a shape is the wanted one; lengths that were open are noted."""
     if len(shape) != len(wanted):
         return False
     return all(
@@ -376,7 +376,7 @@ def _history(value: Any, _: _Lengths) -> bool:
 
 
 def _plain(value: Any) -> bool:
-    """Whether a value is None, a scalar, an array, or a list or tuple of such."""
+    """Return whether a value is None, a scalar, an array, or a list of such."""
     if isinstance(value, list | tuple):
         return all(_plain(item) for item in value)
     return (

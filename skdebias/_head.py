@@ -86,7 +86,7 @@ class LogitClassifierMixin(ClassifierMixin):
     """
 
     def predict(self, X):
-        """Most likely class of every row.
+        """Predict the class of every row.
 
         Parameters
         ----------
@@ -103,7 +103,7 @@ class LogitClassifierMixin(ClassifierMixin):
         return self.classes_[scores.argmax(axis=1)]
 
     def score(self, X, y, sample_weight=None):
-        """Accuracy of the predictions.
+        """Return the accuracy of the predictions.
 
         Parameters
         ----------
@@ -120,7 +120,7 @@ class LogitClassifierMixin(ClassifierMixin):
 
     @plain_numpy
     def predict_proba(self, X):
-        """Probability of every class.
+        """Return the probability of every class.
 
         Parameters
         ----------
@@ -160,7 +160,7 @@ class HeadClassifier(
     }
 
     def _n_epochs(self):
-        """Number of epochs that callbacks are told of; 0 for a fit in one piece."""
+        """Return how many epochs callbacks are told of; 0 for a fit in one piece."""
         return 0
 
     @abstractmethod
@@ -277,7 +277,7 @@ default=None
 
     @plain_numpy
     def decision_function(self, X):
-        """Logits of the classes.
+        """Return the logits of the classes.
 
         Parameters
         ----------
@@ -293,7 +293,7 @@ default=None
         return scores.ravel() if len(self.classes_) == 2 else scores
 
     def _logits(self, X):
-        """Logits of validated rows, of shape (n_samples, 1 or n_classes)."""
+        """Return the logits of validated rows, of shape (n_samples, 1 or n_classes)."""
         rows = max(1, _PREDICT_VALUES // X.shape[1])
         with blas_on_one_thread():
             blocks = [

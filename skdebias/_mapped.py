@@ -11,7 +11,7 @@ _BLOCK_BYTES = 1 << 26
 
 
 def is_mapped(X):
-    """Whether an array is a view of a file.
+    """Return whether an array is a view of a file.
 
     Parameters
     ----------

@@ -279,7 +279,7 @@ default="feature_magnitude"
         return {*_CLUSTERING, "robust", *shared_parameters()}
 
     def _reference(self, seed):
-        """How the warm-up model differs from ERM like this; None if there is none."""
+        """Return how the warm-up model differs from ERM; None if there is none."""
         hidden = self.warmup == "logistic" and len(self.hidden_layer_sizes)
         if self.warmup != "epochs" and not hidden:
             return None

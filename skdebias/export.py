@@ -276,7 +276,7 @@ def _exports_itself(estimator):
 
 
 def _fold(scaler, coef, bias):
-    """Weights that act on unscaled rows as `coef, bias` do on scaled ones."""
+    """Return weights that act on unscaled rows as `coef, bias` do on scaled ones."""
     scale = 1.0 if scaler.scale_ is None else scaler.scale_
     mean = 0.0 if not scaler.with_mean else scaler.mean_
     coef = coef / np.reshape(scale, (-1, 1))
@@ -284,7 +284,7 @@ def _fold(scaler, coef, bias):
 
 
 def _steps(estimator):
-    """Named steps of an estimator or Pipeline, all of known classes."""
+    """Return the named steps of an estimator or Pipeline, all of known classes."""
     if isinstance(estimator, Pipeline):
         steps = [s for s in estimator.steps if s[1] not in (None, "passthrough")]
     else:
@@ -301,7 +301,7 @@ def _steps(estimator):
 
 
 def _is_known(step):
-    """Whether a file may name the class of a step."""
+    """Return whether a file may name the class of a step."""
     try:
         return known_class(type(step).__name__) is type(step)
     except ValueError:

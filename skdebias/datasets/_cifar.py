@@ -97,7 +97,7 @@ def fetch_cifar10(*, data_home=None):
 
 
 def _read_jpegs(archive):
-    """Images and classes of the training and the test part, in the order of names."""
+    """Return images and classes of both parts, in the order of names."""
     by_part = {"train": {}, "test": {}}
     for path, image in _unpack(archive):
         part, _, name = path.removeprefix("./").partition("/")
@@ -117,7 +117,7 @@ def _read_jpegs(archive):
 
 
 def _unpack(archive):
-    """Paths in the archive and their images."""
+    """Yield the paths in an archive and their images."""
     try:
         # As a whole: 60,000 reads from a compressed stream take longer.
         unpacked = BytesIO(lzma.decompress(archive.read_bytes()))
@@ -134,7 +134,7 @@ def _unpack(archive):
 
 
 def _download(folder):
-    """Images and classes of the training and the test part, by torchvision."""
+    """Return images and classes of both parts, by torchvision."""
     try:
         from torchvision.datasets import CIFAR10
     except ImportError as error:

@@ -99,7 +99,7 @@ def _fog(x, rng, strength, decay):
 
 
 def _plasma(n_maps, side, decay, rng):
-    """Height maps in [0, 1] by the diamond-square algorithm, periodic.
+    """Return height maps in [0, 1] by the diamond-square algorithm, periodic.
 
     Every level halves the grid and divides the size of its random heights by the
     square of `decay`. `side` is a power of two.
@@ -172,7 +172,7 @@ def _blur(layers, sigma):
 
 
 def _water(liquid):
-    """Light on drops: how bright each pixel of the layers is, at most 1."""
+    """Return light on drops: how bright each pixel of the layers is, at most 1."""
     try:
         import cv2
     except ImportError as error:

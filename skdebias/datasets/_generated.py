@@ -112,7 +112,7 @@ def make_spurious_classification(
 
 
 def _draw_groups(n_samples, n_classes, n_attributes, correlation, rng):
-    """Labels and attributes with exact group sizes, in random order."""
+    """Draw labels and attributes with exact group sizes, in random order."""
     y = np.arange(n_samples) % n_classes
     attributes = np.empty(n_samples, dtype=np.int64)
     for label in range(n_classes):

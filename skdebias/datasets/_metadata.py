@@ -141,7 +141,7 @@ def _read_table(file):
 
 
 def _read(frame, column, candidates, parameter, file):
-    """One complete column, by its given name or the first candidate."""
+    """Return one complete column, by its given name or the first candidate."""
     wanted = candidates if column is None else (column,)
     present = [name for name in wanted if name in frame.columns]
     if not present:
@@ -174,7 +174,7 @@ def _separator_hint(frame):
 
 
 def _stack(columns):
-    """Columns side by side; numbers stay numbers beside words."""
+    """Return columns side by side; numbers stay numbers beside words."""
     if len({column.dtype.kind for column in columns}) > 1:
         columns = [column.astype(object) for column in columns]
     return np.column_stack(columns)

@@ -182,7 +182,7 @@ class GroupAccuracyDisplay:
         return self
 
     def _group_names(self):
-        """One tick label per group: label, attribute values, number of samples."""
+        """Return a tick label for every group: label, attribute values, samples."""
         keys = self.table.iloc[:, : self.table.columns.get_loc("n")]
         return [
             ", ".join(map(str, key)) + f"\nn={n}"

@@ -180,7 +180,7 @@ def group_summary(
 
 
 def _normal_quantile(confidence_level):
-    """Number of standard deviations of a two-sided interval."""
+    """Return the number of standard deviations of a two-sided interval."""
     if not 0 < confidence_level < 1:
         raise ValueError(
             f"confidence_level must lie in (0, 1), but is {confidence_level}. Pass "
@@ -190,7 +190,7 @@ def _normal_quantile(confidence_level):
 
 
 def _wilson_interval(correct, n, z):
-    """Wilson score interval of the proportion correct / n."""
+    """Return the Wilson score interval of the proportion correct / n."""
     share = correct / n
     centre = (share + z**2 / (2 * n)) / (1 + z**2 / n)
     half = z / (1 + z**2 / n) * np.sqrt(share * (1 - share) / n + z**2 / (4 * n**2))
@@ -199,7 +199,7 @@ def _wilson_interval(correct, n, z):
 
 
 def _weighted_interval(correct, n, weights, z):
-    """Weighted mean of independent proportions and its normal interval."""
+    """Return the weighted mean of independent proportions and its normal interval."""
     mean = weights @ (correct / n)
     adjusted_n = n + z**2
     adjusted = (correct + z**2 / 2) / adjusted_n
@@ -208,7 +208,7 @@ def _weighted_interval(correct, n, weights, z):
 
 
 def _check_train_counts(train_group_counts, n_groups):
-    """Training counts as weights that sum to one."""
+    """Return training counts as weights that sum to one."""
     counts = np.asarray(train_group_counts, dtype=np.float64)
     if counts.shape != (n_groups,):
         raise ValueError(

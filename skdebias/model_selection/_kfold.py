@@ -138,7 +138,7 @@ class AttributeStratifiedKFold(StratifiedKFold):
             yield np.flatnonzero(~is_test), np.flatnonzero(is_test)
 
     def _assign_folds(self, groups):
-        """Fold number of every row.
+        """Return the fold number of every row.
 
         Rows are lined up class by class and, within the class, group by group, and
         dealt to the folds in turn. Both classes and groups are contiguous in this

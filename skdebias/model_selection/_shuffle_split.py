@@ -143,7 +143,7 @@ class AttributeStratifiedShuffleSplit(StratifiedShuffleSplit):
 
 
 def _pool_single_samples(strata):
-    """Stratum of every row: its group, except for groups of a single sample."""
+    """Return strata of the rows: groups, but for those of a single sample."""
     cells, counts = strata.groups.cells, strata.groups.counts
     _, first_row = np.unique(strata.groups.ids, return_index=True)
     target = np.arange(len(counts))
