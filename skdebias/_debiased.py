@@ -76,8 +76,7 @@ class DebiasedClassifier(BaseDebiasedClassifier):
     pseudo_attributes_ : ndarray of shape (n_samples,)
         Inferred attributes, where none were given.
     coef_ : ndarray of shape (1, n_features) or (n_classes, n_features)
-        Weights of a linear head. Other heads of the method precede them with their
-        names, as in `student_coef_`.
+        Weights of a linear head.
     intercept_ : ndarray of shape (1,) or (n_classes,)
         Biases of a linear head.
     coefs_, intercepts_ : list of ndarray
@@ -105,7 +104,8 @@ class DebiasedClassifier(BaseDebiasedClassifier):
     Notes
     -----
     What a method says it learned (:meth:`skdebias.methods.Method.learned`) becomes
-    fitted attributes, such as `beta_` of GERNE.
+    fitted attributes, such as `beta_` of GERNE. So do the other heads of a method,
+    whose names precede those of the attributes, as in `student_coef_` of ULE.
 
     Examples
     --------

@@ -96,7 +96,7 @@ class GERNEClassifier(BaseDebiasedClassifier):
     extrapolated_distribution_ : ndarray of shape (n_classes, n_attribute_values)
         `p_ext(a|y)`; zero in absent cells.
     pseudo_attributes_ : ndarray of shape (n_samples,)
-        Inferred attributes, if none were given.
+        Inferred attributes, where none were given.
     classes_ : ndarray of shape (n_classes,)
         Class labels.
     attribute_values_ : ndarray of shape (n_values,) or (n_values, n_attributes)

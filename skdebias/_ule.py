@@ -78,7 +78,8 @@ class ULEClassifier(BaseDebiasedClassifier):
     weight_decay : float, default=1e-2
         L2 penalty on the weights (not the biases); decoupled for AdamW.
     batch_size : int, default=256
-        Rows per step.
+        Rows per step over all batches of the method. Every group of a balanced batch
+        gets at least one row, even if that takes more.
     max_iter : int, default=50
         Epochs, each of `ceil(n_samples / batch_size)` steps.
     tol : float, default=1e-4
@@ -99,8 +100,8 @@ class ULEClassifier(BaseDebiasedClassifier):
     device : str, default="auto"
         Torch device; "auto" takes CUDA where there is one.
     random_state : int, RandomState instance or None, default=None
-        Seed of the row draws and of the initial weights. The same seed gives the same
-        draws on every device.
+        Seed of the row draws and of hidden layers. The same seed gives the same draws
+        on every device.
     verbose : int, default=0
         Above 0, a progress bar over epochs.
 

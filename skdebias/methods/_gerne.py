@@ -159,7 +159,7 @@ class GERNE(Method):
 def conditional_distribution(
     groups: Groups,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Share of each group within its class, and the balanced share.
+    """Return the share of each group within its class, and the balanced share.
 
     Parameters
     ----------
@@ -205,7 +205,7 @@ def extrapolation_strength(beta: float, c: float) -> float:
 def extrapolated_distribution(
     groups: Groups, beta: float, c: float
 ) -> NDArray[np.float64]:
-    """Distribution `p_ext(a|y)` that GERNE trains under in expectation.
+    """Return the distribution `p_ext(a|y)` that GERNE trains under in expectation.
 
     Parameters
     ----------
@@ -219,13 +219,22 @@ def extrapolated_distribution(
     ndarray of shape (n_groups,)
         Sums to one over the groups of a class. Negative for an over-represented group
         beyond the upper bound of beta.
+
+    Examples
+    --------
+    Halfway from the shares of the attribute in the class to equal ones:
+
+    >>> from skdebias.methods import Groups, extrapolated_distribution
+    >>> groups = Groups.from_labels([0] * 10, [0] * 9 + [1], 1, 2)
+    >>> extrapolated_distribution(groups, beta=0.0, c=0.5).round(6)
+    array([0.7, 0.3])
     """
     alpha, uniform = conditional_distribution(groups)
     return alpha + extrapolation_strength(beta, c) * (uniform - alpha)
 
 
 def group_beta_bounds(groups: Groups, c: float) -> tuple[float, float]:
-    """Bounds of beta for already encoded groups; see :func:`beta_bounds`."""
+    """Return the bounds of beta for groups, as :func:`beta_bounds`."""
     alpha, uniform = conditional_distribution(groups)
     gap = uniform - alpha
     # Equal shares come out of a division: compare with the rounding in mind.
@@ -238,7 +247,7 @@ def group_beta_bounds(groups: Groups, c: float) -> tuple[float, float]:
 
 
 def beta_bounds(y: ArrayLike, attributes: ArrayLike, c: float) -> tuple[float, float]:
-    """Range of beta that keeps every `p_ext(a|y)` of GERNE in [0, 1].
+    """Return the range of beta that keeps every `p_ext(a|y)` of GERNE in [0, 1].
 
     Beyond the upper bound a majority group gets a negative weight and the objective has
     no minimum. Below -1 the bias is amplified; the paper takes -1 (class-balanced

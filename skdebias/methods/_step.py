@@ -115,6 +115,21 @@ class Objective(Protocol):
     alike, and is differentiated in them by autograd. The logits are those of the heads,
     without `logit_offsets`. A method that asks for this alone draws its rows in
     batches of factor 0.
+
+    See Also
+    --------
+    Method.objective : Makes one.
+
+    Examples
+    --------
+    The size of the logits, which keeps heads from being too sure:
+
+    >>> class SmallLogits:
+    ...     def __call__(self, step, logits):
+    ...         return logits.square().sum(3).mean(1)
+    ...
+    ...     def select(self, methods):
+    ...         pass
     """
 
     def __call__(self, step: Step, logits: Tensor) -> Tensor:
