@@ -105,7 +105,14 @@ def _add_demo(commands) -> None:
     )
     demo.add_argument("--seed", type=int, default=0, help="default: %(default)s")
     demo.add_argument("--quiet", action="store_true", help="print the results only")
-    digits = demo.add_argument_group("the digits")
+    _add_digits(demo)
+    _add_images(demo)
+    _add_backbone(demo)
+
+
+def _add_digits(parser) -> None:
+    """Add the options of the coloured digits."""
+    digits = parser.add_argument_group("the digits")
     digits.add_argument(
         "--correlation",
         type=float,
@@ -119,7 +126,11 @@ def _add_demo(commands) -> None:
         default="low_high",
         help="0-4 against 5-9, or even against odd (default: %(default)s)",
     )
-    images = demo.add_argument_group("your own images")
+
+
+def _add_images(parser) -> None:
+    """Add the options that name images and what they are."""
+    images = parser.add_argument_group("your own images")
     images.add_argument(
         "--images", type=Path, metavar="FOLDER", help="root of the images"
     )
@@ -131,7 +142,6 @@ def _add_demo(commands) -> None:
     )
     for name, text in _COLUMNS.items():
         images.add_argument(f"--{name}-column", metavar="NAME", help=text)
-    _add_backbone(demo)
 
 
 def _add_backbone(parser) -> None:

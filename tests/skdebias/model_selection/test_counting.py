@@ -112,7 +112,8 @@ def test_weights_and_renamed_attributes_are_not_counted():
             Counts(scorer, np.array([0, 1]), params)
 
 
-def test_a_search_asks_the_scorer_once_a_split(monkeypatch):
+@pytest.mark.parametrize("scoring", [None, "accuracy", worst_group_accuracy_scorer])
+def test_a_search_asks_the_scorer_once_a_split(scoring, monkeypatch):
     calls = []
     score = _split_scores.score
     monkeypatch.setattr(_split_scores, "score", lambda *a: calls.append(a) or score(*a))
@@ -123,7 +124,7 @@ def test_a_search_asks_the_scorer_once_a_split(monkeypatch):
         GERNEClassifier(max_iter=2, random_state=0),
         {"beta": [0.0, 0.5], "learning_rate": [0.01, 0.1]},
         cv=3,
-        scoring=worst_group_accuracy_scorer,
+        scoring=scoring,
         refit=False,
     ).fit(X, y, attributes=attributes)
     assert len(calls) == 3
