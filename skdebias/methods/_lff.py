@@ -143,7 +143,7 @@ class RelativeDifficulty:
         losses = step.losses.unflatten(2, (-1, 2))  # (S, R, n_methods, 2)
         average = self._update(self._place[step.rows.to(losses.device)], losses)
         by_class = self._average.split(self._sizes, dim=1)
-        largest = torch.stack([part.amax(1) for part in by_class], dim=1)
+        largest = torch.stack([averages.amax(1) for averages in by_class], dim=1)
         tiny = torch.finfo(losses.dtype).tiny
         scaled = average / largest[self._stream, step.y].clamp_min(tiny)
         biased, debiased = scaled.unbind(-1)
