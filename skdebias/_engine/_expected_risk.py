@@ -15,7 +15,7 @@ from torch import Tensor
 
 from skdebias._engine._features import Features, JoinedFeatures
 from skdebias._engine._heads import HeadStack, stack_parameters
-from skdebias._engine._loss import cross_entropy_by_head
+from skdebias._engine._loss import cross_entropy_by_head, stratum_offsets
 from skdebias._engine._threads import Workers, pieces
 from skdebias._engine._workspace import Workspace
 from skdebias.methods import Method, SamplingPlan, TrainingContext
@@ -76,11 +76,12 @@ def distinct_problems(
     first: list[int] = []
     position: list[int] = []
     for head, (method, plan, decay) in enumerate(zip(methods, plans, weight_decay)):
-        row_weights = plan.row_weights
+        row_weights, offsets = plan.row_weights, plan.logit_offsets
         key = (
             # Rounded: c (1 + beta) comes out a little different in different ways.
             np.round(expected_shares(plan), 10).tobytes(),
             None if row_weights is None else row_weights.tobytes(),
+            None if offsets is None else np.asarray(offsets, dtype=float).tobytes(),
             None if summed else method,
             float(decay),
         )
@@ -218,16 +219,17 @@ class ExpectedRisk:
     ) -> None:
         device = context.device
         self._rows, self._threads = rows, threads
+        self.n_out = start.shape[1] // (rows.n_features + 1)
         self._by_thread = local()
         shares = np.stack([expected_shares(plan) for plan in plans])
         self._shares = torch.from_numpy(shares).to(device)
         counts = np.bincount(plans[0].strata).astype(float)
         self._counts = torch.from_numpy(counts).to(device)
         self._factors, self._factor = _row_factors(plans, rows)
+        self._offsets = _offset_table(plans, self.n_out, rows)
         self._aggregate = type(methods[0]).group_objective(methods, context)
         self._decay = torch.from_numpy(weight_decay).to(device)[:, None]
         self.start = start
-        self.n_out = start.shape[1] // (rows.n_features + 1)
         # Of two classes the codes are the targets as such, cast once.
         self._y = rows.y.to(rows.dtype) if self.n_out == 1 else rows.y
         self._anchor = anchor
@@ -251,6 +253,7 @@ class ExpectedRisk:
         w, n_strata = self.start, len(self._counts)
         heads = torch.arange(len(w), device=w.device)
         alike = bool((w == w[0]).all()) and self._factors is None
+        alike = alike and self._offsets is None
         if not alike or self._aggregate is not None or n_strata >= len(w):
             return self(w, heads)
         each = torch.eye(n_strata, dtype=w.dtype, device=w.device)
@@ -365,8 +368,11 @@ class ExpectedRisk:
                 torch.add((X @ coefs.T).T, biases, out=logits)
             else:
                 torch.addmm(biases, coefs, X.T, out=logits)
+            by_head = logits[:n_given].view(-1, self.n_out, len(X))
+            if self._offsets is not None:
+                by_head += self._offsets[heads][..., self._rows.strata[where]]
             losses, residual = cross_entropy_by_head(
-                logits[:n_given].view(-1, self.n_out, len(X)),
+                by_head,
                 self._y[where],
                 scratch,
             )
@@ -379,6 +385,18 @@ class ExpectedRisk:
 def _padded(n_given: int) -> int:
     """Logits to form: by fours, products are up to a sixth faster on the CPU."""
     return n_given if n_given < _FEW_LOGITS else -(-n_given // 4) * 4
+
+
+def _offset_table(
+    plans: Sequence[SamplingPlan], n_logits: int, rows: WeightedRows
+) -> Tensor | None:
+    """Offsets of the logits (n_heads, n_logits, n_strata), if any plan has them."""
+    if all(plan.logit_offsets is None for plan in plans):
+        return None
+    zero = np.zeros((int(plans[0].strata.max()) + 1, n_logits))
+    table = [stratum_offsets(plan, n_logits) for plan in plans]
+    stacked = np.stack([zero if offsets is None else offsets for offsets in table])
+    return torch.from_numpy(stacked).to(rows.y.device, rows.dtype).transpose(1, 2)
 
 
 def _row_factors(

@@ -83,7 +83,8 @@ def solve(
         Class codes of all rows.
     n_classes : int
     problem : Problem
-        Its methods have no penalty, and a weighting only with a group objective.
+        Its methods have neither penalty nor objective, and a weighting only with a
+        group objective.
     settings : OptimizerConfig
         `max_iter` counts iterations; learning rate, momentum and batch size have no
         meaning here.
@@ -108,7 +109,9 @@ def solve(
             f"{settings.hidden_layer_sizes}: choose solver='sgd' or 'adamw'."
         )
     device = features.device
-    context = TrainingContext((problem.groups,), torch.from_numpy(y), device)
+    context = TrainingContext(
+        (problem.groups,), torch.from_numpy(y), device, (problem.seed,)
+    )
     plans = [method.plan(problem.groups) for method in problem.methods]
     for method, plan in zip(problem.methods, plans):
         check_solvable(method, plan, context)
@@ -186,7 +189,8 @@ def check_solvable(
     fixed = kind.weighting([method], context) is None or kind.group_objective(
         [method], context
     )
-    if not fixed or kind.penalty([method], context) is not None:
+    further = kind.penalty, kind.objective
+    if not fixed or any(rule([method], context) is not None for rule in further):
         raise ValueError(
             f"solver='lbfgs' needs an objective that does not change during training, "
             f"which {kind.__name__} has not: choose solver='sgd' or 'adamw'."

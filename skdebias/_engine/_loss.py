@@ -4,16 +4,50 @@ Two classes are trained with a single logit: half the work, and the same coeffic
 scikit-learn's linear classifiers.
 """
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import one_hot
 
 from skdebias._engine._workspace import Workspace
+from skdebias.methods import SamplingPlan
 
 
 def n_logits(n_classes: int) -> int:
     """Return the number of logits of a head: one for two classes."""
     return 1 if n_classes == 2 else n_classes
+
+
+def stratum_offsets(plan: SamplingPlan, n_logits: int) -> NDArray[np.float64] | None:
+    """Return the offsets of a plan as they are added to the logits of a head.
+
+    Parameters
+    ----------
+    plan : SamplingPlan
+    n_logits : int
+        Of a head.
+
+    Returns
+    -------
+    ndarray of shape (n_strata, n_logits) or None
+        None if there are no offsets.
+
+    Raises
+    ------
+    ValueError
+        If they have another shape than the strata and classes, or are not finite.
+    """
+    if plan.logit_offsets is None:
+        return None
+    offsets = np.asarray(plan.logit_offsets, dtype=np.float64)
+    expected = int(plan.strata.max()) + 1, max(2, n_logits)
+    if offsets.shape != expected or not np.isfinite(offsets).all():
+        raise ValueError(
+            f"SamplingPlan.logit_offsets has shape {offsets.shape}, and should hold a "
+            f"finite number for each of {expected[0]} strata and {expected[1]} classes."
+        )
+    return offsets[:, 1:] - offsets[:, :1] if n_logits == 1 else offsets
 
 
 def cross_entropy(

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from skdebias.methods import ForwardPass, Penalty, PenaltyTerm, Step
+from skdebias.methods import ForwardPass, Objective, Penalty, PenaltyTerm, Step
 
 
 def check_term(term: PenaltyTerm, step: Step, forward: ForwardPass) -> None:
@@ -43,6 +43,35 @@ def check_term(term: PenaltyTerm, step: Step, forward: ForwardPass) -> None:
                 f"PenaltyTerm.{name} has shape {tuple(own.shape)}, and should have "
                 f"{tuple(other.shape)}."
             )
+
+
+def check_values(objective: Objective, values: Tensor, step: Step) -> None:
+    """Refuse values of an objective that are none, or cannot be differentiated.
+
+    Parameters
+    ----------
+    objective : Objective
+    values : Tensor
+        What it returned.
+    step : Step
+
+    Raises
+    ------
+    ValueError
+    """
+    name, expected = type(objective).__name__, tuple(step.losses[:, 0].shape)
+    if tuple(values.shape) != expected:
+        raise ValueError(
+            f"The objective {name} returned values of shape {tuple(values.shape)}, and "
+            f"should return one for every head of every stream: {expected}."
+        )
+    if not values.requires_grad:
+        raise ValueError(
+            f"The objective {name} does not depend on the logits that it is given: "
+            "compute it from them by operations of torch, without detaching them. "
+            "Step.losses are constants; skdebias.methods.row_losses(logits, step.y) "
+            "are not."
+        )
 
 
 def check_derivatives(penalty: Penalty, step: Step, forward: ForwardPass) -> None:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from skdebias._engine._features import Features, JoinedFeatures
 from skdebias._engine._heads import HeadStack
-from skdebias._engine._loss import cross_entropy
+from skdebias._engine._loss import cross_entropy, n_logits
 from skdebias._engine._optimizers import make_optimizer
 from skdebias._engine._problem import (
     Fitted,
@@ -215,7 +215,10 @@ class _Loop:
             settings.momentum,
             anchor_stack(problems, device),
         )
-        self.methods = StackedMethods(problems, codes, settings.batch_size, device)
+        self.methods = StackedMethods(
+            problems, codes, n_logits(n_classes), settings.batch_size, device
+        )
+        self._number = 0
         self._epochs = settings.epochs
         n_steps = self.methods.steps_per_epoch * settings.max_iter
         self._steps = features.gathered(self.methods.rows(0, n_steps))
@@ -256,22 +259,28 @@ class _Loop:
         scratch = self._scratch
         logits, activations = self.stack.forward(X, scratch, threads)
         y = self._y.take(index)
-        losses, residual = cross_entropy(logits, y, scratch)
-        step = self.methods.step(index, losses, y)
-        weights = self.methods.weigh(step)
+        losses, residual = cross_entropy(self.methods.shifted(logits), y, scratch)
+        step = self.methods.step(self._number, index, losses, y)
+        self._number += 1
+        weights, values = self.methods.weigh(step)
         forward = ForwardPass(logits, residual, activations, self.stack.coefs)
-        term = self.methods.penalise(step, forward)
+        differentiated = self.methods.differentiate(step, logits)
+        penalty = self.methods.penalise(step, forward)
         # Signed weights make one backward pass of both GERNE batches: the gradient is
         # (1 + beta) grad L_lb - beta grad L_b, handed to the optimizer once.
-        if term is None:
-            objective = losses.mul_(weights).sum(1)
+        if penalty is None:
+            objective = losses.mul_(weights).sum(1) if values is None else values
             delta = residual.mul_(weights[..., None])
         else:  # which may hold the losses or the residual themselves
-            objective = (losses * weights).sum(1) + term.values
-            delta = residual * weights[..., None] + term.logits
+            objective = (losses * weights).sum(1) if values is None else values
+            objective = objective + penalty.values
+            delta = residual * weights[..., None] + penalty.logits
+        if differentiated is not None:
+            objective = objective + differentiated.values
+            delta = delta + differentiated.logits
         grads, biases = self.stack.backward(activations, delta, scratch, threads)
-        if term is not None and term.coefs:
-            grads = self.stack.added(grads, term.coefs)
+        if penalty is not None and penalty.coefs:
+            grads = self.stack.added(grads, penalty.coefs)
         self._optimizer.step(grads, biases)
         return objective
 

@@ -9,15 +9,18 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from skdebias._engine._features import fits
-from skdebias._engine._penalty import check_derivatives, check_term
+from skdebias._engine._loss import stratum_offsets
+from skdebias._engine._penalty import check_derivatives, check_term, check_values
 from skdebias._engine._problem import Problem
 from skdebias._engine._sampler import IndexSampler
 from skdebias.methods import (
     ForwardPass,
+    Method,
     PenaltyTerm,
     SamplingPlan,
     Step,
     TrainingContext,
+    WeightedLosses,
 )
 from skdebias.methods._checks import check_weights
 
@@ -34,6 +37,8 @@ class StackedMethods:
         Streams, each with the same number of methods and of rows per step.
     y : Tensor of shape (n_samples,)
         Class codes of all rows; on the CPU.
+    n_logits : int
+        Of a head.
     batch_size : int
         Rows of one step over all batches of one plan.
     device : torch.device
@@ -48,12 +53,14 @@ class StackedMethods:
     steps_per_epoch : int
     weighting : Weighting or None
     penalty : Penalty or None
+    objective : Objective or None
     """
 
     def __init__(
         self,
         problems: Sequence[Problem],
         y: Tensor,
+        n_logits: int,
         batch_size: int,
         device: torch.device,
     ) -> None:
@@ -63,7 +70,7 @@ class StackedMethods:
             for stream, p in zip(plans, problems)
         ]
         methods = [method for problem in problems for method in problem.methods]
-        self.n_heads = methods[0].n_heads
+        self.n_heads = _number_of_heads(methods)
         self.n_slots = samplers[0].n_slots
         weights = np.stack([s.weights for s in samplers]).repeat(self.n_heads, axis=2)
         self._weights = torch.from_numpy(weights).to(device, torch.float32)
@@ -74,9 +81,18 @@ class StackedMethods:
             table = table.to(device) if fits(table, device) else table
             self._streams = torch.arange(len(problems), device=table.device)[:, None]
         self._row_weights = table
-        context = TrainingContext(tuple(p.groups for p in problems), y, device)
-        self.weighting = type(methods[0]).weighting(methods, context)
-        self.penalty = type(methods[0]).penalty(methods, context)
+        offsets = _offset_table(plans, n_logits, self.n_heads)
+        self._offsets = None
+        if offsets is not None:
+            streams = np.arange(len(problems))[:, None]
+            by_slot = torch.from_numpy(offsets[streams, strata])
+            self._offsets = by_slot.to(device, torch.float32)
+        groups, seeds = zip(*((p.groups, p.seed) for p in problems))
+        context = TrainingContext(groups, y, device, seeds)
+        kind = type(methods[0])
+        self.weighting = kind.weighting(methods, context)
+        self.penalty = kind.penalty(methods, context)
+        self.objective = kind.objective(methods, context)
         self._is_checked = self._is_weighed = False
         self.steps_per_epoch = -(-len(problems[0].groups.ids) // batch_size)
 
@@ -116,11 +132,35 @@ class StackedMethods:
         factors = table[self._streams, rows.to(table.device)]
         return self._weights * factors.to(self._weights.device)
 
-    def step(self, rows: Tensor, losses: Tensor, y: Tensor) -> Step:
+    @property
+    def sees_whole_steps(self) -> bool:
+        """Whether a rule asks for the outputs of all rows of a step at once."""
+        return self.weighting is not None or self.objective is not None
+
+    def shifted(self, logits: Tensor, slots: Tensor | None = None) -> Tensor:
+        """Return logits as the cross-entropy takes them, with the offsets of the plans.
+
+        Parameters
+        ----------
+        logits : Tensor of shape (S, R, M, n_logits)
+        slots : Tensor of shape (R,), default=None
+            The slots that they are of. None is all of them.
+
+        Returns
+        -------
+        Tensor of shape (S, R, M, n_logits)
+        """
+        if self._offsets is None:
+            return logits
+        return logits + (self._offsets if slots is None else self._offsets[:, slots])
+
+    def step(self, number: int, rows: Tensor, losses: Tensor, y: Tensor) -> Step:
         """Return what a rule may know of a step.
 
         Parameters
         ----------
+        number : int
+            Steps that were made before.
         rows : Tensor of shape (S, R)
             Row numbers.
         losses : Tensor of shape (S, R, M)
@@ -131,17 +171,25 @@ class StackedMethods:
         -------
         Step
         """
-        return Step(self.row_weighted(rows), losses, self._strata, rows, y)
+        return Step(self.row_weighted(rows), losses, self._strata, rows, y, number)
 
     def step_of_pass(
-        self, slots: Tensor, weights: Tensor, rows: Tensor, losses: Tensor, y: Tensor
+        self,
+        number: int,
+        slots: Tensor,
+        weights: Tensor,
+        rows: Tensor,
+        losses: Tensor,
+        y: Tensor,
     ) -> Step:
         """Return what a penalty may know of a pass, which sees some of the slots.
 
         Parameters
         ----------
+        number : int
+            Steps that were made before.
         slots : Tensor of shape (R,)
-            Their numbers, on the device.
+            The numbers of its slots, on the device.
         weights, losses : Tensor of shape (S, R, M)
             The weights that are left once the rule has seen the step.
         rows, y : Tensor of shape (S, R)
@@ -151,9 +199,9 @@ class StackedMethods:
         -------
         Step
         """
-        return Step(weights, losses, self._strata[:, slots], rows, y)
+        return Step(weights, losses, self._strata[:, slots], rows, y, number)
 
-    def weigh(self, step: Step) -> Tensor:
+    def weigh(self, step: Step) -> tuple[Tensor, Tensor | None]:
         """Return the weights of the step's losses, and advance the rule.
 
         Parameters
@@ -162,7 +210,9 @@ class StackedMethods:
 
         Returns
         -------
-        Tensor of shape (S, R, M)
+        weights : Tensor of shape (S, R, M)
+        values : Tensor of shape (S, M) or None
+            What the weights are the derivatives of. None is the weighted sum.
 
         Raises
         ------
@@ -170,11 +220,43 @@ class StackedMethods:
             If the rule returns anything else, or what is not finite at the first step.
         """
         if self.weighting is None:
-            return step.weights
-        weights = self.weighting(step)
-        check_weights(self.weighting, weights, step, is_first=not self._is_weighed)
+            return step.weights, None
+        weighted, values = self.weighting(step), None
+        if isinstance(weighted, WeightedLosses):
+            weighted, values = weighted.weights, weighted.values
+        check_weights(self.weighting, weighted, step, is_first=not self._is_weighed)
         self._is_weighed = True
-        return weights
+        return weighted, values
+
+    def differentiate(self, step: Step, logits: Tensor | None) -> PenaltyTerm | None:
+        """Return the objective of a step and its derivative, and advance its state.
+
+        Parameters
+        ----------
+        step : Step
+            With all of its slots.
+        logits : Tensor of shape (S, R, M, n_logits) or None
+            Of the heads, without offsets. None will do if there is no objective.
+
+        Returns
+        -------
+        PenaltyTerm or None
+            None if there is no objective.
+
+        Raises
+        ------
+        ValueError
+            If its values have another shape, or do not depend on the logits by what
+            autograd has seen.
+        """
+        if self.objective is None or logits is None:
+            return None
+        with torch.enable_grad():
+            leaf = logits.detach().requires_grad_()
+            values = self.objective(step, leaf)
+            check_values(self.objective, values, step)
+            (gradient,) = torch.autograd.grad(values.sum(), leaf)
+        return PenaltyTerm(values.detach(), gradient)
 
     def penalise(self, step: Step, forward: ForwardPass) -> PenaltyTerm | None:
         """Return the penalty on a step, and advance its state.
@@ -235,9 +317,38 @@ class StackedMethods:
         self._weights = self._weights[..., heads]
         if self._row_weights is not None:
             self._row_weights = self._row_weights[..., heads]
-        for state in (self.weighting, self.penalty):
+        if self._offsets is not None:
+            self._offsets = self._offsets[:, :, heads]
+        for state in (self.weighting, self.penalty, self.objective):
             if state is not None:
                 state.select(methods)
+
+
+def _number_of_heads(methods: Sequence[Method]) -> int:
+    """Return how many heads each of the methods of a stack trains."""
+    numbers = sorted({method.n_heads for method in methods})
+    if len(numbers) > 1:
+        raise ValueError(
+            f"methods of {type(methods[0]).__name__} train {numbers[0]} and "
+            f"{numbers[-1]} heads: they are different stacks."
+        )
+    return numbers[0]
+
+
+def _offset_table(
+    plans: Sequence[Sequence[SamplingPlan]], n_logits: int, n_heads: int
+) -> NDArray[np.float64] | None:
+    """Offsets of the logits (S, n_strata, M, n_logits), if any plan has them."""
+    if all(plan.logit_offsets is None for stream in plans for plan in stream):
+        return None
+    n_strata = max(int(plan.strata.max()) + 1 for stream in plans for plan in stream)
+    table = np.zeros((len(plans), n_strata, len(plans[0]), n_logits))
+    for s, stream in enumerate(plans):
+        for m, plan in enumerate(stream):
+            offsets = stratum_offsets(plan, n_logits)
+            if offsets is not None:
+                table[s, : len(offsets), m] = offsets
+    return table.repeat(n_heads, axis=2)
 
 
 def _row_weights(

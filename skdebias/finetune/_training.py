@@ -422,7 +422,11 @@ class NetworkTraining:
         self._describe = describe
         device = accelerator.device
         self._methods = StackedMethods(
-            [Problem([method], groups, seed)], self._y, recipe.batch_size, device
+            [Problem([method], groups, seed)],
+            self._y,
+            members[-1].linear_layers[-1].out_features,
+            recipe.batch_size,
+            device,
         )
         has_penalty = self._methods.penalty is not None
         networks = Networks(members, point if has_penalty else None)
@@ -633,12 +637,12 @@ class NetworkTraining:
         accelerator, device = self._accelerator, self._accelerator.device
         methods, index = self._methods, torch.from_numpy(rows)
         y = self._y[index].to(device)
-        weights = methods.row_weighted(index[None])
+        weights, values, term = methods.row_weighted(index[None]), None, None
         batches = [to_device(batch, device) for batch in batches]
-        known = None
-        if methods.weighting is not None and len(batches) > 1:
+        outlook = None
+        if methods.sees_whole_steps and len(batches) > 1:
             # A rule wants the losses of the whole step before any of its weights.
-            known = self._losses_alone(batches, y)
+            outlook = self._outputs_alone(batches, y)
         objective = torch.zeros_like(self._objective)
         for number, (part, batch) in enumerate(zip(self._parts, batches)):
             slots, used = torch.from_numpy(part).to(device), part >= 0
@@ -646,30 +650,43 @@ class NetworkTraining:
                 self._set_seed(number)
                 outputs, points = self._forward(batch)
                 logits = torch.stack(outputs, 1)[None]  # (1, r, M, n_logits)
-                losses, residual = cross_entropy(logits.detach(), y[slots][None])
-                if methods.weighting is not None and (known is None or number == 0):
-                    every = self._gathered([losses]) if known is None else known
-                    weights = methods.weigh(methods.step(index[None], every, y[None]))
-                own = weights[:, slots] * torch.from_numpy(used).to(device)[:, None]
+                losses, residual = self._losses(logits, slots, y)
+                if methods.sees_whole_steps and number == 0:
+                    outlook = outlook or self._of_step([losses], [logits.detach()])
+                    step = methods.step(self.step, index[None], outlook[0], y[None])
+                    weights, values = methods.weigh(step)
+                    term = methods.differentiate(step, outlook[1])
+                mask = torch.from_numpy(used).to(device)[:, None]
+                pass_weights = weights[:, slots] * mask
                 # Signed weights make one backward pass of all batches of a plan. The
                 # derivative of the losses is known; this starts from it.
-                total = (logits * (residual * own[..., None])).sum()
-                total = total * accelerator.num_processes
-                objective += (losses * own).sum((0, 1))
+                derivative = residual * pass_weights[..., None]
+                if term is not None:
+                    derivative = derivative + term.logits[:, slots] * mask[..., None]
+                total = (logits * derivative).sum() * accelerator.num_processes
+                if values is None:
+                    objective += (losses * pass_weights).sum((0, 1))
                 if methods.penalty is not None:
                     seen = methods.step_of_pass(
-                        slots, own, index[None, part], losses, y[slots][None]
+                        *(self.step, slots, pass_weights),
+                        *(index[None, part], losses, y[slots][None]),
                     )
                     forward = NetworkPass(
                         logits, residual, (), (), outputs, points.tensors
                     )
                     with _unsharded(self._model):
-                        term = methods.penalise(seen, forward)
-                    extra = term.values.sum() + (logits * term.logits.detach()).sum()
+                        penalty = methods.penalise(seen, forward)
+                    extra = penalty.values.sum()
+                    extra = extra + (logits * penalty.logits.detach()).sum()
                     total = total + extra / len(batches)
                     passes = len(batches) * accelerator.num_processes
-                    objective += term.values.detach()[0] / passes
+                    objective += penalty.values.detach()[0] / passes
                 accelerator.backward(total)
+        # Every process has those of the whole step.
+        if values is not None:
+            objective += values[0] / accelerator.num_processes
+        if term is not None:
+            objective += term.values[0] / accelerator.num_processes
         return objective
 
     def _forward(self, batch: Any) -> tuple[list[Tensor], Points]:
@@ -678,25 +695,42 @@ class NetworkTraining:
             outputs, points = self._model(batch)
         return [logits.float() for logits in outputs], points
 
-    def _losses_alone(self, batches: list[Any], y: Tensor) -> Tensor:
-        """Losses of all slots, in passes without gradients."""
-        found = []
+    def _losses(
+        self, logits: Tensor, slots: Tensor, y: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Losses of a pass and their derivatives in its logits."""
+        shifted = self._methods.shifted(logits.detach(), slots)
+        return cross_entropy(shifted, y[slots][None])
+
+    def _outputs_alone(
+        self, batches: list[Any], y: Tensor
+    ) -> tuple[Tensor, Tensor | None]:
+        """Losses and logits of all slots, in passes without gradients."""
+        losses, logits = [], []
         with torch.no_grad(), buffers_kept(self._model):
             for number, (part, batch) in enumerate(zip(self._parts, batches)):
                 self._set_seed(number)
                 outputs, _ = self._forward(batch)
                 slots = torch.from_numpy(part).to(y.device)
-                logits = torch.stack(outputs, 1)[None]
-                found.append(cross_entropy(logits, y[slots][None])[0])
-        return self._gathered(found)
+                logits.append(torch.stack(outputs, 1)[None])
+                losses.append(self._losses(logits[-1], slots, y)[0])
+        return self._of_step(losses, logits)
 
-    def _gathered(self, losses: list[Tensor]) -> Tensor:
-        """Losses of all slots of a step, out of those of each process, (1, R, M)."""
-        own = torch.cat(losses, 1)[0][self._position].contiguous()
+    def _of_step(
+        self, losses: list[Tensor], logits: list[Tensor]
+    ) -> tuple[Tensor, Tensor | None]:
+        """Losses (1, R, M) and logits of a step; the latter only for an objective."""
+        asked = self._methods.objective is not None
+        return self._gathered(losses), self._gathered(logits) if asked else None
+
+    def _gathered(self, parts: list[Tensor]) -> Tensor:
+        """Values of all slots of a step, out of those of each process, (1, R, ...)."""
+        local = torch.cat(parts, 1)[0][self._position].contiguous()
         world = self._accelerator.num_processes
-        every = self._accelerator.gather(own) if world > 1 else own
+        every = self._accelerator.gather(local) if world > 1 else local
         # Process by process; slots were dealt out in turn.
-        by_slot = every.view(world, -1, every.shape[-1]).transpose(0, 1).flatten(0, 1)
+        by_process = every.view(world, -1, *every.shape[1:])
+        by_slot = by_process.transpose(0, 1).flatten(0, 1)
         return by_slot[: self._methods.n_slots][None]
 
     def _looks(self) -> bool:
@@ -806,6 +840,9 @@ class NetworkTraining:
             "tracker": snapshot(self.tracker.state(), "tracker", tensors),
             "objective": snapshot(self._objective, "objective", tensors),
         }
+        if self._methods.objective is not None:
+            state = snapshot(self._methods.objective, "method_objective", tensors)
+            header["method_objective"] = state
         if not goes_on:
             return tensors, header
         own = get_optimizer_state_dict(self._model, self._optimizer.optimizer)
@@ -886,6 +923,10 @@ class NetworkTraining:
         methods = self._methods
         methods.weighting = restore(methods.weighting, header["rule"], tensors, device)
         methods.penalty = restore(methods.penalty, header["penalty"], tensors, device)
+        if methods.objective is not None:
+            methods.objective = restore(
+                methods.objective, header["method_objective"], tensors, device
+            )
         self._objective = restore(self._objective, header["objective"], tensors, device)
         kept = None
         if "kept" in header:

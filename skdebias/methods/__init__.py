@@ -31,6 +31,7 @@ from skdebias.methods._step import (
     Step,
     TrainingContext,
     TrainingResult,
+    WeightedLosses,
     Weighting,
 )
 from skdebias.methods._ule import ULE
@@ -57,6 +58,7 @@ __all__ = [
     "Step",
     "TrainingContext",
     "TrainingResult",
+    "WeightedLosses",
     "Weighting",
     "beta_bounds",
     "extrapolated_distribution",

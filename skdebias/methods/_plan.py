@@ -60,6 +60,10 @@ class SamplingPlan:
         difference shrinks.
     row_weights : ndarray of shape (n_samples,), default=None
         Factor on the loss of every row.
+    logit_offsets : ndarray of shape (n_strata, n_classes), default=None
+        Added to the logits of the rows of each stratum before the cross-entropy is
+        taken, and not when the head predicts. Of two classes, whose heads have one
+        logit, the difference of the offsets counts.
 
     Examples
     --------
@@ -80,6 +84,7 @@ class SamplingPlan:
     replacement: bool = True
     shared: bool = False
     row_weights: NDArray[np.float64] | None = None
+    logit_offsets: NDArray[np.float64] | None = None
 
     def counts(self, batch_size: int) -> NDArray[np.int64]:
         """Return the rows per stratum of each batch.

@@ -68,6 +68,36 @@ class Step:
     number: int = 0
 
 
+@dataclass(frozen=True)
+class WeightedLosses:
+    """Weights of a step's losses, and the objective whose derivatives they are.
+
+    Parameters
+    ----------
+    weights : Tensor of shape (S, R, M)
+        Derivative of the objective in every loss.
+    values : Tensor of shape (S, M)
+        The objective of every head, which `loss_curve_` shows.
+
+    Examples
+    --------
+    The mean of the squared losses, whose derivative is twice the loss of every row:
+
+    >>> import torch
+    >>> from skdebias.methods import WeightedLosses
+    >>> class Squared:
+    ...     def __call__(self, step):
+    ...         weighted = step.weights * step.losses
+    ...         return WeightedLosses(2 * weighted, (weighted * step.losses).sum(1))
+    ...
+    ...     def select(self, methods):
+    ...         pass
+    """
+
+    weights: Tensor
+    values: Tensor
+
+
 class Weighting(Protocol):
     """Weighting rule with state, for all methods of a stack at once.
 
@@ -93,8 +123,19 @@ class Weighting(Protocol):
     ...         self.gamma = self.gamma[..., methods]
     """
 
-    def __call__(self, step: Step) -> Tensor:
-        """Return the weights (S, R, M) of the step's losses and advance the state."""
+    def __call__(self, step: Step) -> "Tensor | WeightedLosses":
+        """Weigh the losses of a step and advance the state.
+
+        Parameters
+        ----------
+        step : Step
+
+        Returns
+        -------
+        Tensor of shape (S, R, M) or WeightedLosses
+            Weights of the losses, or with them the value of the objective whose
+            derivatives they are. Without, that is their weighted sum.
+        """
         ...
 
     def select(self, methods: Tensor) -> None:
@@ -119,14 +160,16 @@ class Objective(Protocol):
     See Also
     --------
     Method.objective : Makes one.
+    row_losses : Cross-entropy of every row.
 
     Examples
     --------
-    The size of the logits, which keeps heads from being too sure:
+    The variance of the losses, beside their mean:
 
-    >>> class SmallLogits:
+    >>> from skdebias.methods import row_losses
+    >>> class Spread:
     ...     def __call__(self, step, logits):
-    ...         return logits.square().sum(3).mean(1)
+    ...         return row_losses(logits, step.y).var(1)
     ...
     ...     def select(self, methods):
     ...         pass

@@ -1,0 +1,196 @@
+"""Every hook by a small method: against autograd, in stacks, and as a network."""
+
+from itertools import chain
+
+import numpy as np
+import pytest
+import torch
+from sklearn.base import clone
+from small_methods import (
+    CASES,
+    BalancedSoftmax,
+    train_in_torch,
+)
+
+from skdebias import DebiasedClassifier
+from skdebias._attributes import Groups
+from skdebias._engine._features import Features
+from skdebias._engine._problem import OptimizerConfig, Problem
+from skdebias._engine._sgd import Training
+from skdebias.datasets import make_spurious_classification
+from skdebias.finetune import FineTuneClassifier
+from skdebias.model_selection import BatchedGridSearchCV, BatchedHalvingGridSearchCV
+
+CPU = torch.device("cpu")
+SEED = 5
+SETTINGS = {
+    "learning_rate": 0.05,
+    "weight_decay": 0.02,
+    "momentum": 0.9,
+    "batch_size": 64,
+    "max_iter": 4,
+}
+pytestmark = pytest.mark.filterwarnings("ignore:.*accuracy:UserWarning")
+
+
+def _data(n_classes):
+    X, y, a = make_spurious_classification(
+        300, n_features=8, n_classes=n_classes, n_attributes=2, random_state=0
+    )
+    groups = Groups.from_labels(y, a, n_classes, 2)
+    return X.astype(np.float32), y, a, groups
+
+
+def _training(methods, X, y, groups, n_classes, hidden, *, seeds=(SEED,)):
+    n_heads = len(methods) * methods[0].n_heads * len(seeds)
+
+    def per_head(name):
+        return np.full(n_heads, SETTINGS[name])
+
+    config = OptimizerConfig(
+        "sgd",
+        per_head("learning_rate"),
+        per_head("weight_decay"),
+        per_head("momentum"),
+        SETTINGS["batch_size"],
+        SETTINGS["max_iter"],
+        hidden,
+    )
+    problems = [Problem(methods, groups, seed) for seed in seeds]
+    return Training(Features(X, CPU), y, n_classes, problems, config)
+
+
+SHAPES = [(name, hidden) for name, case in CASES.items() for hidden in case.hidden]
+
+
+@pytest.mark.parametrize("n_classes", [2, 3])
+@pytest.mark.parametrize(("name", "hidden"), SHAPES)
+def test_follows_autograd(name, hidden, n_classes):
+    X, y, _, groups = _data(n_classes)
+    case = CASES[name]
+    fitted = _training(case.methods[:1], X, y, groups, n_classes, hidden).run()
+    heads, curve = train_in_torch(
+        case,
+        case.methods[0],
+        *(X, y, groups),
+        n_classes=n_classes,
+        hidden=hidden,
+        seed=SEED,
+        **SETTINGS,
+    )
+    for number, layers in enumerate(heads):
+        for coef, bias, layer in zip(*fitted.stack.numpy(number), layers):
+            weight, intercept = (p.detach().numpy() for p in layer)
+            np.testing.assert_allclose(coef, weight, atol=2e-5, rtol=1e-4)
+            np.testing.assert_allclose(bias, intercept, atol=2e-5, rtol=1e-4)
+    shown = np.array([loss.sum() for loss in fitted.history["loss"]])
+    np.testing.assert_allclose(shown, curve, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("n_classes", [2, 3])
+@pytest.mark.parametrize(("name", "hidden"), SHAPES)
+def test_alone_in_a_stack_and_thinned(name, hidden, n_classes):
+    X, y, _, groups = _data(n_classes)
+    methods = CASES[name].methods
+    n_heads = methods[0].n_heads
+    thinned = _training(methods, X, y, groups, n_classes, hidden)
+    thinned.run(2)
+    thinned.select([0, 2])
+    thinned = thinned.run()
+    streams = _training(methods, X, y, groups, n_classes, hidden, seeds=(1, SEED)).run()
+    for left, number in enumerate((0, 2)):
+        alone = _training([methods[number]], X, y, groups, n_classes, hidden).run()
+        for head in range(n_heads):
+            expected = alone.stack.numpy(head)
+            in_stream = (len(methods) + number) * n_heads + head
+            for stack in (
+                thinned.stack.numpy(left * n_heads + head),
+                streams.stack.numpy(in_stream),
+            ):
+                for ours, theirs in zip(chain(*stack), chain(*expected)):
+                    np.testing.assert_allclose(ours, theirs, atol=5e-6, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_batched_searches(name):
+    X, y, a, _ = _data(2)
+    methods, hidden = CASES[name].methods, CASES[name].hidden[0]
+    base = DebiasedClassifier(
+        methods[0], hidden_layer_sizes=hidden, random_state=0, device="cpu", **SETTINGS
+    )
+    grid = {
+        f"method__{field}": sorted({getattr(m, field) for m in methods})
+        for field in methods[0].stackable
+    }
+    search = BatchedGridSearchCV(base, grid, cv=3, scoring="neg_log_loss", refit=False)
+    search.fit(X, y, attributes=a)
+    assert np.isfinite(search.cv_results_["mean_test_score"]).all()
+    halving = BatchedHalvingGridSearchCV(
+        base, grid, cv=3, factor=2, min_resources=2, scoring="neg_log_loss"
+    )
+    halving.fit(X, y, attributes=a)
+    last = halving.cv_results_["iter"] == halving.cv_results_["iter"].max()
+    for params, score in zip(
+        np.array(halving.cv_results_["params"])[last],
+        halving.cv_results_["mean_test_score"][last],
+    ):
+        fields = {name: params[name] for name in grid}
+        point = search.cv_results_["params"].index(fields)
+        expected = search.cv_results_["mean_test_score"][point]
+        assert score == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize("n_classes", [2, 3])
+@pytest.mark.parametrize(("name", "hidden"), SHAPES)
+def test_a_network_without_backbone_is_the_head(name, hidden, n_classes):
+    X, y, a, _ = _data(n_classes)
+    head = DebiasedClassifier(CASES[name].methods[0], hidden_layer_sizes=hidden)
+    settings = {**SETTINGS, "random_state": 0, "device": "cpu"}
+    alone = DebiasedClassifier(head.method, hidden_layer_sizes=hidden, **settings).fit(
+        X, y, attributes=a
+    )
+    for accumulate in (1, 3):
+        network = FineTuneClassifier(
+            head,
+            torch.nn.Identity(),
+            modality="tensor",
+            accumulate=accumulate,
+            **settings,
+        ).fit(X, y, attributes=a)
+        np.testing.assert_allclose(
+            network.decision_function(X), alone.decision_function(X), atol=2e-5
+        )
+        np.testing.assert_allclose(network.loss_curve_, alone.loss_curve_, rtol=1e-4)
+
+
+# --- offsets -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("n_classes", [2, 3])
+def test_balanced_softmax_moves_the_bias_of_erm(n_classes):
+    X, y, _, _ = _data(n_classes)
+    few = (y == 0) & (np.arange(len(y)) % 3 > 0)
+    X, y = X[~few], y[~few]
+    settings = {"solver": "lbfgs", "tol": 1e-7, "max_iter": 500, "weight_decay": 0.1}
+    base = DebiasedClassifier(BalancedSoftmax(), **settings)
+    plain = clone(base).set_params(method__tau=0.0).fit(X, y)
+    moved = clone(base).fit(X, y)
+    np.testing.assert_allclose(moved.coef_, plain.coef_, atol=1e-5)
+    logs = np.log(np.bincount(y))
+    shift = logs[1:] - logs[0] if n_classes == 2 else logs
+    difference = plain.intercept_ - moved.intercept_ - shift
+    # Of several logits, only differences are determined.
+    np.testing.assert_allclose(difference, difference.mean(), atol=1e-4)
+    if n_classes == 2:
+        np.testing.assert_allclose(difference, 0.0, atol=1e-4)
+    # Problems that differ in their offsets are different problems.
+    search = BatchedGridSearchCV(
+        base, {"method__tau": [0.0, 1.0]}, cv=2, refit=False, scoring="neg_log_loss"
+    ).fit(X, y)
+    scores = search.cv_results_["mean_test_score"]
+    assert abs(scores[0] - scores[1]) > 1e-4
+    for tau, score in zip((0.0, 1.0), scores):
+        alone = BatchedGridSearchCV(
+            base, {"method__tau": [tau]}, cv=2, refit=False, scoring="neg_log_loss"
+        ).fit(X, y)
+        assert alone.cv_results_["mean_test_score"][0] == pytest.approx(score, rel=1e-5)
