@@ -279,7 +279,10 @@ def snapshot(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
     if isinstance(value, dict):
         pairs = [(k, snapshot(v, f"{name}.{k}", tensors)) for k, v in value.items()]
         return {"dict": [[key, part] for key, part in pairs]}
-    stateful = type(value).__module__.startswith("skdebias.methods")
+    # A rule of a method of the user's has what every rule has.
+    stateful = type(value).__module__.startswith("skdebias.methods") or hasattr(
+        type(value), "select"
+    )
     if stateful and not isinstance(value, Method):
         attributes = vars(value).items()
         parts = {k: snapshot(v, f"{name}.{k}", tensors) for k, v in attributes}

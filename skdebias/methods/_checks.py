@@ -234,7 +234,18 @@ def _check_plan(method: Method, groups: Groups) -> None:
         _check_batch(batch, n_strata, where)
     if plan.row_weights is not None:
         _check_numbers(
-            plan.row_weights, (len(groups.ids),), f"{where} returned row_weights"
+            plan.row_weights,
+            (len(groups.ids),),
+            f"{where} returned row_weights",
+            per="each training row",
+        )
+    if plan.logit_offsets is not None:
+        n_classes = int(groups.cells[:, 0].max()) + 1
+        _check_numbers(
+            plan.logit_offsets,
+            (n_strata, n_classes),
+            f"{where} returned logit_offsets",
+            per="each stratum and class",
         )
     if plan.blocks is not None:
         blocks = plan.blocks
@@ -296,13 +307,15 @@ def _check_batch(batch: Batch, n_strata: int, where: str) -> None:
         raise ValueError(f"{label} with factor={batch.factor!r}: give a finite number.")
 
 
-def _check_numbers(values: Any, shape: tuple[int, ...], what: str) -> None:
+def _check_numbers(
+    values: Any, shape: tuple[int, ...], what: str, per: str = "each stratum"
+) -> None:
     if not isinstance(values, np.ndarray) or values.dtype.kind not in "iuf":
         raise TypeError(f"{what}={_short(values)}: give an array of numbers.")
     if values.shape != shape:
         raise ValueError(
             f"{what} of shape {values.shape}, and it must be {shape}: one number for "
-            + ("each stratum." if "row_weights" not in what else "each training row.")
+            f"{per}."
         )
     # The sum of what is not finite is not finite either, and takes one pass.
     if values.dtype.kind == "f" and not np.isfinite(values.sum(dtype=np.float64)):

@@ -207,6 +207,27 @@ def random_drop_in_torch(method, groups, batch):
     return (batch.weights * kept * losses).sum() / (1.0 - method.rate)
 
 
+@dataclass(frozen=True)
+class Remembering(RandomDrop):
+    """Coins that weigh a step by how its loss compares with those before."""
+
+    @classmethod
+    def weighting(cls, methods, context):
+        return RelativeCoins(methods, context)
+
+
+class RelativeCoins(Coins):
+    def __init__(self, methods, context):
+        super().__init__(methods, context)
+        self.average = None
+
+    def __call__(self, step):
+        loss = step.losses.mean(1)
+        past = loss if self.average is None else self.average
+        self.average = 0.5 * past + 0.5 * loss
+        return super().__call__(step) * (loss / self.average)[:, None]
+
+
 # --- weights that report their objective ---------------------------------------------
 
 

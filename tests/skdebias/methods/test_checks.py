@@ -269,6 +269,16 @@ WRONG = {
         ValueError,
         "row_weights that are not all finite",
     ),
+    "offsets, of another shape": (
+        with_plan(logit_offsets=lambda groups: np.zeros((4, 1))),
+        ValueError,
+        r"logit_offsets of shape \(4, 1\), and it must be \(4, 2\): .* and class",
+    ),
+    "offsets, infinite": (
+        with_plan(logit_offsets=lambda groups: np.full((4, 2), -np.inf)),
+        ValueError,
+        "logit_offsets that are not all finite",
+    ),
     "blocks, too few": (
         with_plan(blocks=lambda groups: np.zeros(1, int)),
         ValueError,

@@ -1,14 +1,18 @@
 """Every hook by a small method: against autograd, in stacks, and as a network."""
 
+from dataclasses import dataclass
 from itertools import chain
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from scipy.stats import kstest
 from sklearn.base import clone
 from small_methods import (
     CASES,
     BalancedSoftmax,
+    Remembering,
     train_in_torch,
 )
 
@@ -19,6 +23,8 @@ from skdebias._engine._problem import OptimizerConfig, Problem
 from skdebias._engine._sgd import Training
 from skdebias.datasets import make_spurious_classification
 from skdebias.finetune import FineTuneClassifier
+from skdebias.finetune._training import NetworkTraining
+from skdebias.methods import ERM, uniform
 from skdebias.model_selection import BatchedGridSearchCV, BatchedHalvingGridSearchCV
 
 CPU = torch.device("cpu")
@@ -163,7 +169,7 @@ def test_a_network_without_backbone_is_the_head(name, hidden, n_classes):
         np.testing.assert_allclose(network.loss_curve_, alone.loss_curve_, rtol=1e-4)
 
 
-# --- offsets -------------------------------------------------------------------------
+# --- offsets -----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("n_classes", [2, 3])
@@ -194,3 +200,102 @@ def test_balanced_softmax_moves_the_bias_of_erm(n_classes):
             base, {"method__tau": [tau]}, cv=2, refit=False, scoring="neg_log_loss"
         ).fit(X, y)
         assert alone.cv_results_["mean_test_score"][0] == pytest.approx(score, rel=1e-5)
+
+
+# --- what cannot be differentiated ---------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Asked(ERM):
+    """An objective that is handed over."""
+
+    answer: Any = None
+
+    @classmethod
+    def objective(cls, methods, context):
+        return Answer(methods[0].answer)
+
+
+class Answer:
+    def __init__(self, answer):
+        self._answer = answer
+
+    def __call__(self, step, logits):
+        return self._answer(step, logits)
+
+    def select(self, methods):
+        pass
+
+
+REFUSED = {
+    "one value for all": (lambda s, z: z.mean(), r"shape \(\), and should .* \(1, 1\)"),
+    "detached": (lambda s, z: z.detach().mean((1, 3)), "does not depend on the logits"),
+    "constant losses": (lambda s, z: s.losses.mean(1), "row_losses"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+@pytest.mark.parametrize("network", [False, True])
+def test_objectives_that_are_none(name, network):
+    X, y, a, _ = _data(2)
+    answer, message = REFUSED[name]
+    model = DebiasedClassifier(Asked(answer=answer))
+    if network:
+        model = FineTuneClassifier(model, torch.nn.Identity(), modality="tensor")
+    with pytest.raises(ValueError, match=f"The objective Answer.*{message}"):
+        model.fit(X, y, attributes=a)
+
+
+def test_the_deterministic_solver_refuses_an_objective():
+    X, y, a, _ = _data(2)
+    model = DebiasedClassifier(CASES["irm"].methods[0], solver="lbfgs")
+    with pytest.raises(ValueError, match="which IRM has not"):
+        model.fit(X, y, attributes=a)
+
+
+# --- random numbers ------------------------------------------------------------------
+
+
+def test_random_numbers():
+    drawn = uniform(3, 7, "mixing", (40, 50))
+    assert torch.equal(drawn.flatten()[:60], uniform(3, 7, "mixing", (60,)))
+    others = [(4, 7, "mixing"), (3, 8, "mixing"), (3, 7, "dropping")]
+    for arguments in others:
+        other = uniform(*arguments, (40, 50))
+        assert abs(np.corrcoef(drawn.flatten(), other.flatten())[0, 1]) < 0.06
+    assert kstest(drawn.flatten().numpy(), "uniform").pvalue > 0.01
+    assert (drawn >= 0).all()
+    assert (drawn < 1).all()
+
+
+def test_a_resumed_network_draws_the_same_and_remembers(tmp_path, monkeypatch):
+    X, y, a, _ = _data(2)
+
+    def fitted(folder):
+        model = FineTuneClassifier(
+            DebiasedClassifier(Remembering()),
+            torch.nn.Linear(8, 4),
+            modality="tensor",
+            checkpoint_dir=folder,
+            random_state=0,
+            device="cpu",
+            checkpoint_every=None if folder is None else 2,
+            **SETTINGS,
+        )
+        torch.manual_seed(0)
+        model.backbone.reset_parameters()
+        return model.fit(X, y, attributes=a).decision_function(X)
+
+    whole = fitted(None)
+    steps, make = iter(range(7)), NetworkTraining._make_step
+
+    def interrupted(training, *arguments):
+        if next(steps, None) is None:
+            raise KeyboardInterrupt
+        return make(training, *arguments)
+
+    monkeypatch.setattr(NetworkTraining, "_make_step", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        fitted(tmp_path)
+    monkeypatch.undo()
+    np.testing.assert_array_equal(fitted(tmp_path), whole)
