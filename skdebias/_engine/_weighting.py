@@ -221,12 +221,17 @@ class StackedMethods:
         """
         if self.weighting is None:
             return step.weights, None
-        weighted, values = self.weighting(step), None
+        weighted = self.weighting(step)
+        values = None
         if isinstance(weighted, WeightedLosses):
-            weighted, values = weighted.weights, weighted.values
-        check_weights(self.weighting, weighted, step, is_first=not self._is_weighed)
+            weights, values = weighted.weights, weighted.values
+        else:
+            weights = weighted
+        check_weights(
+            self.weighting, weights, values, step, is_first=not self._is_weighed
+        )
         self._is_weighed = True
-        return weighted, values
+        return weights, values
 
     def differentiate(self, step: Step, logits: Tensor | None) -> PenaltyTerm | None:
         """Return the objective of a step and its derivative, and advance its state.

@@ -367,7 +367,9 @@ def check_learned(method: Method, learned: Any, taken: Iterable[str]) -> dict[st
     return dict(learned)
 
 
-def check_weights(rule: Weighting, weights: Any, step: Step, *, is_first: bool) -> None:
+def check_weights(
+    rule: Weighting, weights: Any, values: Any, step: Step, *, is_first: bool
+) -> None:
     """Refuse what a rule makes of the weights of a step.
 
     Parameters
@@ -375,6 +377,8 @@ def check_weights(rule: Weighting, weights: Any, step: Step, *, is_first: bool) 
     rule : Weighting
     weights : object
         What it returned.
+    values : object
+        What it says the weights are the derivatives of; None is nothing.
     step : Step
     is_first : bool
         Whether to look at the values too, for which a GPU has to be waited for. Later
@@ -385,6 +389,15 @@ def check_weights(rule: Weighting, weights: Any, step: Step, *, is_first: bool) 
     ValueError
     """
     shape = tuple(step.weights.shape)
+    if (
+        values is not None
+        and getattr(values, "shape", None) != step.weights[:, 0].shape
+    ):
+        raise ValueError(
+            f"{type(rule).__name__} returned WeightedLosses with values="
+            f"{_short(values)}: give a tensor of shape {(shape[0], shape[2])}, one "
+            "value for every head of every stream."
+        )
     if isinstance(weights, torch.Tensor) and weights.shape == step.weights.shape:
         if is_first and not bool(weights.isfinite().all()):
             raise ValueError(
