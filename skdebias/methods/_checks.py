@@ -388,14 +388,11 @@ def check_weights(
     ------
     ValueError
     """
-    shape = tuple(step.weights.shape)
-    if (
-        values is not None
-        and getattr(values, "shape", None) != step.weights[:, 0].shape
-    ):
+    shape, expected = tuple(step.weights.shape), step.weights[:, 0].shape
+    if values is not None and getattr(values, "shape", None) != expected:
         raise ValueError(
             f"{type(rule).__name__} returned WeightedLosses with values="
-            f"{_short(values)}: give a tensor of shape {(shape[0], shape[2])}, one "
+            f"{_short(values)}: give a tensor of shape {tuple(expected)}, one "
             "value for every head of every stream."
         )
     if isinstance(weights, torch.Tensor) and weights.shape == step.weights.shape:
