@@ -117,6 +117,7 @@ class HeadStack:
         residual: Tensor,
         workspace: Workspace | None = None,
         threads: Workers | None = None,
+        hidden: Sequence[Tensor] | None = None,
     ) -> tuple[list[Tensor], list[Tensor]]:
         """Gradients of a loss whose derivative in the logits is `residual`.
 
@@ -129,6 +130,9 @@ class HeadStack:
             Holds the gradient of the first layer. None allocates it.
         threads : Workers, default=None
             Share the product of the first layer. None is the calling thread.
+        hidden : sequence of Tensor of shape (n_streams * n_heads, n_rows, width)
+            Derivatives of the loss in the hidden activations at fixed logits. None is
+            zero.
 
         Returns
         -------
@@ -144,7 +148,10 @@ class HeadStack:
                 inputs = activations[layer]
                 coef_grads.append(torch.bmm(delta.transpose(1, 2), inputs))
                 intercept_grads.append(delta.sum(1))
-                delta = torch.bmm(delta, self.coefs[layer]) * (inputs > 0)
+                delta = torch.bmm(delta, self.coefs[layer])
+                if hidden is not None:
+                    delta = delta + hidden[layer - 1]
+                delta = delta * (inputs > 0)
             delta = delta.unflatten(0, (self.n_streams, self.n_heads)).transpose(1, 2)
         flat = delta.flatten(2)  # (S, n_rows, M * width)
         grad = _outer(flat, activations[0], workspace, threads)

@@ -1,5 +1,6 @@
 """What a penalty must return, so that no part of its derivative is lost in silence."""
 
+from collections.abc import Iterable
 from copy import deepcopy
 from dataclasses import replace
 from typing import Any
@@ -25,14 +26,19 @@ def check_term(term: PenaltyTerm, step: Step, forward: ForwardPass) -> None:
     ------
     ValueError
     """
-    found = [tuple(coef.shape) for coef in term.coefs or ()]
-    expected = [tuple(coef.shape) for coef in forward.coefs]
-    if found and found != expected:
+    found = _shapes(term.coefs or ())
+    if found and found != _shapes(forward.coefs):
         raise ValueError(
             f"PenaltyTerm.coefs has derivatives of shapes {found}, and the weights "
-            f"that they are added to have {expected}: return one for every layer, in "
-            "their order. Biases and activations have none: what depends on them has "
-            "to be told through the logits."
+            f"that they are added to have {_shapes(forward.coefs)}: return one for "
+            "every layer, in their order. Biases have none: what depends on them has "
+            "to be told through the logits or the hidden activations."
+        )
+    if term.hidden is not None and _shapes(term.hidden) != _shapes(forward.hidden):
+        raise ValueError(
+            f"PenaltyTerm.hidden has derivatives of shapes {_shapes(term.hidden)}, and "
+            f"the hidden activations have {_shapes(forward.hidden)}: return one for "
+            "every hidden layer, in their order."
         )
     for name, own, other in (
         ("values", term.values, step.losses[:, 0]),
@@ -110,8 +116,8 @@ def check_derivatives(penalty: Penalty, step: Step, forward: ForwardPass) -> Non
             _depends(term.values, leaves) for leaves in (outputs, hidden, coefs)
         )
     lost = []
-    if in_hidden:
-        lost.append("the hidden activations, and so on hidden weights and biases")
+    if in_hidden and term.hidden is None:
+        lost.append("the hidden activations, while PenaltyTerm.hidden is None")
     if in_coefs and term.coefs is None:
         lost.append("the weights, while PenaltyTerm.coefs is None")
     if in_outputs and term.coefs is None and not bool(term.logits.any()):
@@ -123,6 +129,10 @@ def check_derivatives(penalty: Penalty, step: Step, forward: ForwardPass) -> Non
             "FineTuneClassifier, whose networks are differentiated by autograd; a "
             "constant has to be detached."
         )
+
+
+def _shapes(tensors: Iterable[Tensor]) -> list[tuple[int, ...]]:
+    return [tuple(tensor.shape) for tensor in tensors]
 
 
 def _leaves(tensors: Any) -> list[Tensor]:

@@ -278,7 +278,10 @@ class _Loop:
         if differentiated is not None:
             objective = objective + differentiated.values
             delta = delta + differentiated.logits
-        grads, biases = self.stack.backward(activations, delta, scratch, threads)
+        hidden = None if penalty is None else penalty.hidden
+        grads, biases = self.stack.backward(
+            activations, delta, scratch, threads, hidden
+        )
         if penalty is not None and penalty.coefs:
             grads = self.stack.added(grads, penalty.coefs)
         self._optimizer.step(grads, biases)

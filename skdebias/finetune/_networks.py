@@ -22,9 +22,12 @@ class Points:
     ----------
     tensors : list of Tensor
         One of each network, that its logits can be differentiated in.
+    layers : list of list of Tensor
+        Of each network, the embedding and the outputs of the hidden layers of the head.
     """
 
     tensors: list[Tensor]
+    layers: list[list[Tensor]]
 
 
 class Networks(nn.Module):
@@ -71,16 +74,36 @@ class _NetworkList(nn.ModuleList):
 
     def forward(self, batch: Any, point: str | None) -> tuple[list[Tensor], Points]:
         if point is None:
-            return [network(batch) for network in self], Points([])
+            return [network(batch) for network in self], Points([], [])
         if point == "input" and _is_numbers(batch):
             # The same rows for all, so that one tensor will do.
             batch = batch.detach().requires_grad_()
-        logits, points = [], []
+        logits, points, layers = [], [], []
         for network in self:
-            with _caught(network, point, batch) as caught:
+            with (
+                _caught(network, point, batch) as caught,
+                _caught_layers(network.head) as hidden,
+            ):
                 logits.append(network(batch))
             points.append(caught[-1])
-        return logits, Points(points)
+            layers.append(hidden)
+        return logits, Points(points, layers)
+
+
+@contextmanager
+def _caught_layers(head: nn.Sequential) -> Iterator[list[Tensor]]:
+    """Catch what goes into a head and what its hidden layers yield while it runs."""
+    caught: list[Tensor] = []
+    handles = [head.register_forward_pre_hook(lambda _, inputs: caught.append(*inputs))]
+    for module in head:
+        if isinstance(module, nn.ReLU):
+            handle = module.register_forward_hook(lambda *call: caught.append(call[-1]))
+            handles.append(handle)
+    try:
+        yield caught
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 @contextmanager

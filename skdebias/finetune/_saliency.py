@@ -21,12 +21,20 @@ class NetworkPass(ForwardPass):
         Logits of each network, which `logits` are made of.
     points : sequence of Tensor of shape (R, ...)
         What they can be differentiated in.
+    layers : sequence of sequence of Tensor of shape (R, width)
+        Embedding and outputs of the hidden layers of the head, of each network.
     """
 
     outputs: Sequence[Tensor]
     points: Sequence[Tensor]
+    layers: Sequence[Sequence[Tensor]]
 
     recorded: ClassVar[bool] = True
+
+    @property
+    def hidden(self) -> Sequence[Tensor]:
+        """Embeddings, then outputs of the hidden layers of the heads, (M, R, width)."""
+        return [torch.stack(of_networks).float() for of_networks in zip(*self.layers)]
 
     def saliencies(self, heads: Tensor, values: Tensor) -> "RecordedSaliencies":
         """Return gradients of outputs at the points, not yet computed."""

@@ -672,12 +672,21 @@ class NetworkTraining:
                         *(index[None, part], losses, y[slots][None]),
                     )
                     forward = NetworkPass(
-                        logits, residual, (), (), outputs, points.tensors
+                        logits,
+                        residual,
+                        (),
+                        (),
+                        outputs,
+                        points.tensors,
+                        points.layers,
                     )
                     with _unsharded(self._model):
                         penalty = methods.penalise(seen, forward)
                     extra = penalty.values.sum()
                     extra = extra + (logits * penalty.logits.detach()).sum()
+                    if penalty.hidden is not None:
+                        pairs = zip(forward.hidden, penalty.hidden)
+                        extra = extra + sum((h * d.detach()).sum() for h, d in pairs)
                     total = total + extra / len(batches)
                     passes = len(batches) * accelerator.num_processes
                     objective += penalty.values.detach()[0] / passes

@@ -47,7 +47,8 @@ class Method(ABC):
     (1, 20)
     """
 
-    #: Names of the fields in which the methods of one stack may differ.
+    #: Names of the fields in which the methods of one stack may differ. Those with
+    #: other numbers of heads are different stacks all the same.
     stackable: ClassVar[tuple[str, ...]] = ()
     #: Whether the method can train whole networks, not only their last layers.
     trains_networks: ClassVar[bool] = True

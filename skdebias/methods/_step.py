@@ -273,6 +273,20 @@ class ForwardPass:
     #: Whether it is part of a graph.
     recorded: ClassVar[bool] = False
 
+    @property
+    def hidden(self) -> Sequence[Tensor]:
+        """Outputs of the hidden layers, (S * M, R, width), input to output.
+
+        Of whole networks, the embedding is the first of them.
+        """
+        if len(self.activations) < 2:
+            raise ValueError(
+                "The penalty looks at hidden activations, and hidden_layer_sizes=() "
+                "has none: choose hidden_layer_sizes=(64,), or train a whole network "
+                "by skdebias.finetune.FineTuneClassifier, whose embedding is one."
+            )
+        return self.activations[1:]
+
     def saliencies(self, heads: Tensor, values: Tensor) -> Saliencies:
         """Return gradients of outputs in the inputs.
 
@@ -311,11 +325,15 @@ class PenaltyTerm:
     coefs : sequence of Tensor or None
         Derivative in the weights themselves, at fixed logits, in the shapes of
         `ForwardPass.coefs`.
+    hidden : sequence of Tensor or None
+        Derivative through the hidden activations, at fixed logits, in the shapes of
+        `ForwardPass.hidden`; the engine carries it on to the layers before.
     """
 
     values: Tensor
     logits: Tensor
     coefs: Sequence[Tensor] | None = None
+    hidden: Sequence[Tensor] | None = None
 
 
 class Penalty(Protocol):

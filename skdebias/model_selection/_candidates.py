@@ -120,5 +120,6 @@ class CandidateKeys:
                 for name, value in parameters.items()
                 if name not in varying
             }
-            self._structure[number] = kind, joblib.hash(fixed)
+            key = kind, method.n_heads, joblib.hash(fixed)
+            self._structure[number] = key
         return self._structure[number]

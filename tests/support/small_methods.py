@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import combinations
 from typing import Any, ClassVar
 
 import numpy as np
@@ -14,8 +15,11 @@ from skdebias._engine._sampler import IndexSampler
 from skdebias.methods import (
     ERM,
     Batch,
+    Head,
     Method,
+    PenaltyTerm,
     SamplingPlan,
+    WeightedLosses,
     row_losses,
     uniform,
 )
@@ -26,6 +30,12 @@ def field(methods, context, name):
     """Values of a field, (S, n_methods)."""
     values = torch.tensor([float(getattr(method, name)) for method in methods])
     return values.view(len(context.groups), -1).to(context.device)
+
+
+def environments(context):
+    """Attribute of every group, (S, n_groups)."""
+    cells = [torch.from_numpy(groups.cells[:, 1]) for groups in context.groups]
+    return torch.stack(cells).to(context.device)
 
 
 # --- objective of the logits ---------------------------------------------------------
@@ -54,8 +64,7 @@ class InvarianceGap:
     def __init__(self, methods, context):
         self.strength = field(methods, context, "strength")
         self.anneal = field(methods, context, "anneal")
-        cells = [torch.from_numpy(groups.cells[:, 1]) for groups in context.groups]
-        self.environments = torch.stack(cells).to(context.device)
+        self.environments = environments(context)
 
     def __call__(self, step, logits):
         scaled = logits.clone()
@@ -232,6 +241,191 @@ class RelativeCoins(Coins):
 
 
 @dataclass(frozen=True)
+class VREx(Method):
+    """Mean of the environments' risks, and their variance."""
+
+    stackable: ClassVar[tuple[str, ...]] = ("strength",)
+
+    strength: float = 1.0
+
+    def plan(self, groups):
+        return ERM(balance="group").plan(groups)
+
+    @classmethod
+    def weighting(cls, methods, context):
+        return RiskVariance(methods, context)
+
+
+class RiskVariance:
+    def __init__(self, methods, context):
+        self.strength = field(methods, context, "strength")[:, None]
+        self.environments = environments(context)
+
+    def __call__(self, step):
+        environment = self.environments.gather(1, step.strata)[:, None, :, None]
+        numbers = torch.arange(int(self.environments.max()) + 1).to(environment.device)
+        weights = step.weights[:, None] * (environment == numbers[:, None, None])
+        shares = weights / weights.sum(2, keepdim=True)  # (S, E, R, M)
+        risks = (shares * step.losses[:, None]).sum(2)
+        away = risks - risks.mean(1, keepdim=True)
+        factors = (1.0 + 2.0 * self.strength * away) / risks.shape[1]
+        values = risks.mean(1) + (self.strength * away.square()).mean(1)
+        return WeightedLosses((shares * factors[:, :, None]).sum(1), values)
+
+    def select(self, methods):
+        self.strength = self.strength[..., methods]
+
+
+def vrex_in_torch(method, groups, batch):
+    environment = torch.from_numpy(groups.cells[batch.strata.numpy(), 1])
+    losses, risks = batch.losses(batch.logits), []
+    for number in environment.unique():
+        weights = batch.weights * (environment == number)
+        risks.append((weights * losses).sum() / weights.sum())
+    risks = torch.stack(risks)
+    return risks.mean() + method.strength * risks.var(correction=0)
+
+
+# --- penalty on hidden activations ---------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Coral(Method):
+    """Means and covariances of the last hidden layer, alike in all environments."""
+
+    stackable: ClassVar[tuple[str, ...]] = ("strength",)
+
+    strength: float = 1.0
+
+    def plan(self, groups):
+        return ERM(balance="group").plan(groups)
+
+    @classmethod
+    def penalty(cls, methods, context):
+        return Distance(methods, context)
+
+
+def moments_apart(hidden, environment):
+    """Squared distance of the moments of two environments, of rows (..., R, width)."""
+    moments = []
+    for number in (0, 1):
+        rows = hidden[..., environment == number, :]
+        away = rows - rows.mean(-2, keepdim=True)
+        moments.append((rows.mean(-2), away.mT @ away / rows.shape[-2]))
+    (mean, covariance), (other_mean, other_covariance) = moments
+    return (mean - other_mean).square().sum(-1) + (
+        covariance - other_covariance
+    ).square().sum((-1, -2))
+
+
+class Distance:
+    def __init__(self, methods, context):
+        self.strength = field(methods, context, "strength")
+        self.environments = environments(context)
+
+    def __call__(self, step, forward):
+        environment = self.environments.gather(1, step.strata)
+        *before, last = (layer.detach() for layer in forward.hidden)
+        with torch.enable_grad():
+            leaf = last.requires_grad_()
+            streams = leaf.unflatten(0, (len(environment), -1))
+            apart = [moments_apart(x, e) for x, e in zip(streams, environment)]
+            values = self.strength * torch.stack(apart)
+            (gradient,) = torch.autograd.grad(values.sum(), leaf)
+        hidden = [*(torch.zeros_like(layer) for layer in before), gradient]
+        logits = torch.zeros_like(forward.logits)
+        return PenaltyTerm(values.detach(), logits, hidden=hidden)
+
+    def end_epoch(self, coefs):
+        return {}
+
+    def select(self, methods):
+        self.strength = self.strength[:, methods]
+
+
+def coral_in_torch(method, groups, batch):
+    environment = torch.from_numpy(groups.cells[batch.strata.numpy(), 1])
+    risk = (batch.weights * batch.losses(batch.logits)).sum()
+    return risk + method.strength * moments_apart(batch.hidden[-1], environment)
+
+
+# --- several heads -------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class DivDis(Method):
+    """Heads that are right on the training rows, and independent on target rows.
+
+    The target rows are here rows of all groups alike.
+    """
+
+    stackable: ClassVar[tuple[str, ...]] = ("strength", "size")
+
+    strength: float = 1.0
+    size: int = 2
+
+    @property
+    def heads(self):
+        return (*(Head(f"head{i}") for i in range(1, self.size)), Head())
+
+    def plan(self, groups):
+        counts = groups.counts
+        training = Batch("training", counts / counts.sum())
+        target = Batch("target", np.full(len(counts), 1 / len(counts)), factor=0.0)
+        return SamplingPlan(groups.ids, (training, target))
+
+    @classmethod
+    def objective(cls, methods, context):
+        return MutualInformation(methods, context)
+
+
+def mutual_information(p, q):
+    """Of the predictions p and q, (R, n_classes), of two heads."""
+    joint = (p[:, :, None] * q[:, None]).mean(0)
+    return (joint * (joint.log() - (p.mean(0)[:, None] * q.mean(0)).log())).sum()
+
+
+def probabilities(logits):
+    if logits.shape[-1] == 1:
+        logits = torch.cat([torch.zeros_like(logits), logits], -1)
+    return logits.softmax(-1)
+
+
+class MutualInformation:
+    def __init__(self, methods, context):
+        self.strength, self.size = field(methods, context, "strength"), methods[0].size
+
+    def __call__(self, step, logits):
+        p = probabilities(logits).unflatten(2, (-1, self.size))
+        values = []
+        for stream, weights in zip(p, step.weights):
+            target = stream[(weights == 0).all(1)]  # (R, n_methods, size, n_classes)
+            for method in target.unbind(1):
+                heads = method.unbind(1)
+                for i in range(self.size):
+                    others = [q for j, q in enumerate(heads) if j != i]
+                    values.append(
+                        sum(mutual_information(heads[i], q) for q in others) / 2
+                    )
+        strength = self.strength.repeat_interleave(self.size, 1)
+        return strength * torch.stack(values).view_as(strength)
+
+    def select(self, methods):
+        self.strength = self.strength[:, methods]
+
+
+def divdis_in_torch(method, groups, batch):
+    each = batch.logits.chunk(method.size, 1)
+    risk = sum((batch.weights * batch.losses(logits)).sum() for logits in each)
+    target = [probabilities(logits[batch.weights == 0]) for logits in each]
+    pairs = combinations(target, 2)
+    return risk + method.strength * sum(mutual_information(p, q) for p, q in pairs)
+
+
+# --- plain torch ---------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
 class Step:
     """What the reference shows of one step.
 
@@ -267,6 +461,7 @@ class Case:
     methods: list
     objective: Callable[..., Any]
     hidden: tuple[tuple[int, ...], ...] = ((), (6,))
+    in_passes: bool = True  # whether a step may be cut into passes
 
 
 CASES = {
@@ -276,6 +471,12 @@ CASES = {
         [BalancedSoftmax(t) for t in (1.0, 0.0, 0.5, 2.0)], balanced_softmax_in_torch
     ),
     "random drop": Case([RandomDrop(r) for r in (0.3, 0.0, 0.5)], random_drop_in_torch),
+    "v-rex": Case([VREx(s) for s in (2.0, 0.0, 0.7)], vrex_in_torch),
+    "coral": Case(
+        [Coral(s) for s in (0.5, 0.0, 0.2)], coral_in_torch, ((6,), (6, 4)), False
+    ),
+    "divdis": Case([DivDis(s) for s in (2.0, 0.0, 1.0)], divdis_in_torch),
+    "divdis, 3 heads": Case([DivDis(s, 3) for s in (2.0, 0.0, 1.0)], divdis_in_torch),
 }
 
 

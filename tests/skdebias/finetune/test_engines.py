@@ -207,7 +207,9 @@ def test_saliencies_are_those_of_finite_differences(data, point):
         logits = torch.stack(outputs, 1)[None]
         losses, residual = cross_entropy(logits.detach(), y[None])
         step = Step(losses, losses, y[None], y[None], y[None])
-        seen = NetworkPass(logits, residual, (), (), outputs, points.tensors)
+        seen = NetworkPass(
+            logits, residual, (), (), outputs, points.tensors, points.layers
+        )
         return ULE.penalty([method], setting)(step, seen).values.sum()
 
     objective().backward()

@@ -12,7 +12,9 @@ from sklearn.base import clone
 from small_methods import (
     CASES,
     BalancedSoftmax,
+    DivDis,
     Remembering,
+    moments_apart,
     train_in_torch,
 )
 
@@ -155,7 +157,7 @@ def test_a_network_without_backbone_is_the_head(name, hidden, n_classes):
     alone = DebiasedClassifier(head.method, hidden_layer_sizes=hidden, **settings).fit(
         X, y, attributes=a
     )
-    for accumulate in (1, 3):
+    for accumulate in (1, 3) if CASES[name].in_passes else (1,):
         network = FineTuneClassifier(
             head,
             torch.nn.Identity(),
@@ -299,3 +301,66 @@ def test_a_resumed_network_draws_the_same_and_remembers(tmp_path, monkeypatch):
         fitted(tmp_path)
     monkeypatch.undo()
     np.testing.assert_array_equal(fitted(tmp_path), whole)
+
+
+# --- hidden activations --------------------------------------------------------------
+
+
+def test_hidden_activations_that_there_are_not():
+    X, y, a, _ = _data(2)
+    model = DebiasedClassifier(CASES["coral"].methods[0])
+    message = "hidden_layer_sizes=.*FineTuneClassifier"
+    with pytest.raises(ValueError, match=message):
+        model.fit(X, y, attributes=a)
+    # The embedding of a network is one.
+    torch.manual_seed(0)
+    network = FineTuneClassifier(
+        model, torch.nn.Linear(8, 4), modality="tensor", random_state=0, **SETTINGS
+    )
+    apart = []
+    for strength in (0.0, 0.3):
+        fitted = clone(network).set_params(estimator__method__strength=strength)
+        backbone = fitted.fit(X, y, attributes=a).network_.backbone
+        with torch.no_grad():
+            embedded = backbone(torch.from_numpy(X))
+        apart.append(float(moments_apart(embedded, torch.from_numpy(a))))
+    assert apart[1] < 0.8 * apart[0]
+
+
+# --- several heads -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [2, 3])
+def test_heads_that_disagree(size):
+    X, y, a, _ = _data(2)
+    model = DebiasedClassifier(
+        DivDis(0.0, size), random_state=0, max_iter=40, learning_rate=0.05
+    )
+    agreement = []
+    for strength in (0.0, 20.0):
+        model.set_params(method__strength=strength).fit(X, y, attributes=a)
+        signs = [
+            np.sign(X @ coef[0])
+            for coef in (model.coef_, *(getattr(model, f"head{i}_coef_")
+                                        for i in range(1, size)))
+        ]  # fmt: skip
+        agreement.append(np.mean([s == signs[0] for s in signs[1:]]))
+    assert agreement[1] < agreement[0] - 0.05
+
+
+def test_methods_with_other_numbers_of_heads_are_other_stacks():
+    X, y, a, groups = _data(2)
+    base = DebiasedClassifier(DivDis(), random_state=0, device="cpu", **SETTINGS)
+    grid = {"method__size": [2, 3], "method__strength": [0.5, 2.0]}
+    search = BatchedGridSearchCV(base, grid, cv=3, scoring="neg_log_loss", refit=False)
+    search.fit(X, y, attributes=a)
+    for params, score in zip(
+        search.cv_results_["params"], search.cv_results_["mean_test_score"]
+    ):
+        alone = BatchedGridSearchCV(
+            clone(base).set_params(**params), {}, cv=3, scoring="neg_log_loss"
+        ).fit(X, y, attributes=a)
+        expected = alone.cv_results_["mean_test_score"][0]
+        assert score == pytest.approx(expected, rel=1e-4)
+    with pytest.raises(ValueError, match=r"train 2 and 3 heads: .* different stacks"):
+        _training([DivDis(), DivDis(size=3)], X, y, groups, 2, ())
