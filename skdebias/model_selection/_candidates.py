@@ -107,6 +107,8 @@ class CandidateKeys:
         -------
         kind : type
             Of the method, which may be defined in a function: it is not hashed.
+        n_heads : int
+            Of the method.
         fixed : str
             A hash.
         """
@@ -120,6 +122,5 @@ class CandidateKeys:
                 for name, value in parameters.items()
                 if name not in varying
             }
-            key = kind, method.n_heads, joblib.hash(fixed)
-            self._structure[number] = key
+            self._structure[number] = kind, method.n_heads, joblib.hash(fixed)
         return self._structure[number]
