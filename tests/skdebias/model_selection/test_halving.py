@@ -295,7 +295,7 @@ def test_only_the_columns_that_are_left_train(data, monkeypatch, options):
     def counted(self, epoch, threads):
         state = (self.stack.coefs[0], self._optimizer._velocity[0])
         assert {len(t) for t in state} == {self.stack.n_heads}
-        assert self._weights.shape[2] == self.stack.n_heads
+        assert self.methods._weights.shape[-1] == self.stack.n_heads
         widths.append((epoch, self.stack.n_heads))
         return original(self, epoch, threads)
 
