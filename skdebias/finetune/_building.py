@@ -11,6 +11,7 @@ from torch import Tensor
 from skdebias._engine._loss import n_logits
 from skdebias._prepare import Prepared
 from skdebias._warnings import warn_caller
+from skdebias.finetune._accelerate import agree_on_weights
 from skdebias.finetune._checks import (
     about_items,
     check_parameters_of,
@@ -23,7 +24,6 @@ from skdebias.finetune._items import Items
 from skdebias.finetune._network import Network
 from skdebias.finetune._networks import check_point
 from skdebias.finetune._parameters import warn_of_ineffective
-from skdebias.finetune._training import agree_on_weights
 from skdebias.methods import Method
 from skdebias.methods._head import initial_state
 

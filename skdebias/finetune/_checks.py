@@ -67,22 +67,23 @@ def plain_module(module: nn.Module) -> nn.Module:
     inner = wrapped_module(module)
     if inner is not None:
         return plain_module(inner)
-    for name, part in module.named_modules():
+    for name, submodule in module.named_modules():
         where = f"backbone.{name}" if name else "backbone"
-        if isinstance(part, torch.jit.ScriptModule):
+        if isinstance(submodule, torch.jit.ScriptModule):
             raise TypeError(
-                f"{where} is a {type(part).__name__}, whose layers cannot be frozen "
-                "nor copied safely: give the torch.nn.Module that it was scripted from."
+                f"{where} is a {type(submodule).__name__}, whose layers cannot be "
+                "frozen nor copied safely: give the torch.nn.Module that it was "
+                "scripted from."
             )
-        if isinstance(part, FSDPModule | FullyShardedDataParallel):
+        if isinstance(submodule, FSDPModule | FullyShardedDataParallel):
             raise TypeError(
                 f"{where} is sharded already: give the module as it was before, and "
                 "let accelerate launch --use_fsdp shard it."
             )
-        if wrapped_module(part) is not None:
+        if wrapped_module(submodule) is not None:
             raise TypeError(
-                f"{where} is a {type(part).__name__}, which changes the names of its "
-                "weights: give the backbone with the plain module in its place."
+                f"{where} is a {type(submodule).__name__}, which changes the names "
+                "of its weights: give the backbone with the plain module in its place."
             )
     return module
 

@@ -139,8 +139,8 @@ def unpacked_encoder(
                 _check_modules(data)
             path.write_bytes(data)
         for name, places in layout.items():
-            own = {key: tensors[place].contiguous() for key, place in places.items()}
-            save_file(own, _inside(folder, name, _WEIGHTS_NAME), {"format": "pt"})
+            weights = {key: tensors[p].contiguous() for key, p in places.items()}
+            save_file(weights, _inside(folder, name, _WEIGHTS_NAME), {"format": "pt"})
         yield folder
 
 

@@ -6,13 +6,12 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from torch import Tensor
 
+from skdebias._engine._problem import Fitted
 from skdebias._engine._selection import Stopping
-from skdebias._engine._sgd import Fitted
 from skdebias._engine._threads import one_thread
 from skdebias._prepare import Prepared, draw_seed, prepare, warn_of_attributes
-from skdebias.finetune._accelerate import find_accelerator
+from skdebias.finetune._accelerate import agreed, find_accelerator
 from skdebias.finetune._building import add_heads, check_heads, initial_network
 from skdebias.finetune._checkpoint import Checkpoints
 from skdebias.finetune._extraction import auto_workers
@@ -22,11 +21,9 @@ from skdebias.finetune._network import Network
 from skdebias.finetune._parameters import rows_per_pass, train_config
 from skdebias.finetune._run_key import describe_request, describe_run, digest
 from skdebias.finetune._runs import Runs, resumed
-from skdebias.finetune._training import (
-    NetworkTraining,
-    NetworkValidationScorer,
-    agreed,
-)
+from skdebias.finetune._state import Checkpoint
+from skdebias.finetune._training import NetworkTraining
+from skdebias.finetune._validation import NetworkValidationScorer
 
 if TYPE_CHECKING:
     from skdebias.finetune._base import BaseNetworkClassifier
@@ -159,7 +156,7 @@ class NetworkFit:
         self,
         prepared: Prepared,
         checkpoints: Checkpoints | None,
-        checkpoint: tuple[dict[str, Tensor], dict[str, Any]] | None,
+        checkpoint: Checkpoint | None,
     ) -> NetworkTraining:
         """Return the training before its first step, or after a checkpoint."""
         classifier, method = self._classifier, prepared.method
@@ -185,16 +182,16 @@ class NetworkFit:
             ),
             validation=self._validation_scorer(networks[0], prepared.validation),
             checkpoints=checkpoints,
-            found=checkpoint,
+            checkpoint=checkpoint,
             point=classifier.saliency_layer,
-            describe=_settings_of(method),
+            method_settings=_settings_of(method),
         )
 
     def _load_items(
         self,
         network: Network,
         prepared: Prepared,
-        checkpoint: tuple[dict[str, Tensor], dict[str, Any]] | None,
+        checkpoint: Checkpoint | None,
     ) -> None:
         """Prepare items that fit the memory, unless none is read again."""
         header = {} if checkpoint is None else checkpoint[1]

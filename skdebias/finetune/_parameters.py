@@ -11,7 +11,7 @@ from skdebias._sklearn import validate_params
 from skdebias._warnings import warn_caller
 from skdebias.finetune._checks import is_wrapped
 from skdebias.finetune._network import Network
-from skdebias.finetune._training import TrainConfig
+from skdebias.finetune._optimization import TrainConfig
 
 if TYPE_CHECKING:
     from skdebias.finetune._base import BaseNetworkClassifier

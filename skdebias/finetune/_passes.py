@@ -37,8 +37,8 @@ def deal_slots(
     """
     padded = np.full(-(-n_slots // n_processes) * n_processes, -1)
     padded[:n_slots] = np.arange(n_slots)
-    own = padded[rank::n_processes]
-    return [own[first::n_passes] for first in range(min(n_passes, len(own)))]
+    dealt = padded[rank::n_processes]
+    return [dealt[first::n_passes] for first in range(min(n_passes, len(dealt)))]
 
 
 def position_in_passes(sizes: list[int]) -> NDArray[np.int64]:
@@ -68,15 +68,16 @@ def buffers_kept(module: nn.Module) -> Iterator[None]:
     module : torch.nn.Module
     """
     kept = [
-        (part, name, buffer, buffer.detach().clone())
-        for part in module.modules()
-        for name, buffer in part._buffers.items()
-        if buffer is not None
+        (submodule, name, buffer, buffer.detach().clone())
+        for submodule in module.modules()
+        for name, buffer in submodule.named_buffers(
+            recurse=False, remove_duplicate=False
+        )
     ]
     try:
         yield
     finally:
         with torch.no_grad():
-            for part, name, buffer, value in kept:
+            for submodule, name, buffer, value in kept:
                 buffer.copy_(value)
-                part._buffers[name] = buffer
+                setattr(submodule, name, buffer)

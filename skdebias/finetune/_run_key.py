@@ -22,8 +22,8 @@ from skdebias.finetune._extraction import (
 )
 from skdebias.finetune._input import FitInput
 from skdebias.finetune._network import Network
+from skdebias.finetune._optimization import TrainConfig
 from skdebias.finetune._parameters import SHARED
-from skdebias.finetune._training import TrainConfig
 
 if TYPE_CHECKING:
     from skdebias.finetune._base import BaseNetworkClassifier

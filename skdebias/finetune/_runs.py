@@ -9,13 +9,16 @@ from typing import Any
 
 from skdebias._atomic import is_dead, make_folder, new_owner
 from skdebias._warnings import warn_caller
+from skdebias.finetune._accelerate import agreed
 from skdebias.finetune._checkpoint import (
     Checkpoints,
     CheckpointWarning,
     UnusableCheckpointError,
     naming_checkpoint_dir,
 )
-from skdebias.finetune._training import NetworkTraining, TrainConfig, agreed
+from skdebias.finetune._optimization import TrainConfig
+from skdebias.finetune._state import Checkpoint
+from skdebias.finetune._training import NetworkTraining
 
 _OWNER = ".run-"
 _OPEN = f"{_OWNER}open"
@@ -59,38 +62,38 @@ class Runs:
         """Where it is kept which file of items has which content."""
         return self.root / ".items"
 
-    def find(self, name: str, recipe: TrainConfig) -> Checkpoints:
+    def find(self, name: str, config: TrainConfig) -> Checkpoints:
         """Return the checkpoints of a run that has a seed.
 
         Parameters
         ----------
         name : str
             Digest of what determines the run but for `max_iter`.
-        recipe : TrainConfig
+        config : TrainConfig
 
         Returns
         -------
         Checkpoints
         """
-        if recipe.extensible:
+        if config.extensible:
             return Checkpoints(self.root / name, self.root, extensible=True)
-        own = Checkpoints(self.root / f"{name}-{recipe.max_iter}", self.root)
+        checkpoints = Checkpoints(self.root / f"{name}-{config.max_iter}", self.root)
         lengths = map(_number, self._folders(name))
-        shorter = [length for length in lengths if length < recipe.max_iter]
-        if shorter and not own.folder.exists():
+        shorter = [length for length in lengths if length < config.max_iter]
+        if shorter and not checkpoints.folder.exists():
             warn_caller(
-                f"max_iter={recipe.max_iter}: checkpoint_dir has the same run with "
+                f"max_iter={config.max_iter}: checkpoint_dir has the same run with "
                 f"max_iter={max(shorter)}, but it cannot be extended, because with "
-                f"schedule={recipe.schedule!r} and warmup={recipe.warmup:g} its rates "
+                f"schedule={config.schedule!r} and warmup={config.warmup:g} its rates "
                 "were those of its own length. The network is trained from the start.",
                 CheckpointWarning,
             )
-        return own
+        return checkpoints
 
     def _folders(self, name: str) -> list[Path]:
         """Return the folders whose names are a digest and a number."""
-        found = self.root.glob(f"{name}-*")
-        return [path for path in found if _NAME.fullmatch(path.name)]
+        paths = self.root.glob(f"{name}-*")
+        return [path for path in paths if _NAME.fullmatch(path.name)]
 
     @contextlib.contextmanager
     def unseeded(
@@ -140,11 +143,11 @@ class Runs:
             for mark in folder.glob(f"{_OWNER}*"):
                 if mark.name != _OPEN and not is_dead(mark.name.removeprefix(_OWNER)):
                     continue
-                own = folder / f"{_OWNER}{new_owner()}"
+                claimed = folder / f"{_OWNER}{new_owner()}"
                 # Only one of several processes can rename it.
                 with contextlib.suppress(FileNotFoundError):
-                    mark.rename(own)
-                    return own
+                    mark.rename(claimed)
+                    return claimed
         return None
 
     def _begin(self, name: str, seed: int) -> Path:
@@ -156,7 +159,7 @@ class Runs:
 
 
 def resumed(
-    start: Callable[[Any], NetworkTraining],
+    start: Callable[[Checkpoint | None], NetworkTraining],
     checkpoints: Checkpoints | None,
     last_step: int,
 ) -> NetworkTraining:
@@ -165,7 +168,7 @@ def resumed(
     Parameters
     ----------
     start : callable
-        From tensors and header of a checkpoint, or None, to a new training.
+        From a checkpoint, or None, to a new training.
     checkpoints : Checkpoints or None
     last_step : int
         Of the run.
@@ -181,9 +184,9 @@ def resumed(
     """
     if checkpoints is None:
         return start(None)
-    for path, *found in checkpoints.newest_first(last_step):
+    for path, tensors, header in checkpoints.newest_first(last_step):
         try:
-            training = start(found)
+            training = start((tensors, header))
         except UnusableCheckpointError as error:
             checkpoints.set_aside(path, error)
             continue

@@ -74,7 +74,7 @@ class RecordedSaliencies:
         -------
         Tensor of shape (B, R, D)
         """
-        found = [
+        gradients = [
             torch.autograd.grad(
                 output,
                 point,
@@ -87,7 +87,7 @@ class RecordedSaliencies:
         ]
         half = (torch.float16, torch.bfloat16)
         return torch.stack(
-            [(g.float() if g.dtype in half else g).flatten(1) for g in found]
+            [(g.float() if g.dtype in half else g).flatten(1) for g in gradients]
         )
 
     def oppose(

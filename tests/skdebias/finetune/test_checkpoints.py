@@ -17,6 +17,7 @@ from skdebias._serialize import read_file, write_file
 from skdebias.datasets import make_spurious_classification
 from skdebias.finetune import CheckpointWarning, FineTuneClassifier
 from skdebias.finetune._checkpoint import _FORMAT, restore, snapshot
+from skdebias.finetune._gradients import StepGradients
 from skdebias.finetune._training import NetworkTraining
 
 needs_fork = pytest.mark.skipif(
@@ -295,19 +296,19 @@ def test_a_loss_that_is_not_finite_keeps_the_last_checkpoint(tmp_path):
     model = _model(
         GERNEClassifier(beta=0.2), tmp_path, learning_rate=0.05, schedule="constant"
     )
-    steps = NetworkTraining._differentiate
+    steps = StepGradients.accumulate
     calls = iter(range(9))
 
     def broken(self, *args):
         objective = steps(self, *args)
         return objective if next(calls, None) is not None else objective * np.nan
 
-    NetworkTraining._differentiate = broken
+    StepGradients.accumulate = broken
     try:
         with pytest.raises(FloatingPointError, match=r"beta=0\.2 and c=0\.5") as error:
             _fit(model)
     finally:
-        NetworkTraining._differentiate = steps
+        StepGradients.accumulate = steps
     assert "step 10 (epoch 2)" in str(error.value)
     assert str(tmp_path) in str(error.value)
     (folder,) = tmp_path.iterdir()

@@ -24,7 +24,8 @@ from skdebias import (
 from skdebias.datasets import make_spurious_classification
 from skdebias.export import load, save, to_onnx, to_torch
 from skdebias.finetune import FineTuneClassifier
-from skdebias.finetune._training import NetworkTraining, TrainConfig
+from skdebias.finetune._optimization import TrainConfig
+from skdebias.finetune._training import NetworkTraining
 from skdebias.metrics import worst_group_accuracy_score
 
 X, Y, ATTRIBUTES = make_spurious_classification(1200, random_state=0)
@@ -293,7 +294,7 @@ def test_clipping_bounds_each_network_by_itself():
 
         def watched(self, *args, run=run, seen=seen):
             run(self, *args)
-            seen.append(self._members[0].head[1].weight.detach().clone())
+            seen.append(self._networks[0].head[1].weight.detach().clone())
 
         NetworkTraining._make_step = watched
         try:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from skdebias.finetune._training import make_accelerator
+from skdebias.finetune._accelerate import make_accelerator
 
 SCRIPT = Path(__file__).with_name("process_model.py")
 # Units of weights that are gathered together: each layer, and what is left of it all.

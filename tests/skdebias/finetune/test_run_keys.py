@@ -258,7 +258,7 @@ steps = NetworkTraining._make_step
 
 def stop(self, *args):
     if self.epoch == 1:
-        print(self._seed, flush=True)
+        print(self._state.seed, flush=True)
         sys.stdin.readline()
         os._exit(0)
     steps(self, *args)
