@@ -59,7 +59,7 @@ def make_accelerator(device: str, precision: str) -> Any:
         If there is no such device, or weights would be sharded by FSDP of version 1.
     """
     try:
-        from accelerate.utils import DistributedType
+        from accelerate import DistributedType
     except ImportError as error:
         raise ImportError(
             f"FineTuneClassifier needs the package accelerate ({error}). "

@@ -85,6 +85,18 @@ class BaseNetworkClassifier(LogitClassifierMixin, MetaEstimatorMixin, BaseEstima
     # The network of the file that this was loaded from.
     _origin: Network | None = None
 
+    def __sklearn_clone__(self) -> Self:
+        plain: Any = copy.copy(self)
+        if isinstance(self.backbone, torch.nn.Module):
+            plain.backbone = None
+        cloned = BaseEstimator.__sklearn_clone__(plain)
+        if isinstance(self.backbone, torch.nn.Module):
+            cloned.backbone = copied_module(self.backbone)
+        # Of one that was loaded, what it starts from may be nowhere else.
+        if self._origin is not None:
+            cloned._origin = self._origin
+        return cloned
+
     def decision_function(self, items: Any) -> NDArray[np.float32]:
         """Logits of the classes.
 
@@ -180,18 +192,6 @@ class BaseNetworkClassifier(LogitClassifierMixin, MetaEstimatorMixin, BaseEstima
             self.backbone, pretrained=False, weights=weights, **request, **parameters
         )
 
-    def __sklearn_clone__(self) -> Self:
-        plain: Any = copy.copy(self)
-        if isinstance(self.backbone, torch.nn.Module):
-            plain.backbone = None
-        cloned = BaseEstimator.__sklearn_clone__(plain)
-        if isinstance(self.backbone, torch.nn.Module):
-            cloned.backbone = copied_module(self.backbone)
-        # Of one that was loaded, what it starts from may be nowhere else.
-        if self._origin is not None:
-            cloned._origin = self._origin
-        return cloned
-
     def to_torch(self) -> ClassLogits:
         """Return the network as a module with one logit per class.
 
@@ -260,7 +260,6 @@ class BaseNetworkClassifier(LogitClassifierMixin, MetaEstimatorMixin, BaseEstima
         """
         code = {"backbone": backbone, "preprocess": preprocess, "augment": augment}
         classifier, network = load_network(cls, Path(path), code)
-        # The state of a new instance of this very class.
         classifier.network_ = classifier._origin = network
         return classifier
 
