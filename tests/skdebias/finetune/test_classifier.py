@@ -24,7 +24,6 @@ from skdebias import (
 from skdebias.datasets import make_spurious_classification
 from skdebias.export import load, save, to_onnx, to_torch
 from skdebias.finetune import FineTuneClassifier
-from skdebias.finetune._optimization import TrainConfig
 from skdebias.finetune._training import NetworkTraining
 from skdebias.metrics import worst_group_accuracy_score
 
@@ -265,23 +264,6 @@ def test_a_linear_head_starts_at_zero_where_it_is_alone():
     assert 0.1 < start(_backbone()) < 12**-0.5
     assert start(_backbone(), head_init="zero") < 1e-6
     assert 0.1 < start(nn.Identity(), head_init="random") < 20**-0.5
-
-
-def _recipe(**settings):
-    given = dict.fromkeys(TrainConfig.__dataclass_fields__)
-    return TrainConfig(**(given | {"learning_rate": 2.0, "warmup": 0.0} | settings))
-
-
-def test_schedules():
-    def rates(**settings):
-        return [_recipe(**settings).rate(step, 10) for step in range(10)]
-
-    assert rates(schedule="constant") == [2.0] * 10
-    np.testing.assert_allclose(rates(schedule="linear"), 2.0 - 0.2 * np.arange(10))
-    cosine = 1.0 + np.cos(np.pi * np.arange(10) / 10)
-    np.testing.assert_allclose(rates(schedule="cosine"), cosine)
-    warm = rates(schedule="linear", warmup=0.2)
-    np.testing.assert_allclose(warm, [1.0, 2.0, *(2.0 - 0.25 * np.arange(8))])
 
 
 @pytest.mark.filterwarnings("ignore::skdebias.AntiClassifierWarning")

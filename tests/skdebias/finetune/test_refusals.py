@@ -1,7 +1,6 @@
 """What a network is not trained on, nor with: right, or refused by name."""
 
 import pickle
-import random
 import threading
 import types
 from dataclasses import dataclass
@@ -15,9 +14,8 @@ from sklearn.base import clone
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from skdebias import ERMClassifier, ULEClassifier
+from skdebias import ERMClassifier
 from skdebias.finetune import FineTuneClassifier
-from skdebias.finetune._freezing import training_mode
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(60, 6)).astype(np.float32)
@@ -404,148 +402,3 @@ def test_one_item_is_predicted_by_running_statistics():
     np.testing.assert_allclose(
         model.decision_function(X[:1]), model.decision_function(X)[:1], rtol=1e-5
     )
-
-
-# -- frozen parts
-
-
-def _changed(backbone, **settings):
-    before = {k: v.clone() for k, v in backbone.state_dict().items()}
-    state = _model(backbone, **settings).fit(X, Y).network_.backbone.state_dict()
-    return {k for k, v in state.items() if not torch.equal(v, before[k])}
-
-
-def _with_frozen_parts():
-    block = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4, affine=False),
-                          nn.Dropout(0.5))  # fmt: skip
-    return _mlp(nn.BatchNorm1d(4, affine=False), block, nn.BatchNorm1d(4))
-
-
-def test_frozen_parts_keep_their_statistics():
-    def statistics(name):
-        kinds = ("running_mean", "running_var", "num_batches_tracked")
-        return {f"{name}.{kind}" for kind in kinds}
-
-    assert _changed(_with_frozen_parts(), freeze="backbone") == set()
-    assert _changed(_with_frozen_parts(), freeze=["*"]) == set()
-    block = {f"2.{k}" for k in ("0.weight", "0.bias")} | statistics("2.1")
-    every = _changed(_with_frozen_parts())
-    # What is before a normalisation has no bias that matters.
-    assert block - {"2.0.bias"} <= every
-    assert _changed(_with_frozen_parts(), freeze=["2"]) & block == set()
-    assert _changed(_with_frozen_parts(), freeze=["[2]"]) & block == set()
-    assert _changed(_with_frozen_parts(), freeze=["1"]) & statistics("1") == set()
-    own = _with_frozen_parts()
-    own[2].requires_grad_(False)
-    assert _changed(own) & block == set()
-    assert statistics("1") <= _changed(_with_frozen_parts(), freeze=["2"])
-
-
-@pytest.mark.parametrize("freeze", [None, "backbone", ["2"], ["2.*"], ["2.0"]])
-def test_frozen_parts_drop_nothing(freeze):
-    model = _model(_with_frozen_parts(), freeze=freeze, max_iter=1).fit(X, Y)
-    training_mode(model.network_, frozen_statistics=False)
-    # All parameters of the block are those of 2.0.
-    assert model.network_.backbone[2][2].training == (freeze is None)
-    assert model.network_.backbone[1].training == (freeze != "backbone")
-    assert model.network_.head[0].training
-
-
-@pytest.mark.filterwarnings("ignore::skdebias.AntiClassifierWarning")
-def test_a_network_past_its_epochs_is_frozen():
-    def student(max_iter):
-        method = ULEClassifier(lam=0.7, student_epochs=1)
-        model = _model(_mlp(nn.BatchNorm1d(4)), method, max_iter=max_iter)
-        return model.fit(X, Y).student_network_.state_dict()
-
-    short, long = student(1), student(3)
-    assert all(torch.equal(short[name], long[name]) for name in short)
-
-
-# -- augmentation
-
-
-def _noise(value):
-    drawn = np.random.normal(size=value.shape) + random.random()  # noqa: NPY002
-    return value + torch.from_numpy(drawn).float() + torch.rand(1)
-
-
-def _none(_):
-    return None
-
-
-def _fails(_):
-    raise KeyError("colour")
-
-
-@pytest.mark.parametrize("workers", [0, 2])
-def test_augmentations_draw_repeatably_and_leave_the_generators_alone(workers):
-    found = []
-    for seed in (1, 2):
-        np.random.seed(seed)  # noqa: NPY002
-        random.seed(seed)
-        states = np.random.get_state()[1].copy(), random.getstate()  # noqa: NPY002
-        model = _model(augment=_noise, num_workers=workers, max_iter=1).fit(X, Y)
-        found.append(model.decision_function(X))
-        np.testing.assert_array_equal(np.random.get_state()[1], states[0])  # noqa: NPY002
-        assert random.getstate() == states[1]
-    np.testing.assert_array_equal(*found)
-    alone = _model(augment=_noise, max_iter=1).fit(X, Y).decision_function(X)
-    np.testing.assert_array_equal(found[0], alone)
-    other = _model(augment=_noise, max_iter=1, random_state=1).fit(X, Y)
-    assert np.abs(other.decision_function(X) - alone).max() > 1e-4
-
-
-def _doubled_in_place(value):
-    return value.mul_(2)
-
-
-@pytest.mark.parametrize("modality", ["tensor", "image"])
-def test_augmentations_that_write_into_an_item_change_it_once(modality):
-    """An item is as it was in each epoch, and so is the user's array."""
-    items, backbone = X.copy(), _mlp()
-    if modality == "image":
-        items = RNG.integers(0, 255, (60, 8, 8, 3)).astype(np.uint8)
-        backbone = _conv()
-    before, found = items.copy(), []
-    preprocess = {"size": 8} if modality == "image" else None
-    for augment in (_doubled_in_place, lambda value: value * 2):
-        model = _model(backbone, modality=modality, preprocess=preprocess,
-                       augment=augment)  # fmt: skip
-        found.append(model.fit(items, Y).decision_function(items))
-        np.testing.assert_array_equal(items, before)
-    np.testing.assert_array_equal(*found)
-
-
-@pytest.mark.parametrize("workers", [0, 1])
-@pytest.mark.parametrize(
-    ("augment", "kind", "message"),
-    [
-        (_none, TypeError, "returned None"),
-        (_fails, RuntimeError, r"KeyError: 'colour'"),
-    ],
-)
-def test_augmentations_that_fail_are_named(augment, kind, message, workers):
-    with pytest.raises(kind, match=f"augment .*{message}"):
-        _model(augment=augment, num_workers=workers).fit(X, Y)
-
-
-@pytest.mark.parametrize(
-    "augment",
-    [
-        lambda value: value[:3],
-        lambda value: value.long(),
-        lambda value: value.tolist(),
-        lambda value: value * torch.nan,
-    ],
-)
-def test_augmentations_return_an_item_of_the_same_kind(augment):
-    with pytest.raises((TypeError, ValueError), match="augment returned"):
-        _model(augment=augment).fit(X, Y)
-
-
-def test_arrays_and_doubles_are_items_again():
-    wanted = _model(augment=lambda value: 2 * value).fit(X, Y).decision_function(X)
-    for change in (lambda v: (2 * v).double(), lambda v: 2 * v.numpy()):
-        found = _model(augment=change).fit(X, Y).decision_function(X)
-        np.testing.assert_array_equal(found, wanted)
