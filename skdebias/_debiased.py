@@ -6,7 +6,9 @@ from sklearn.base import clone
 
 from skdebias._base import BaseDebiasedClassifier
 from skdebias._prepare import FirstStage
-from skdebias._sklearn import HasMethods
+from skdebias._rows import refuse_beyond_float32
+from skdebias._sklearn import HasMethods, _fit_context
+from skdebias._validation import about, validate_features
 
 
 class DebiasedClassifier(BaseDebiasedClassifier):
@@ -123,6 +125,8 @@ class DebiasedClassifier(BaseDebiasedClassifier):
     GERNE(beta=0.8, c=0.5, shared=False, out_of_bounds='auto')
     """
 
+    __metadata_request__fit = {"X_unlabeled": True}
+
     _parameter_constraints: dict = {
         **BaseDebiasedClassifier._parameter_constraints,
         "method": "no_validation",  # its class is checked, with a remedy
@@ -169,6 +173,82 @@ class DebiasedClassifier(BaseDebiasedClassifier):
         )
         self.method = method
         self.pseudo_attributes = pseudo_attributes
+
+    @_fit_context(prefer_skip_nested_validation=True)
+    def fit(
+        self,
+        X,
+        y,
+        attributes=None,
+        *,
+        X_val=None,
+        y_val=None,
+        attributes_val=None,
+        X_unlabeled=None,
+    ):
+        """Train the head.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Embeddings: float16, float32 or float64 array, memory map, torch tensor on
+            any device, or data frame. Trained in float32, never copied as a whole.
+        y : array-like of shape (n_samples,)
+            Class labels, two or more classes.
+        attributes : array-like of shape (n_samples,) or (n_samples, n_attributes), \
+default=None
+            Spurious attributes; several columns are crossed.
+        X_val, y_val, attributes_val : array-like, default=None
+            Validation set that selects the epoch, and nothing else; see `selection`.
+        X_unlabeled : array-like of shape (n_unlabeled, n_features), default=None
+            Rows without labels, for a method that learns from them. A step sees a batch
+            of them beside those of the method; they count neither in the length of an
+            epoch nor in `groups_`. The steps of a Pipeline transform them as they do
+            `X_val`.
+
+        Returns
+        -------
+        self : object
+            Fitted estimator.
+
+        Raises
+        ------
+        ValueError
+            If the input is malformed: wrong lengths, NaN, a single class; or if
+            `X_unlabeled` is given to a method that does not use it, or not given to
+            one that does. What was fitted before is then left as it was.
+        """
+        more = {} if X_unlabeled is None else {"X_unlabeled": X_unlabeled}
+        return self._fit_or_restore(
+            X,
+            y,
+            attributes,
+            X_val=X_val,
+            y_val=y_val,
+            attributes_val=attributes_val,
+            **more,
+        )
+
+    def _training_data(self, X, y, *, X_unlabeled=None, **fit_params):
+        data = super()._training_data(X, y, **fit_params)
+        name = type(self.method).__name__
+        used = restored(self.method).uses_unlabeled
+        if X_unlabeled is None:
+            if used:
+                raise ValueError(
+                    f"{name} learns from rows without labels: pass X_unlabeled to fit "
+                    "of DebiasedClassifier."
+                )
+            return data
+        if not used:
+            raise ValueError(
+                f"X_unlabeled has no effect: {name} does not use rows without labels. "
+                "Leave it out, or choose a method that does."
+            )
+        with about("X_unlabeled"):
+            rows = validate_features(self, X_unlabeled, reset=False)
+        refuse_beyond_float32(rows, "X_unlabeled")
+        return dataclasses.replace(data, X_unlabeled=rows)
 
     def get_params(self, deep=True):
         """Get parameters for this estimator.

@@ -9,7 +9,7 @@ from sklearn.exceptions import ConvergenceWarning
 from tqdm import tqdm
 
 from skdebias._device import resolve_device
-from skdebias._engine._features import Features, JoinedFeatures
+from skdebias._engine._features import AppendedFeatures, Features, JoinedFeatures
 from skdebias._engine._lbfgs import solve
 from skdebias._engine._loss import n_logits
 from skdebias._engine._problem import Fitted, OptimizerConfig, Problem
@@ -80,18 +80,27 @@ class StackFit:
         for pair in zip(estimators, prepared):
             _check_anchors(*pair)
         starts = [_warm_start(*pair) for pair in zip(estimators, prepared)]
+        codes = shared.y_codes if codes is None else codes
+        if features is None:
+            features = _features(shared.data.X, X_student, device)
+        X_unlabeled = shared.data.X_unlabeled
+        n_unlabeled = 0 if X_unlabeled is None else len(X_unlabeled)
+        if n_unlabeled:
+            numbers = np.arange(n_unlabeled) + features.n_rows
+            rows = np.arange(features.n_rows) if rows is None else rows
+            rows = np.concatenate([rows, numbers])
+            codes = np.concatenate([codes, np.full(n_unlabeled, -1)])
+            features = AppendedFeatures(features, Features(X_unlabeled, device))
         problem = Problem(
             methods,
             shared.groups,
             shared.data.seed,
             rows,
             initial=None if starts[0] is None else [*chain(*starts)],
+            n_unlabeled=n_unlabeled,
         )
-        if features is None:
-            features = _features(shared.data.X, X_student, device)
         config = _optimizer_config(estimators, methods)
         scorer = _validation_scorer(shared.validation, device, X_student)
-        codes = shared.y_codes if codes is None else codes
         task_data = features, codes.astype(np.int64), len(shared.classes)
         self._training = None
         if first.solver == "lbfgs":

@@ -14,7 +14,7 @@ from sklearn.utils import check_random_state
 from skdebias._attributes import Groups
 from skdebias._named_groups import NamedGroups, warn_of_unusable
 from skdebias._rows import refuse_beyond_float32
-from skdebias._sklearn import through_pipelines
+from skdebias._sklearn import ROWS_LIKE_X, through_pipelines
 from skdebias._validation import (
     VALIDATED,
     TrainingData,
@@ -242,7 +242,8 @@ def training_data(estimator, X, y, *, seed=None, **fit_params):
     """
     if seed is None:
         seed = draw_seed(estimator.random_state)
-    fit_params["X_val"] = through_pipelines(fit_params["X_val"])
+    for name in {*ROWS_LIKE_X} & {*fit_params}:
+        fit_params[name] = through_pipelines(fit_params[name])
     return estimator._training_data(X, y, seed=seed, **fit_params)
 
 

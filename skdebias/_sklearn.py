@@ -125,6 +125,10 @@ def score_function_of(scorer):
     return scorer._score_func if scorer._response_method == "predict" else None
 
 
+#: Arguments of `fit` with rows that are transformed as those of X are.
+ROWS_LIKE_X = ("X_val", "X_unlabeled")
+
+
 def through_pipelines(X_val):
     """Return validation rows as the pipelines that are fitting transform X.
 

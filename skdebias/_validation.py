@@ -52,6 +52,8 @@ class TrainingData:
         Where a first stage gets its models. None is heads on X.
     X_student : ndarray or Tensor of shape (n_samples, n_student_features), default=None
         What the first head of a method of several reads instead of X.
+    X_unlabeled : ndarray or Tensor of shape (n_unlabeled, n_features), default=None
+        Rows without labels, validated.
     """
 
     X: Any
@@ -63,6 +65,7 @@ class TrainingData:
     seed: int
     models: Any = None
     X_student: Any = None
+    X_unlabeled: Any = None
 
 
 def refuse_booleans(estimator):

@@ -232,8 +232,43 @@ class JoinedFeatures:
         return self.rows(torch.arange(where.start, min(where.stop, self.n_rows)))
 
 
+class AppendedFeatures:
+    """Further rows after those of a matrix; neither is copied.
+
+    Parameters
+    ----------
+    features, further : Features
+        On the same device, with the same number of features.
+    """
+
+    def __init__(self, features: Features, further: Features) -> None:
+        self._parts = features, further
+        self.device, self.n_features = features.device, features.n_features
+        self.n_rows = features.n_rows + further.n_rows
+        self.dtype = torch.float32
+
+    def rows(
+        self, index: torch.Tensor, workspace: Workspace | None = None
+    ) -> torch.Tensor:
+        """Gather rows, as :meth:`Features.rows`."""
+        features, further = self._parts
+        workspace = workspace or Workspace(self.device)
+        gathered = workspace("appended", *index.shape, self.n_features)
+        is_further = index >= features.n_rows
+        gathered[~is_further] = features.rows(index[~is_further])
+        gathered[is_further] = further.rows(index[is_further] - features.n_rows)
+        return gathered
+
+    def gathered(
+        self, steps: Iterable[NDArray[np.int64]]
+    ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """Yield the rows of one step after the other, as :meth:`Features.gathered`."""
+        return _one_by_one(self, steps)
+
+
 def _one_by_one(
-    features: Features | JoinedFeatures, steps: Iterable[NDArray[np.int64]]
+    features: Features | JoinedFeatures | AppendedFeatures,
+    steps: Iterable[NDArray[np.int64]],
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     workspace, steps = Workspace(features.device), iter(steps)
     while block := list(islice(steps, _STEPS_AT_ONCE)):

@@ -190,7 +190,8 @@ def check_solvable(
         [method], context
     )
     further = kind.penalty, kind.objective
-    if not fixed or any(rule([method], context) is not None for rule in further):
+    more = any(rule([method], context) is not None for rule in further)
+    if not fixed or more or method.uses_unlabeled:
         raise ValueError(
             f"solver='lbfgs' needs an objective that does not change during training, "
             f"which {kind.__name__} has not: choose solver='sgd' or 'adamw'."

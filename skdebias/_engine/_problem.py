@@ -2,17 +2,17 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from skdebias._attributes import Groups
-from skdebias._engine._features import Features, JoinedFeatures
+from skdebias._engine._features import AppendedFeatures, Features, JoinedFeatures
 from skdebias._engine._heads import HeadStack, initial_parameters, stack_parameters
 from skdebias._engine._loss import n_logits
-from skdebias.methods import Head, Method, Weighting
+from skdebias.methods import Batch, Head, Method, SamplingPlan, Weighting
 from skdebias.methods._head import Parameters, initial_state
 
 
@@ -33,6 +33,8 @@ class Problem:
     initial : sequence of (coefs, intercepts), default=None
         Starting weights of the heads (warm start), the heads of a method side by side.
         None starts them as the methods say.
+    n_unlabeled : int, default=0
+        How many rows without labels follow those of the groups.
     """
 
     methods: Sequence[Method]
@@ -40,6 +42,14 @@ class Problem:
     seed: int
     rows: NDArray[np.int64] | None = None
     initial: Sequence[Parameters] | None = None
+    n_unlabeled: int = 0
+
+    def plans(self) -> list[SamplingPlan]:
+        """Return the plans of all methods, over the rows without labels too."""
+        plans = [method.plan(self.groups) for method in self.methods]
+        if self.n_unlabeled == 0:
+            return plans
+        return [_with_unlabeled(plan, self.n_unlabeled) for plan in plans]
 
     @property
     def heads(self) -> list[Head]:
@@ -62,6 +72,32 @@ class Problem:
                 "none."
             )
         return anchors or None
+
+
+def _with_unlabeled(plan: SamplingPlan, n_rows: int) -> SamplingPlan:
+    """Add a stratum of rows without labels, and a batch of them that has no weight."""
+    n_strata = len(plan.batches[0].probabilities)
+
+    def appended(values: Any, length: int, value: float) -> Any:
+        if values is None:
+            return None
+        tail = np.full((length, *values.shape[1:]), value, dtype=values.dtype)
+        return np.concatenate([values, tail])
+
+    batches = [
+        replace(batch, probabilities=appended(batch.probabilities, 1, 0.0))
+        for batch in plan.batches
+    ]
+    alone = np.arange(n_strata + 1) == n_strata
+    n_blocks = 0 if plan.blocks is None else int(plan.blocks.max()) + 1
+    return replace(
+        plan,
+        strata=appended(plan.strata, n_rows, n_strata),
+        batches=(*batches, Batch("unlabeled", alone.astype(np.float64), factor=0.0)),
+        blocks=appended(plan.blocks, 1, n_blocks),
+        row_weights=appended(plan.row_weights, n_rows, 1.0),
+        logit_offsets=appended(plan.logit_offsets, 1, 0.0),
+    )
 
 
 @dataclass(frozen=True)
@@ -160,7 +196,7 @@ class Fitted:
 
 
 def initial_stack(
-    features: Features | JoinedFeatures,
+    features: Features | JoinedFeatures | AppendedFeatures,
     n_classes: int,
     problems: Sequence[Problem],
     settings: OptimizerConfig,
@@ -169,7 +205,7 @@ def initial_stack(
 
     Parameters
     ----------
-    features : Features or JoinedFeatures
+    features : Features, JoinedFeatures or AppendedFeatures
     n_classes : int
     problems : sequence of Problem
     settings : OptimizerConfig

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from skdebias._engine._features import Features, JoinedFeatures
+from skdebias._engine._features import AppendedFeatures, Features, JoinedFeatures
 from skdebias._engine._heads import HeadStack
 from skdebias._engine._loss import cross_entropy, n_logits
 from skdebias._engine._optimizers import make_optimizer
@@ -30,10 +30,10 @@ class Training:
 
     Parameters
     ----------
-    features : Features or JoinedFeatures
+    features : Features, JoinedFeatures or AppendedFeatures
         All rows. Of joined ones, the heads of a method read one part each.
     y : ndarray of shape (n_samples,)
-        Class codes of all rows.
+        Class codes of all rows; -1 for rows without labels.
     n_classes : int
     problems : sequence of Problem
         Streams, each with the same number of methods and of rows per step.
@@ -52,7 +52,7 @@ class Training:
 
     def __init__(
         self,
-        features: Features | JoinedFeatures,
+        features: Features | JoinedFeatures | AppendedFeatures,
         y: NDArray[np.int64],
         n_classes: int,
         problems: Sequence[Problem],
@@ -195,7 +195,7 @@ class _Loop:
 
     def __init__(
         self,
-        features: Features | JoinedFeatures,
+        features: Features | JoinedFeatures | AppendedFeatures,
         y: NDArray[np.int64],
         n_classes: int,
         problems: Sequence[Problem],
@@ -219,6 +219,7 @@ class _Loop:
             problems, codes, n_logits(n_classes), settings.batch_size, device
         )
         self._number = 0
+        self._has_unlabeled = any(problem.n_unlabeled for problem in problems)
         self._epochs = settings.epochs
         n_steps = self.methods.steps_per_epoch * settings.max_iter
         self._steps = features.gathered(self.methods.rows(0, n_steps))
@@ -259,7 +260,12 @@ class _Loop:
         scratch = self._scratch
         logits, activations = self.stack.forward(X, scratch, threads)
         y = self._y.take(index)
-        losses, residual = cross_entropy(self.methods.shifted(logits), y, scratch)
+        shifted, codes = self.methods.shifted(logits), y
+        if self._has_unlabeled:
+            codes = y.clamp_min(0)
+        losses, residual = cross_entropy(shifted, codes, scratch)
+        if self._has_unlabeled:
+            losses *= (y >= 0)[..., None]
         step = self.methods.step(self._number, index, losses, y)
         self._number += 1
         weights, values = self.methods.weigh(step)

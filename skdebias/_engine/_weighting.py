@@ -64,7 +64,7 @@ class StackedMethods:
         batch_size: int,
         device: torch.device,
     ) -> None:
-        plans = [[m.plan(p.groups) for m in p.methods] for p in problems]
+        plans = [problem.plans() for problem in problems]
         self._samplers = samplers = [
             IndexSampler(stream, batch_size, p.seed, p.rows)
             for stream, p in zip(plans, problems)

@@ -88,6 +88,12 @@ class NetworkTraining:
         self._config = config
         self._accelerator = accelerator
         self._checkpoints = checkpoints
+        if method.uses_unlabeled:
+            raise ValueError(
+                f"{type(method).__name__} learns from rows without labels, which "
+                "FineTuneClassifier does not take: embed the items, and train a head "
+                "by DebiasedClassifier, whose fit takes X_unlabeled."
+            )
         codes = torch.from_numpy(y)
         methods = StackedMethods(
             [Problem([method], groups, seed)],

@@ -87,7 +87,7 @@ def _check_class_attributes(method: Method) -> None:
             f"as ({fields[0] if fields else 'beta'!r},)"
             + (f": {name} has no field {unknown[0]!r}." if unknown else ".")
         )
-    for attribute in ("uses_attributes", "trains_networks"):
+    for attribute in ("uses_attributes", "trains_networks", "uses_unlabeled"):
         value = getattr(method, attribute)
         if not isinstance(value, bool | np.bool_):
             raise TypeError(

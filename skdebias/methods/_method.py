@@ -52,6 +52,10 @@ class Method(ABC):
     stackable: ClassVar[tuple[str, ...]] = ()
     #: Whether the method can train whole networks, not only their last layers.
     trains_networks: ClassVar[bool] = True
+    #: Whether steps see rows without labels too: a batch beside those of the plan, as
+    #: large as each of them, of the rows that `fit` is given as `X_unlabeled`. They
+    #: have no loss, and the objective is told of them by :attr:`Step.y`, which is -1.
+    uses_unlabeled: ClassVar[bool] = False
 
     @property
     def heads(self) -> tuple[Head, ...]:

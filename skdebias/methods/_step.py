@@ -51,11 +51,12 @@ class Step:
     losses : Tensor of shape (S, R, M)
         Cross-entropy of every row slot under every head.
     strata : Tensor of shape (S, R)
-        Stratum of the plan that the slot was drawn from.
+        Stratum of the plan that the slot was drawn from. Rows without labels have the
+        number after the last one.
     rows : Tensor of shape (S, R)
         Row numbers in the whole data set; on any device, unlike all else.
     y : Tensor of shape (S, R)
-        Class codes.
+        Class codes; -1 for a row without label, whose loss and weight are 0.
     number : int, default=0
         Steps that were made before, in earlier epochs too.
     """

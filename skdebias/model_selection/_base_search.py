@@ -18,6 +18,7 @@ from skdebias._head import final_head
 from skdebias._named_groups import announced, warn_of_unusable
 from skdebias._prepare import uses_attributes
 from skdebias._sklearn import (
+    ROWS_LIKE_X,
     BaseSearchCV,
     Interval,
     StrOptions,
@@ -135,11 +136,13 @@ default=None
         Here, because the fits of the candidates take the rows as they are.
         """
         routing = get_routing_for_object(final_head(self.estimator))
-        alias = routing.fit.requests.get("X_val")
-        name = alias if isinstance(alias, str) else "X_val"
-        if params.get(name) is None:
-            return {}
-        return {name: through_pipelines(params[name])}
+        aliases = [(name, routing.fit.requests.get(name)) for name in ROWS_LIKE_X]
+        names = [alias if isinstance(alias, str) else name for name, alias in aliases]
+        return {
+            name: through_pipelines(params[name])
+            for name in names
+            if params.get(name) is not None
+        }
 
     def _check_attributes(self, y, params):
         """Check attributes as a whole: of a wrong length they would not be split."""

@@ -8,7 +8,7 @@ from sklearn.pipeline import Pipeline
 from sklearn.utils.metadata_routing import get_routing_for_object, process_routing
 
 from skdebias._head import final_head
-from skdebias._sklearn import _safe_indexing
+from skdebias._sklearn import ROWS_LIKE_X, _safe_indexing
 from skdebias._validation import VALIDATED, validate_training_rows
 
 
@@ -88,7 +88,7 @@ def _transformed(pipeline, X, y, train, test, fit_params):
         ),
         steps.transform(_safe_indexing(X, test)),
     ]
-    for name in {"X_val", *(pipeline.transform_input or ())} & set(params):
+    for name in {*ROWS_LIKE_X, *(pipeline.transform_input or ())} & set(params):
         params[name] = steps.transform(params[name])
     X = np.concatenate([np.asarray(block) for block in transformed])
     y = np.concatenate([y[train], y[test]])

@@ -422,6 +422,33 @@ def divdis_in_torch(method, groups, batch):
     return risk + method.strength * sum(mutual_information(p, q) for p, q in pairs)
 
 
+@dataclass(frozen=True)
+class UnlabeledDivDis(DivDis):
+    """The target rows are rows without labels."""
+
+    uses_unlabeled: ClassVar[bool] = True
+
+    @property
+    def uses_attributes(self):
+        return False
+
+    def plan(self, groups):
+        return ERM().plan(groups)
+
+    @classmethod
+    def objective(cls, methods, context):
+        return UnlabeledInformation(methods, context)
+
+
+class UnlabeledInformation(MutualInformation):
+    def __call__(self, step, logits):
+        unlabeled = step.y == -1
+        assert (step.weights[unlabeled] == 0).all()
+        assert (step.losses[unlabeled] == 0).all()
+        assert (step.weights[~unlabeled] != 0).all()
+        return super().__call__(step, logits)
+
+
 # --- plain torch ---------------------------------------------------------------------
 
 
@@ -480,7 +507,23 @@ CASES = {
 }
 
 
-def train_in_torch(case, method, X, y, groups, *, n_classes, hidden, seed, **settings):
+@dataclass(frozen=True)
+class PlannedMethod:
+    """A method whose plan is given."""
+
+    method: Method
+    planned: SamplingPlan
+
+    def plan(self, groups):
+        return self.planned
+
+    def __getattr__(self, name):
+        return getattr(self.method, name)
+
+
+def train_in_torch(
+    case, method, X, y, groups, *, n_classes, hidden, seed, n_labeled=None, **settings
+):
     """Train by autograd and `torch.optim.SGD` on the same draws.
 
     Returns
@@ -512,7 +555,7 @@ def train_in_torch(case, method, X, y, groups, *, n_classes, hidden, seed, **set
         momentum=settings["momentum"],
     )
     sampler = IndexSampler([method.plan(groups)], settings["batch_size"], seed)
-    n_steps = -(-len(y) // settings["batch_size"])
+    n_steps = -(-(n_labeled or len(y)) // settings["batch_size"])
     X, y = torch.from_numpy(X), torch.from_numpy(y)
     weights = torch.from_numpy(sampler.weights[:, 0]).float()
     values = []

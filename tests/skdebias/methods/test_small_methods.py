@@ -8,12 +8,20 @@ import numpy as np
 import pytest
 import torch
 from scipy.stats import kstest
+from sklearn import config_context
 from sklearn.base import clone
+from sklearn.model_selection import GridSearchCV
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 from small_methods import (
     CASES,
     BalancedSoftmax,
+    Case,
     DivDis,
+    PlannedMethod,
     Remembering,
+    UnlabeledDivDis,
+    divdis_in_torch,
     moments_apart,
     train_in_torch,
 )
@@ -22,7 +30,9 @@ from skdebias import DebiasedClassifier
 from skdebias._attributes import Groups
 from skdebias._engine._features import Features
 from skdebias._engine._problem import OptimizerConfig, Problem
+from skdebias._engine._sampler import IndexSampler
 from skdebias._engine._sgd import Training
+from skdebias._prepare import draw_seed
 from skdebias.datasets import make_spurious_classification
 from skdebias.finetune import FineTuneClassifier
 from skdebias.finetune._training import NetworkTraining
@@ -364,3 +374,100 @@ def test_methods_with_other_numbers_of_heads_are_other_stacks():
         assert score == pytest.approx(expected, rel=1e-4)
     with pytest.raises(ValueError, match=r"train 2 and 3 heads: .* different stacks"):
         _training([DivDis(), DivDis(size=3)], X, y, groups, 2, ())
+
+
+# --- rows without labels -------------------------------------------------------------
+
+
+def _unlabeled(n_rows=90):
+    rng = np.random.default_rng(3)
+    return (rng.normal(size=(n_rows, 8)) + 0.3).astype(np.float32)
+
+
+@pytest.mark.parametrize("size", [2, 3])
+@pytest.mark.parametrize("n_classes", [2, 3])
+def test_rows_without_labels_follow_autograd(n_classes, size):
+    X, y, _, groups = _data(n_classes)
+    method, U = UnlabeledDivDis(2.0, size), _unlabeled()
+    settings = {**SETTINGS, "random_state": 0, "device": "cpu"}
+    model = DebiasedClassifier(method, **settings).fit(X, y, X_unlabeled=U)
+    assert model.group_counts_.sum() == len(y)
+    # The same as rows of a stratum of their own, by hand.
+    seed = draw_seed(0)
+    (plan,) = Problem([method], groups, seed, n_unlabeled=len(U)).plans()
+    names = [batch.name for batch in plan.batches]
+    assert names[-1] == "unlabeled"
+    drawn = IndexSampler([plan], SETTINGS["batch_size"], seed)
+    rows = next(drawn.steps(0, 1))
+    assert np.array_equal(rows >= len(y), drawn.strata == drawn.strata.max())
+    assert (rows >= len(y)).sum() == SETTINGS["batch_size"] // 2
+    case = Case([method], divdis_in_torch)
+    heads, curve = train_in_torch(
+        case,
+        PlannedMethod(method, plan),
+        np.concatenate([X, U]),
+        np.concatenate([y, np.zeros(len(U), int)]),
+        groups,
+        n_classes=n_classes,
+        hidden=(),
+        seed=seed,
+        n_labeled=len(y),
+        **SETTINGS,
+    )
+    np.testing.assert_allclose(model.coef_, heads[-1][0][0].detach(), atol=2e-5)
+    first = heads[0][0][0].detach()
+    np.testing.assert_allclose(model.head1_coef_, first, atol=2e-5)
+    assert len(model.loss_curve_) == len(curve)
+
+
+def test_rows_without_labels_in_searches_and_pipelines():
+    X, y, _, _ = _data(2)
+    U = _unlabeled()
+    base = DebiasedClassifier(
+        UnlabeledDivDis(), random_state=0, device="cpu", **SETTINGS
+    )
+    pipeline = make_pipeline(StandardScaler(), base)
+    prefix = "debiasedclassifier__"
+    scaler = StandardScaler().fit(X)
+    with config_context(enable_metadata_routing=True):
+        scaled = clone(pipeline).fit(X, y, X_unlabeled=U)
+    by_hand = clone(base).fit(scaler.transform(X), y, X_unlabeled=scaler.transform(U))
+    np.testing.assert_allclose(scaled[-1].coef_, by_hand.coef_, atol=1e-6)
+    cv = [(np.arange(200), np.arange(200, 300)), (np.arange(100, 300), np.arange(100))]
+    for estimator, name in ((base, ""), (pipeline, prefix)):
+        grid = {f"{name}method__strength": [0.0, 1.0, 5.0]}
+        search = BatchedGridSearchCV(
+            estimator, grid, cv=cv, scoring="neg_log_loss", refit=True
+        ).fit(X, y, X_unlabeled=U)
+        with config_context(enable_metadata_routing=True):
+            plain = GridSearchCV(
+                estimator, grid, cv=cv, scoring="neg_log_loss", refit=True
+            ).fit(X, y, X_unlabeled=U)
+        np.testing.assert_allclose(
+            search.cv_results_["mean_test_score"],
+            plain.cv_results_["mean_test_score"],
+            rtol=1e-4,
+        )
+        assert len(set(search.cv_results_["mean_test_score"])) == 3
+        np.testing.assert_allclose(
+            search.decision_function(X), plain.decision_function(X), atol=1e-4
+        )
+
+
+def test_rows_without_labels_that_do_not_go_with_the_method():
+    X, y, _, _ = _data(2)
+    U = _unlabeled()
+    with pytest.raises(ValueError, match="X_unlabeled has no effect: ERM does not use"):
+        DebiasedClassifier(ERM()).fit(X, y, X_unlabeled=U)
+    model = DebiasedClassifier(UnlabeledDivDis())
+    with pytest.raises(ValueError, match=r"UnlabeledDivDis learns from .*X_unlabeled"):
+        model.fit(X, y)
+    with pytest.raises(ValueError, match="X_unlabeled"):
+        model.fit(X, y, X_unlabeled=U[:, :5])
+    with pytest.raises(ValueError, match=r"X_unlabeled.*NaN"):
+        model.fit(X, y, X_unlabeled=np.full_like(U, np.nan))
+    network = FineTuneClassifier(model, torch.nn.Identity(), modality="tensor")
+    with pytest.raises(ValueError, match=r"UnlabeledDivDis.*FineTuneClassifier"):
+        network.fit(X, y)
+    with pytest.raises(ValueError, match="which UnlabeledDivDis has not"):
+        model.set_params(solver="lbfgs").fit(X, y, X_unlabeled=U)
