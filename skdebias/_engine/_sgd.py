@@ -260,12 +260,7 @@ class _Loop:
         scratch = self._scratch
         logits, activations = self.stack.forward(X, scratch, threads)
         y = self._y.take(index)
-        shifted, codes = self.methods.shifted(logits), y
-        if self._has_unlabeled:
-            codes = y.clamp_min(0)
-        losses, residual = cross_entropy(shifted, codes, scratch)
-        if self._has_unlabeled:
-            losses *= (y >= 0)[..., None]
+        losses, residual = self._losses(logits, y)
         step = self.methods.step(self._number, index, losses, y)
         self._number += 1
         weights, values = self.methods.weigh(step)
@@ -292,6 +287,16 @@ class _Loop:
             grads = self.stack.added(grads, penalty.coefs)
         self._optimizer.step(grads, biases)
         return objective
+
+    def _losses(
+        self, logits: torch.Tensor, y: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Losses of the slots, and their derivatives in the logits."""
+        shifted = self.methods.shifted(logits)
+        if not self._has_unlabeled:
+            return cross_entropy(shifted, y, self._scratch)
+        losses, residual = cross_entropy(shifted, y.clamp_min(0), self._scratch)
+        return losses.mul_((y >= 0)[..., None]), residual
 
     def end_epoch(self) -> dict[str, NDArray]:
         """What the penalty saw in the last epoch, (n_total_heads,) arrays."""

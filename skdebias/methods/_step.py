@@ -42,7 +42,8 @@ class Step:
     """What a rule is told about one optimizer step.
 
     The last axis holds `M = n_methods * n_heads` heads, the heads of a method side by
-    side. Losses are values, not part of any graph.
+    side. Losses are values, not part of any graph. All tensors are valid until the step
+    is made: a rule that remembers one copies it.
 
     Parameters
     ----------
