@@ -252,12 +252,11 @@ class AppendedFeatures:
     ) -> torch.Tensor:
         """Gather rows, as :meth:`Features.rows`."""
         features, further = self._parts
-        workspace = workspace or Workspace(self.device)
-        gathered = workspace("appended", *index.shape, self.n_features)
-        is_further = index >= features.n_rows
-        gathered[~is_further] = features.rows(index[~is_further])
-        gathered[is_further] = further.rows(index[is_further] - features.n_rows)
-        return gathered
+        last = features.n_rows - 1
+        # Of both for all of them: to tell which are which, a GPU would be waited for.
+        rows = features.rows(index.clamp(max=last), workspace)
+        appended = further.rows((index - last - 1).clamp(min=0))
+        return torch.where((index > last)[..., None], appended, rows)
 
     def gathered(
         self, steps: Iterable[NDArray[np.int64]]
