@@ -80,13 +80,13 @@ class Curvature:
         -------
         Tensor of shape (n_problems, n_parameters)
         """
-        found = torch.empty_like(x)
+        solved = torch.empty_like(x)
         for number, factor in enumerate(self._factors):
-            own = self._position == number
-            columns = x[own].view(-1, len(factor)).to(factor.dtype).T
-            solved = torch.cholesky_solve(columns, factor).T
-            found[own] = solved.to(x.dtype).reshape(-1, x.shape[1])
-        return found
+            members = self._position == number
+            columns = x[members].view(-1, len(factor)).to(factor.dtype).T
+            columns = torch.cholesky_solve(columns, factor).T
+            solved[members] = columns.to(x.dtype).reshape(-1, x.shape[1])
+        return solved
 
 
 def sampled_curvature(

@@ -326,8 +326,9 @@ def _affine(
     if out is None:
         return torch.addmm(bias[0], X[0], weight[0].T)[None]
 
-    def piece(own: slice) -> None:
-        torch.addmm(bias[0, :, own], X[0], weight[0, own].T, out=out[0, :, own])
+    def piece(columns: slice) -> None:
+        product = out[0, :, columns]
+        torch.addmm(bias[0, :, columns], X[0], weight[0, columns].T, out=product)
 
     _in_pieces(piece, weight.shape[1], X[0].numel(), threads)
     return out
@@ -343,8 +344,8 @@ def _outer(
     if out is None:
         return torch.mm(residual[0].T, X[0])[None]
 
-    def piece(own: slice) -> None:
-        torch.mm(residual[0, :, own].T, X[0], out=out[0, own])
+    def piece(columns: slice) -> None:
+        torch.mm(residual[0, :, columns].T, X[0], out=out[0, columns])
 
     _in_pieces(piece, residual.shape[2], X[0].numel(), threads)
     return out
@@ -356,8 +357,8 @@ def _in_pieces(
     """Run a product by pieces of its `width` columns, each of `work` multiply-adds."""
     divided = pieces(width, width * work, _LEAST_COLUMNS)
     if threads is None:
-        for own in divided:
-            task(own)
+        for columns in divided:
+            task(columns)
     else:
         threads.map(task, divided)
 

@@ -253,18 +253,18 @@ def _minimise(
         if not len(active):
             break
         trial = torch.addcmul(w, length[:, None], step)
-        found, slopes = objective(trial, active)
+        reached, slopes = objective(trial, active)
         descent = length * (step * gradient).sum(1)
-        good = found <= value + _ARMIJO * descent + _ROUNDING * value.abs()
+        good = reached <= value + _ARMIJO * descent + _ROUNDING * value.abs()
         # The minimum of the parabola through what is known, within bounds.
-        shorter = -descent * length / (2.0 * (found - value - descent))
+        shorter = -descent * length / (2.0 * (reached - value - descent))
         shorter = shorter.clamp(0.1 * length, 0.5 * length).nan_to_num(0.1)
         length = torch.where(good, 1.0, shorter)
         memory.add(trial - w, slopes - gradient, good)
         n_iter = n_iter + good
         moved = good[:, None]
         w = torch.where(moved, trial, w)
-        value = torch.where(good, found, value)
+        value = torch.where(good, reached, value)
         gradient = torch.where(moved, slopes, gradient)
         step = torch.where(moved, memory.direction(gradient), step)
         counts[active], values[active] = n_iter, value

@@ -26,10 +26,10 @@ def check_term(term: PenaltyTerm, step: Step, forward: ForwardPass) -> None:
     ------
     ValueError
     """
-    found = _shapes(term.coefs or ())
-    if found and found != _shapes(forward.coefs):
+    shapes = _shapes(term.coefs or ())
+    if shapes and shapes != _shapes(forward.coefs):
         raise ValueError(
-            f"PenaltyTerm.coefs has derivatives of shapes {found}, and the weights "
+            f"PenaltyTerm.coefs has derivatives of shapes {shapes}, and the weights "
             f"that they are added to have {_shapes(forward.coefs)}: return one for "
             "every layer, in their order. Biases have none: what depends on them has "
             "to be told through the logits or the hidden activations."
@@ -40,13 +40,13 @@ def check_term(term: PenaltyTerm, step: Step, forward: ForwardPass) -> None:
             f"the hidden activations have {_shapes(forward.hidden)}: return one for "
             "every hidden layer, in their order."
         )
-    for name, own, other in (
+    for name, part, other in (
         ("values", term.values, step.losses[:, 0]),
         ("logits", term.logits, forward.logits),
     ):
-        if own.shape != other.shape:
+        if part.shape != other.shape:
             raise ValueError(
-                f"PenaltyTerm.{name} has shape {tuple(own.shape)}, and should have "
+                f"PenaltyTerm.{name} has shape {tuple(part.shape)}, and should have "
                 f"{tuple(other.shape)}."
             )
 
@@ -151,7 +151,7 @@ def _depends(values: Tensor, leaves: list[Tensor]) -> bool:
     """Whether any of the values changes with a tensor."""
     if not leaves:
         return False
-    found = torch.autograd.grad(
+    grads = torch.autograd.grad(
         values.sum(), leaves, retain_graph=True, allow_unused=True
     )
-    return any(grad is not None and bool(grad.any()) for grad in found)
+    return any(grad is not None and bool(grad.any()) for grad in grads)

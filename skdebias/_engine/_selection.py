@@ -112,8 +112,8 @@ class ValidationScorer:
             Larger is better; finite.
         """
         with np.errstate(invalid="ignore"):
-            found = np.stack([accuracies.mean(0), self.score(-losses)])
-        return np.nan_to_num(found, nan=-1e300, neginf=-1e300)
+            ties = np.stack([accuracies.mean(0), self.score(-losses)])
+        return np.nan_to_num(ties, nan=-1e300, neginf=-1e300)
 
 
 def count_hits_and_losses(

@@ -204,7 +204,7 @@ class Workers:
         n_threads = min(self._n_threads, len(pieces))
         if n_threads < 2:
             return [task(piece) for piece in pieces]
-        waiting, found = deque(enumerate(pieces)), {}
+        waiting, results = deque(enumerate(pieces)), {}
 
         def work() -> None:
             while waiting:
@@ -212,7 +212,7 @@ class Workers:
                     number, piece = waiting.popleft()
                 except IndexError:  # another thread was faster
                     return
-                found[number] = task(piece)
+                results[number] = task(piece)
 
         others = [self._pool.submit(work) for _ in range(n_threads - 1)]
         try:
@@ -225,4 +225,4 @@ class Workers:
         for error in errors:
             if error is not None:
                 raise error
-        return [found[number] for number in range(len(pieces))]
+        return [results[number] for number in range(len(pieces))]
