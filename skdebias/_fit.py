@@ -1,5 +1,6 @@
 """From an estimator's parameters to the engine and back."""
 
+from dataclasses import replace
 from functools import partial
 from itertools import chain, pairwise
 from typing import NamedTuple
@@ -179,7 +180,8 @@ def _trained(prepared, result):
             **heads_attributes(prepared.method.heads, result.stack),
             **training_attributes(prepared, result),
         },
-        result,
+        # The weights are in the attributes: of a stack, they would be kept whole.
+        replace(result, stack=None),
     )
 
 
