@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import threading
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -23,6 +24,7 @@ def _threads_as_before():
     before = torch.get_num_threads()
     yield
     torch.set_num_threads(before)
+    usual_threads.cache_clear()
 
 
 class Wide(nn.Module):
@@ -96,10 +98,50 @@ def test_rows_are_the_same_on_any_number_of_threads(name, tmp_path):
         np.testing.assert_array_equal(readers, expected)
 
 
-def test_the_test_has_sums_whose_bits_follow_the_threads(tmp_path, monkeypatch):
-    """Otherwise the one above could not fail."""
-    if len(os.sched_getaffinity(0)) < 2:
-        pytest.skip("products on one core have one thread")
+class Counting(nn.Module):
+    """Notes how many threads torch has in each of its passes."""
+
+    cache_description = "counting, 1"
+    seen: ClassVar[list[int]] = []
+
+    def forward(self, x):
+        Counting.seen.append(torch.get_num_threads())
+        return x.flatten(1)[:, :4]
+
+
+class CountingSteps(Sums):
+    """Notes how many threads torch has for each image."""
+
+    cache_description = "counting steps, 1"
+    seen: ClassVar[list[int]] = []
+
+    def __call__(self, image):
+        CountingSteps.seen.append(torch.get_num_threads())
+        return super().__call__(image)
+
+
+@pytest.mark.parametrize("readers", [0, 2])
+def test_passes_and_steps_have_their_number_of_threads(readers, tmp_path, monkeypatch):
+    """On every processor, also where no sum follows the threads."""
+    monkeypatch.setitem(
+        BACKBONES, "counting", (Counting(), {"preprocess": CountingSteps()})
+    )
+    for number in (1, 2, 5):
+        environment = {"OMP_NUM_THREADS": str(number)}
+        monkeypatch.setattr("embeddings_cache._parallel._ENVIRONMENT", environment)
+        usual_threads.cache_clear()
+        for threads in (1, 3):
+            torch.set_num_threads(threads)
+            Counting.seen.clear()
+            CountingSteps.seen.clear()
+            rows(tmp_path / f"{number} {threads}", "counting", num_workers=readers)
+            assert set(Counting.seen) == {number}
+            assert set(CountingSteps.seen) == {1}
+            assert torch.get_num_threads() == threads
+
+
+def test_sums_follow_the_threads_that_passes_are_given(tmp_path, monkeypatch):
+    """Otherwise equal rows say nothing about the threads, on this processor."""
     found = []
     for number in NUMBERS:
         monkeypatch.setattr(
@@ -107,7 +149,8 @@ def test_the_test_has_sums_whose_bits_follow_the_threads(tmp_path, monkeypatch):
             lambda number=number: number,
         )
         found.append(rows(tmp_path / str(number), "own"))
-    assert any(not np.array_equal(found[0], other) for other in found[1:])
+    if all(np.array_equal(found[0], other) for other in found[1:]):
+        pytest.skip("on this processor no sum of the test follows the threads")
 
 
 def test_random_weights_are_the_same_on_any_number_of_threads(tmp_path):
