@@ -21,7 +21,6 @@ def ordered_map(
     values: Iterable[T],
     workers: int,
     ahead: int,
-    initializer: Callable[[], None] | None = None,
 ) -> Iterator[R]:
     """Apply a function in threads and yield the results in order.
 
@@ -35,8 +34,6 @@ def ordered_map(
         Number of threads; 0 works in the calling thread.
     ahead : int
         How many results may wait. Leaving the iteration early cancels the rest.
-    initializer : callable, default=None
-        Called in every thread first.
 
     Yields
     ------
@@ -53,7 +50,7 @@ def ordered_map(
         yield from map(function, values)
         return
     values = iter(values)
-    with ThreadPoolExecutor(workers, "embeddings", initializer) as pool:
+    with ThreadPoolExecutor(workers, "embeddings") as pool:
         queue: list[Future[R]] = []
         try:
             queue += [pool.submit(function, value) for value in islice(values, ahead)]

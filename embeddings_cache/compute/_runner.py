@@ -19,7 +19,6 @@ from embeddings_cache._errors import (
 from embeddings_cache._parallel import ordered_map
 from embeddings_cache._progress import Progress
 from embeddings_cache._settings import RunConfig
-from embeddings_cache._thread_limits import set_own_threads
 from embeddings_cache._warnings import warn_caller
 from embeddings_cache.backbones._base import Backbone
 from embeddings_cache.compute._embedder import Batch, ready
@@ -159,9 +158,7 @@ class Runner:
         self.readers = f"{workers} reader threads" if workers else ""
         if refusal:
             self.readers += f", not processes: {refusal}"
-        yield from ordered_map(
-            function, tasks, workers, ahead, initializer=_on_one_core
-        )
+        yield from ordered_map(function, tasks, workers, ahead)
 
     def _refusal(self, items: Sequence[Item], order: list[int]) -> str | None:
         """Say why items are not read in processes; None if they are, "" if by rule."""
@@ -256,11 +253,6 @@ _TOO_LARGE = "needs more memory than there is, although it was alone in its batc
 
 def _lost(task: tuple[Item, bytes], reason: str) -> ItemError:
     return ItemError(reason)
-
-
-def _on_one_core() -> None:
-    """Keep the readers' small tensor operations off the cores of the network."""
-    set_own_threads(1)
 
 
 def checked_rows(

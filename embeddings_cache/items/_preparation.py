@@ -70,7 +70,7 @@ def attempt(load: Callable[[], Any], prepare: Callable[[Any], Any]) -> Any:
     -------
     object, Noted or ItemError
     """
-    # What a thread does that reads for itself is what one that only reads does.
+    # The same numbers whoever reads, and readers stay off the cores of the network.
     alone = own_threads(1) if "torch" in sys.modules else nullcontext()
     try:
         with alone:
