@@ -2,10 +2,8 @@
 
 import dataclasses
 
-from sklearn.base import clone
-
 from skdebias._base import BaseDebiasedClassifier
-from skdebias._prepare import FirstStage
+from skdebias._prepare import FirstStage, infer_attributes
 from skdebias._rows import refuse_beyond_float32
 from skdebias._sklearn import HasMethods, _fit_context
 from skdebias._validation import about, validate_features
@@ -330,11 +328,7 @@ default=None
     def _first_stage(self, data):
         if data.attributes is not None or self.pseudo_attributes is None:
             return FirstStage(data.attributes)
-        inferrer = clone(self.pseudo_attributes, safe=False)
-        inferred = inferrer.fit_predict(
-            data.X, data.y, X_val=data.X_val, y_val=data.y_val
-        )
-        return FirstStage(inferred, True, {"pseudo_attributes_": inferred})
+        return infer_attributes(self.pseudo_attributes, data)
 
     def _first_stage_parameters(self, attributes_given):
         if attributes_given or self.pseudo_attributes is None:

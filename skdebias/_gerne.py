@@ -2,11 +2,9 @@
 
 from numbers import Real
 
-from sklearn.base import clone
-
 from skdebias._base import BaseDebiasedClassifier, shared_parameters
 from skdebias._erm import model_factory
-from skdebias._prepare import FirstStage
+from skdebias._prepare import FirstStage, infer_attributes
 from skdebias._sklearn import HasMethods, Interval, StrOptions
 
 
@@ -227,11 +225,7 @@ class GERNEClassifier(BaseDebiasedClassifier):
     def _first_stage(self, data):
         if data.attributes is not None:
             return FirstStage(data.attributes)
-        inferrer = clone(self._inferrer(model_factory(self, data)), safe=False)
-        inferred = inferrer.fit_predict(
-            data.X, data.y, X_val=data.X_val, y_val=data.y_val
-        )
-        return FirstStage(inferred, True, {"pseudo_attributes_": inferred})
+        return infer_attributes(self._inferrer(model_factory(self, data)), data)
 
     def _first_stage_parameters(self, attributes_given):
         if attributes_given:

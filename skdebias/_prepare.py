@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
+from sklearn.base import clone
 from sklearn.utils import check_random_state
 
 from skdebias._attributes import Groups
@@ -74,6 +75,25 @@ class FirstStage:
     for_method: Mapping[str, Any] = field(default_factory=dict)
     groups: Groups | None = None
     attribute_values: np.ndarray | None = None
+
+
+def infer_attributes(inferrer, data):
+    """Return the first stage of an estimator that infers its attributes.
+
+    Parameters
+    ----------
+    inferrer : estimator with `fit_predict`
+        It is not changed.
+    data : TrainingData
+
+    Returns
+    -------
+    FirstStage
+    """
+    attributes = clone(inferrer, safe=False).fit_predict(
+        data.X, data.y, X_val=data.X_val, y_val=data.y_val
+    )
+    return FirstStage(attributes, True, {"pseudo_attributes_": attributes})
 
 
 @dataclass(frozen=True)
