@@ -27,9 +27,11 @@ def find_accelerator(device: str, precision: str) -> Any:
     accelerate.Accelerator
     """
     if precision == "auto":
-        on_cuda = device in ("auto", "cuda") and torch.cuda.is_available()
-        kind = torch.device("cuda" if on_cuda else "cpu")
-        precision = str(resolve_precision("auto", kind)).removeprefix("torch.")
+        kind = device
+        if device in ("auto", "cuda"):  # one that is absent is refused below
+            kind = automatic_device(needs_float64=False)
+        resolved = resolve_precision("auto", torch.device(kind))
+        precision = str(resolved).removeprefix("torch.")
     accelerator = make_accelerator(device, precision)
     if precision == "float16" and accelerator.device.type == "cpu":
         warn_caller(
