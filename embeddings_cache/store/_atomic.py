@@ -30,8 +30,9 @@ class TemporaryFiles:
     def write(self, parts: Iterable[bytes | memoryview]) -> Path:
         """Write and sync a new file; a failed sync fails it, never retried."""
         path = self._folder / uuid.uuid4().hex
-        fd = _io.open_new(path)
+        # Before it is there: a signal may raise as soon as it is.
         self._open.add(path)
+        fd = _io.open_new(path)
         try:
             for part in parts:
                 _io.write_all(fd, part)
@@ -79,7 +80,7 @@ def write_atomically(target: Path, data: bytes) -> None:
         finally:
             _io.close(fd)
         _io.rename(path, target)
-    except OSError:
+    except BaseException:
         _io.unlink(path)
         raise
 
