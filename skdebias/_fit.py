@@ -71,7 +71,7 @@ class StackFit:
         rows=None,
         allow_divergence=False,
     ):
-        self._estimators, self._prepared = estimators, prepared
+        self._prepared = prepared
         first, shared = estimators[0], prepared[0]
         self._first, self._shared, self._task = first, shared, task
         methods = [one.method for one in prepared]
@@ -156,7 +156,6 @@ class StackFit:
         positions : list of int
             Among the estimators that are left. Their solver has epochs.
         """
-        self._estimators = [self._estimators[position] for position in positions]
         self._prepared = [self._prepared[position] for position in positions]
         self._training.select(positions)
 
