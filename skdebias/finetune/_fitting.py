@@ -24,6 +24,7 @@ from skdebias.finetune._runs import Runs, resumed
 from skdebias.finetune._state import Checkpoint
 from skdebias.finetune._training import NetworkTraining
 from skdebias.finetune._validation import NetworkValidationScorer
+from skdebias.methods import GERNE
 
 if TYPE_CHECKING:
     from skdebias.finetune._base import BaseNetworkClassifier
@@ -224,5 +225,6 @@ class NetworkFit:
 
 def _settings_of(method: Any) -> str:
     """Return what a message on a diverged fit says of the method."""
-    beta = getattr(method, "beta", None)
-    return "" if beta is None else f" with beta={beta:g} and c={method.c:g}"
+    if not isinstance(method, GERNE):
+        return ""
+    return f" with beta={method.beta:g} and c={method.c:g}"

@@ -589,3 +589,20 @@ def test_fields_may_have_the_names_of_parameters(field, data):
         for key in ("split0_test_score", "split1_test_score"):
             assert alone.cv_results_[key][0] == search.cv_results_[key][i]
     assert len(np.unique(search.cv_results_["mean_test_score"])) > 1
+
+
+@dataclass(frozen=True)
+class WithBeta(Plain):
+    """A field of GERNE's name, and not of its kind."""
+
+    beta: str = "large"
+
+
+def test_networks_take_methods_with_any_fields(data):
+    X, y, a = data
+    network = FineTuneClassifier(
+        DebiasedClassifier(WithBeta()), _tensor_network(X), modality="tensor",
+        max_iter=1, random_state=0, device="cpu",
+    )  # fmt: skip
+    network.fit(X.astype(np.float32), y, attributes=a)
+    assert network.estimator_.method.beta == "large"
