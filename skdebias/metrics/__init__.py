@@ -5,6 +5,7 @@ from skdebias.metrics._group import (
     worst_class_accuracy_score,
     worst_group_accuracy_score,
 )
+from skdebias.metrics._intervals import corrected_interval
 from skdebias.metrics._plot import GroupAccuracyDisplay
 from skdebias.metrics._scorers import (
     group_balanced_accuracy_scorer,
@@ -15,6 +16,7 @@ from skdebias.metrics._table import group_accuracy_table, group_summary
 
 __all__ = [
     "GroupAccuracyDisplay",
+    "corrected_interval",
     "group_accuracy_table",
     "group_balanced_accuracy_score",
     "group_balanced_accuracy_scorer",

@@ -2,9 +2,13 @@
 
 import numpy as np
 import pandas as pd
-from scipy.special import ndtri
 
 from skdebias.metrics._group import group_outcomes
+from skdebias.metrics._intervals import (
+    normal_quantile,
+    weighted_interval,
+    wilson_interval,
+)
 
 
 def group_accuracy_table(y_true, y_pred, *, attributes=None, confidence_level=0.95):
@@ -61,7 +65,7 @@ def group_accuracy_table(y_true, y_pred, *, attributes=None, confidence_level=0.
     2      1      land  2        1       0.5
     3      1     water  1        1       1.0
     """
-    z = _normal_quantile(confidence_level)
+    z = normal_quantile(confidence_level)
     outcomes = group_outcomes(y_true, y_pred, attributes, name="group_accuracy_table")
     labels, values = outcomes.groups.cells.T
     columns = {"label": outcomes.labels[labels]}
@@ -72,7 +76,7 @@ def group_accuracy_table(y_true, y_pred, *, attributes=None, confidence_level=0.
         names = getattr(attributes, "columns", range(attribute_values.shape[1]))
         for name, column in zip(names, attribute_values.T, strict=True):
             columns[f"attribute_{name}"] = column
-    low, high = _wilson_interval(outcomes.correct, outcomes.groups.counts, z)
+    low, high = wilson_interval(outcomes.correct, outcomes.groups.counts, z)
     columns |= {
         "n": outcomes.groups.counts,
         "correct": outcomes.correct,
@@ -152,7 +156,7 @@ def group_summary(
     >>> round(summary["worst_group_accuracy_low"], 3)
     0.095
     """
-    z = _normal_quantile(confidence_level)
+    z = normal_quantile(confidence_level)
     outcomes = group_outcomes(y_true, y_pred, attributes, name="group_summary")
     correct, counts = outcomes.correct, outcomes.groups.counts
     n_groups = outcomes.groups.n_groups
@@ -160,16 +164,16 @@ def group_summary(
     total = correct.sum(), counts.sum()
     uniform = np.full(n_groups, 1 / n_groups)
     scores = {
-        "accuracy": (total[0] / total[1], *_wilson_interval(*total, z)),
-        "group_balanced_accuracy": _weighted_interval(correct, counts, uniform, z),
+        "accuracy": (total[0] / total[1], *wilson_interval(*total, z)),
+        "group_balanced_accuracy": weighted_interval(correct, counts, uniform, z),
         "worst_group_accuracy": (
             outcomes.accuracies[worst],
-            *_wilson_interval(correct[worst], counts[worst], z),
+            *wilson_interval(correct[worst], counts[worst], z),
         ),
     }
     if train_group_counts is not None:
         weights = _check_train_counts(train_group_counts, n_groups)
-        scores["train_weighted_accuracy"] = _weighted_interval(
+        scores["train_weighted_accuracy"] = weighted_interval(
             correct, counts, weights, z
         )
     return {
@@ -177,34 +181,6 @@ def group_summary(
         for name, numbers in scores.items()
         for suffix, number in zip(("", "_low", "_high"), numbers, strict=True)
     }
-
-
-def _normal_quantile(confidence_level):
-    """Return the number of standard deviations of a two-sided interval."""
-    if not 0 < confidence_level < 1:
-        raise ValueError(
-            f"confidence_level must lie in (0, 1), but is {confidence_level}. Pass "
-            "0.95 for 95 % intervals."
-        )
-    return float(ndtri((1 + confidence_level) / 2))
-
-
-def _wilson_interval(correct, n, z):
-    """Return the Wilson score interval of the proportion correct / n."""
-    share = correct / n
-    centre = (share + z**2 / (2 * n)) / (1 + z**2 / n)
-    half = z / (1 + z**2 / n) * np.sqrt(share * (1 - share) / n + z**2 / (4 * n**2))
-    # Rounding must not push an end beyond the estimate it belongs to.
-    return np.clip(centre - half, 0, share), np.clip(centre + half, share, 1)
-
-
-def _weighted_interval(correct, n, weights, z):
-    """Return the weighted mean of independent proportions and its normal interval."""
-    mean = weights @ (correct / n)
-    adjusted_n = n + z**2
-    adjusted = (correct + z**2 / 2) / adjusted_n
-    half = z * np.sqrt(weights**2 @ (adjusted * (1 - adjusted) / adjusted_n))
-    return mean, max(mean - half, 0.0), min(mean + half, 1.0)
 
 
 def _check_train_counts(train_group_counts, n_groups):
