@@ -42,6 +42,9 @@ class DFRClassifier(HeadClassifier):
         no choice, and no row is set aside for it.
     l1_ratio : float, default=1.0
         1 is the L1 penalty, 0 the L2 penalty, values between mix them.
+    penalize_intercept : bool, default=False
+        Whether the penalty acts on the intercept too, as on one more weight. True is
+        the authors' form; see Notes.
     n_draws : int, default=10
         Group-balanced draws whose coefficients are averaged.
     max_iter : int, default=1000
@@ -72,8 +75,8 @@ default="auto"
     coef_ : ndarray of shape (1, n_features) or (n_classes, n_features)
         Averaged weights.
     intercept_ : ndarray of shape (1,) or (n_classes,)
-        Averaged biases. The L1 penalty of two classes acts on them at a hundredth of
-        its strength, all others do not.
+        Averaged biases. With `penalize_intercept=False` the L1 penalty of two classes
+        acts on them at a hundredth of its strength, all others do not.
     n_iter_ : int
         Most passes that a fit on a draw took.
     n_features_in_ : int
@@ -98,6 +101,11 @@ default="auto"
     Features are standardised over all rows before fitting, and the scale is folded
     into `coef_`.
 
+    The authors fit by liblinear, which penalises the intercept like any other weight:
+    `penalize_intercept=True`. Here it is free by default. On faces (blond given male,
+    five splits) the worst group has .844 with a free intercept and .829 with a
+    penalised one if training rows are fitted, .826 and .796 if validation rows are.
+
     References
     ----------
     .. [1] Kirichenko, Izmailov and Wilson, "Last Layer Re-Training is Sufficient for
@@ -116,6 +124,7 @@ default="auto"
     _parameter_constraints: dict = {
         "Cs": ["array-like"],
         "l1_ratio": [Interval(Real, 0, 1, closed="both")],
+        "penalize_intercept": ["boolean"],
         "n_draws": [Interval(Integral, 1, None, closed="left")],
         "max_iter": [Interval(Integral, 1, None, closed="left")],
         "tol": [Interval(Real, 0, None, closed="neither")],
@@ -132,6 +141,7 @@ default="auto"
         Cs=(1.0, 0.7, 0.3, 0.1, 0.07, 0.03, 0.01),
         *,
         l1_ratio=1.0,
+        penalize_intercept=False,
         n_draws=10,
         max_iter=1000,
         tol=1e-3,
@@ -140,6 +150,7 @@ default="auto"
     ):
         self.Cs = Cs
         self.l1_ratio = l1_ratio
+        self.penalize_intercept = penalize_intercept
         self.n_draws = n_draws
         self.max_iter = max_iter
         self.tol = tol
@@ -239,9 +250,9 @@ default="auto"
             y = classes[groups.ids[drawn]]
             seed = int(rng.integers(2**31))
             for i, C in enumerate(Cs):
-                model = self._fit_one((X - mean) / scale, y, C, seed)
-                totals[i] += np.column_stack([model.coef_, model.intercept_])
-                n_iter = max(n_iter, int(model.n_iter_.max()))
+                weights, passes = self._fit_one((X - mean) / scale, y, C, seed)
+                totals[i] += weights
+                n_iter = max(n_iter, passes)
         heads = []
         for total in totals:
             coef = total[:, :-1] / n_draws / scale
@@ -250,13 +261,20 @@ default="auto"
         return heads, n_iter
 
     def _fit_one(self, X, y, C, seed):
-        """Fit a logistic regression by the fastest solver of its penalty."""
+        """Fit a logistic regression by the fastest solver of its penalty.
+
+        Returns the coefficients beside the intercepts, and the passes of the solver.
+        """
         options = {"solver": "saga"}
         if self.l1_ratio == 0:
             options["solver"] = "lbfgs"
         elif self.l1_ratio == 1 and y.max() == 1:
             # Penalises the intercept too; the scaling makes that negligible.
             options = {"solver": "liblinear", "intercept_scaling": 100.0}
+        if self.penalize_intercept:
+            # The intercept is the weight of a column of ones, whatever the solver.
+            X = np.column_stack([X, np.ones(len(X))])
+            options["fit_intercept"] = False
         model = LogisticRegression(
             C=C,
             l1_ratio=self.l1_ratio,
@@ -268,7 +286,11 @@ default="auto"
         # All fits of liblinear in a process draw from one generator.
         alone = _LIBLINEAR if options["solver"] == "liblinear" else nullcontext()
         with alone, ignored(ConvergenceWarning):
-            return model.fit(X, y)
+            model.fit(X, y)
+        weights = model.coef_
+        if not self.penalize_intercept:
+            weights = np.column_stack([weights, model.intercept_])
+        return weights, int(model.n_iter_.max())
 
 
 def _moments(features):

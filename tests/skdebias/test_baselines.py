@@ -331,6 +331,50 @@ def test_dfr_on_balanced_groups_is_one_logistic_regression(l1_ratio, solver):
     assert np.isnan(model.C_scores_).all()
 
 
+def _uneven(n_classes):
+    """Rows of which a balanced draw has half as many of class 0 as of any other."""
+    (X, y, attributes), _ = _generated(0, 400, n_classes=n_classes)
+    present = (y > 0) | (attributes == 0)
+    return X[present], y[present], attributes[present]
+
+
+@pytest.mark.parametrize("C", [0.03, 1.0])
+def test_dfr_that_penalizes_the_intercept_is_the_form_of_the_authors(C):
+    """Whose code is LogisticRegression(penalty="l1", C=C, solver="liblinear")."""
+    X, y, attributes = _uneven(2)
+    # All groups have as many rows, so that the one draw takes all of them.
+    group = 2 * y + attributes
+    size = np.bincount(group)[np.unique(group)].min()
+    rows = np.concatenate([np.flatnonzero(group == g)[:size] for g in set(group)])
+    X, y, attributes = X[rows], y[rows], attributes[rows]
+    scaled = StandardScaler().fit_transform(X)
+    authors = LogisticRegression(C=C, l1_ratio=1.0, solver="liblinear", tol=1e-8)
+    expected = authors.fit(scaled, y).decision_function(scaled)
+    given, default = (
+        DFRClassifier([C], penalize_intercept=penalized, n_draws=1, tol=1e-8)
+        .fit(X, y, attributes=attributes)
+        .decision_function(X)
+        for penalized in (True, False)
+    )
+    np.testing.assert_allclose(given, expected, atol=1e-4)
+    assert np.abs(default - expected).max() > 0.01
+
+
+@pytest.mark.parametrize("l1_ratio", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("n_classes", [2, 3])
+def test_dfr_penalizes_the_intercept_with_every_solver(l1_ratio, n_classes):
+    X, y, attributes = _uneven(n_classes)
+    spread = []
+    for penalized in (False, True):
+        model = DFRClassifier(
+            [0.01], l1_ratio=l1_ratio, penalize_intercept=penalized, n_draws=2
+        )
+        model.fit(X, y, attributes=attributes)
+        # Of the mean row: what is left is the share of every class, or nearly nothing.
+        spread.append(np.ptp(model.predict_proba(X.mean(0)[None])))
+    assert spread[1] < 0.03 < 0.06 < spread[0]
+
+
 @pytest.mark.parametrize("n_classes", [2, 3])
 def test_dfr_averages_its_draws(n_classes):
     (X, y, attributes), _ = _generated(0, 300, n_classes=n_classes)
