@@ -129,14 +129,16 @@ def split_nli(rows, seed):
     return [np.flatnonzero(np.isin(rows.part, part)) for part in (train, *halves)]
 
 
-def sentiment(extractor):
-    """Return film reviews; the attribute of a row is 1 if people revised it."""
+def sentiment(extractor, *, every_revision=False):
+    """Return film reviews; the attribute of a row is 1 if people revised it.
+
+    Revisions outside the test part are left out unless `every_revision` is set.
+    """
     frames = []
     for number, origin in enumerate(("orig", "new")):
         folder = data_folder() / "text_cad" / "sentiment" / origin
         for part in ("train", "dev", "test"):
-            # Revisions are for test only: no need to embed the others.
-            if origin == "orig" or part == "test":
+            if every_revision or origin == "orig" or part == "test":
                 frames.append(_tsv(folder, part).assign(revised=number, part=part))
     table = pd.concat(frames)
     return Rows(
