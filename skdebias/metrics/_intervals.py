@@ -1,9 +1,9 @@
-"""Confidence intervals of shares, of their means, and of scores over splits."""
+"""Confidence intervals of shares, of the lowest and the mean of some, and of scores."""
 
 from numbers import Real
 
 import numpy as np
-from scipy.special import ndtri, stdtrit
+from scipy.special import betaincinv, ndtri, stdtrit
 
 
 def corrected_interval(scores, *, n_train, n_test, confidence_level=0.95):
@@ -162,3 +162,57 @@ def weighted_interval(correct, n, weights, z):
     adjusted = (correct + z**2 / 2) / adjusted_n
     half = z * np.sqrt(weights**2 @ (adjusted * (1 - adjusted) / adjusted_n))
     return mean, max(mean - half, 0.0), min(mean + half, 1.0)
+
+
+def lowest_interval(correct, n, confidence_level):
+    """Return an interval of the lowest of several proportions.
+
+    The lowest proportion is at least the lowest of the lower limits, and at most the
+    lowest of the upper limits:
+
+    * The lower limit of the group that is in truth the lowest is among the lower ones,
+      so that single limits do.
+    * Any of the upper limits may err, so they hold simultaneously (Sidak), over the
+      groups that can be the lowest: those whose lower limit, held simultaneously over
+      all groups, is not above the end that is returned.
+
+    The limits are those of Clopper and Pearson, which hold for any number of rows. Half
+    of what may be missed is left to each end.
+
+    Parameters
+    ----------
+    correct, n : ndarray of shape (..., n_groups)
+        Independent counts. They need not be whole numbers.
+    confidence_level : float
+        In (0, 1).
+
+    Returns
+    -------
+    low, high : ndarray of shape (...,)
+    """
+    miss = (1 - confidence_level) / 2
+    n_candidates = np.full(correct.shape[:-1], correct.shape[-1])
+    surely_above = _lower_limit(correct, n, _miss_of_each(miss, n_candidates))
+    high = np.ones(correct.shape[:-1])
+    while True:
+        ends = _upper_limit(correct, n, _miss_of_each(miss, n_candidates)).min(axis=-1)
+        if (ends == high).all():
+            return _lower_limit(correct, n, miss).min(axis=-1), high
+        high = ends
+        n_candidates = (surely_above <= high[..., None]).sum(axis=-1)
+
+
+def _miss_of_each(miss, n_limits):
+    """Return how often each of several independent limits may err."""
+    return -np.expm1(np.log1p(-miss) / n_limits)[..., None]
+
+
+def _lower_limit(correct, n, miss):
+    """Return the lower limits of Clopper and Pearson."""
+    limit = betaincinv(np.maximum(correct, 1e-300), n - correct + 1, miss)
+    return np.where(correct > 0, limit, 0.0)
+
+
+def _upper_limit(correct, n, miss):
+    """Return the upper limits of Clopper and Pearson."""
+    return 1 - _lower_limit(n - correct, n, miss)

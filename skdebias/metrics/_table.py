@@ -5,6 +5,7 @@ import pandas as pd
 
 from skdebias.metrics._group import group_outcomes
 from skdebias.metrics._intervals import (
+    lowest_interval,
     normal_quantile,
     weighted_interval,
     wilson_interval,
@@ -23,7 +24,8 @@ def group_accuracy_table(y_true, y_pred, *, attributes=None, confidence_level=0.
     attributes : array-like of shape (n_samples,) or (n_samples, n_columns)
         Spurious attributes; several columns are crossed. Required.
     confidence_level : float, default=0.95
-        Coverage of every single interval, in (0, 1).
+        Coverage of every single interval, in (0, 1): of many groups, some are expected
+        to lie outside theirs.
 
     Returns
     -------
@@ -106,7 +108,7 @@ def group_summary(
     attributes : array-like of shape (n_samples,) or (n_samples, n_columns)
         Spurious attributes; several columns are crossed. Required.
     confidence_level : float, default=0.95
-        Nominal coverage of every single interval, in (0, 1).
+        Nominal coverage of every interval, in (0, 1).
     train_group_counts : array-like of shape (n_groups,), default=None
         Number of training samples of the groups, in the order of the rows of
         :func:`group_accuracy_table` for these `y_true` and `attributes`. Adds the
@@ -134,11 +136,15 @@ def group_summary(
     the training seed, nor the search that chose the model.
 
     * ``accuracy``: Wilson interval over all samples.
-    * ``worst_group_accuracy``: Wilson interval of the group that came out worst. It
-      covers that group's accuracy as if the group had been named beforehand. The
-      minimum over several noisy groups is biased downwards, and the interval does
-      not correct this; look at all rows of :func:`group_accuracy_table` when groups
-      are small or close to each other.
+    * ``worst_group_accuracy``: the lowest accuracy observed is biased downwards, the
+      more so the more groups there are, the smaller and the closer to each other. The
+      interval is for the lowest of the groups' true accuracies, whichever group has it:
+      from the lowest of the groups' single lower limits (Clopper and Pearson) to the
+      lowest of their upper limits, which hold simultaneously (Sidak) over the groups
+      that can be the lowest. It need not be symmetrical about the observed value, and
+      if one group is clearly the worst, it is that group's own interval. In simulations
+      of 1 to 100 groups of 20 to 1,000 rows each, equally good or not, 95 % intervals
+      cover the truth in 95 % of the cases or more.
     * ``group_balanced_accuracy`` and ``train_weighted_accuracy``: normal interval,
       clipped to [0, 1], from the sum of the squared weights times the groups'
       variances. A group's variance is that of the Agresti-Coull adjusted proportion,
@@ -154,21 +160,20 @@ def group_summary(
     >>> summary["group_balanced_accuracy"], summary["worst_group_accuracy"]
     (0.875, 0.5)
     >>> round(summary["worst_group_accuracy_low"], 3)
-    0.095
+    0.013
     """
     z = normal_quantile(confidence_level)
     outcomes = group_outcomes(y_true, y_pred, attributes, name="group_summary")
     correct, counts = outcomes.correct, outcomes.groups.counts
     n_groups = outcomes.groups.n_groups
-    worst = int(np.argmin(outcomes.accuracies))
     total = correct.sum(), counts.sum()
     uniform = np.full(n_groups, 1 / n_groups)
     scores = {
         "accuracy": (total[0] / total[1], *wilson_interval(*total, z)),
         "group_balanced_accuracy": weighted_interval(correct, counts, uniform, z),
         "worst_group_accuracy": (
-            outcomes.accuracies[worst],
-            *wilson_interval(correct[worst], counts[worst], z),
+            outcomes.accuracies.min(),
+            *lowest_interval(correct, counts, confidence_level),
         ),
     }
     if train_group_counts is not None:
