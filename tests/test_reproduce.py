@@ -15,8 +15,10 @@ ROOT = Path(__file__).parents[1]
 SCRIPTS = ROOT / "examples" / "reproduce"
 PAGES = {
     "ccifar10": "ccifar10",
+    "coupling": "coupling",
     "cmnist": "cmnist",
     "cmnist_sweeps": "cmnist_sweeps",
+    "demo_seeds": "demo",
     "finetune_cmnist": "finetune_cmnist",
     "frozen_finetuned": "frozen_finetuned",
     "image_embeddings": "image",

@@ -1,20 +1,30 @@
 """What text_embeddings.py and image_embeddings.py share: sets, tasks and tables."""
 
 import argparse
+from _statistics import COUNTS, of_rows, picked, written
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import pandas as pd
 import torch
-from _methods import FULL, METHODS, OPTIMISER, REGIMES, Part, counts, scores, settings
+from _methods import (
+    FULL,
+    INFERRED,
+    METHODS,
+    NONE,
+    OPTIMISER,
+    REGIMES,
+    VALIDATION,
+    Part,
+    counts,
+    scores,
+    settings,
+)
 from _runner import Task, chosen, read, run
-from scipy.stats import t as student_t
 from sklearn.preprocessing import StandardScaler
 
-COUNTS = "rows"
 TITLES = {
     "worst_group": "worst group",
     "group_balanced": "group-balanced",
@@ -24,6 +34,10 @@ TITLES = {
     "average attribute=1": "revisions",
 }
 GROUPED = ("worst_group", "group_balanced", "average")
+# What methods without attributes are compared with, and where it is chosen: no regime
+# knows less than that in which a method itself is chosen.
+BASELINES = ("ERM", "ERM, class-balanced")
+REGIME_OF_BASELINES = {VALIDATION: VALIDATION, NONE: NONE, INFERRED: NONE}
 
 
 class Set(NamedTuple):
@@ -34,6 +48,7 @@ class Set(NamedTuple):
     metrics: tuple[str, ...] = GROUPED  # the first is the one that matters
     regimes: tuple[str, ...] = tuple(REGIMES)
     methods: tuple[str, ...] = tuple(METHODS)
+    fixed_test: bool = False  # the test part is the same in all splits
 
 
 def scaled(X, y, attributes, rows):
@@ -86,18 +101,31 @@ def fit_with(sets):
     return fit
 
 
-def markdown(rows, name, metrics):
+def markdown(rows, name, data):
     """Return the markdown tables of one data set: its rows, then the scores."""
     rows = rows[rows["dataset"] == name]
-    is_count = rows["method"] == COUNTS
-    return "\n\n".join(
-        [
-            f"## {name}",
-            _counts_table(rows[is_count]),
-            _scores_table(rows[~is_count], metrics),
-            _differences(rows[~is_count], metrics[0]),
-        ]
-    ).strip()
+    sampling = of_rows(rows, is_fixed=data.fixed_test)
+    is_count, metric = rows["method"] == COUNTS, data.metrics[0]
+    blocks = [
+        f"## {name}",
+        _counts_table(rows[is_count]),
+        _scores_table(rows[~is_count], data.metrics, sampling, name),
+        _notes(rows, name, sampling),
+        _differences(rows, metric, sampling),
+        _blind_differences(rows, metric, sampling),
+    ]
+    return "\n\n".join(block for block in blocks if block)
+
+
+def _notes(rows, name, sampling):
+    """What the intervals cover, and which lines were looked at before."""
+    notes = [sampling.covers]
+    if any(name in METHODS[m].seen_on for m in METHODS if m in set(rows["method"])):
+        notes.append(
+            "† A form of this method was picked after looking at test scores on this "
+            "set: its numbers are too good by an unknown amount."
+        )
+    return written("\n\n".join(notes))
 
 
 def _counts_table(rows):
@@ -118,7 +146,7 @@ def _counts_table(rows):
     return "\n".join(lines)
 
 
-def _scores_table(rows, metrics):
+def _scores_table(rows, metrics, sampling, name):
     """One line per regime and method; the setting is chosen per split."""
     heads = [TITLES[metric] for metric in metrics]
     titles = [f"{heads[0]} (95 % interval)", *heads[1:], "splits", "seconds"]
@@ -133,50 +161,121 @@ def _scores_table(rows, metrics):
         if part.empty:
             continue
         views = {m: _chosen_by_validation(part, m) for m in metrics}
+        values = picked(part, choose="validation", report=metrics[0])
         for method in views[metrics[0]].index:
             first, *others = (views[metric].loc[method] for metric in metrics)
-            cells = [f"{_spread(first)} ({_interval(first)})", *map(_spread, others)]
+            told = sampling.told(values.loc[method].dropna())
+            cells = [f"{_spread(first)} ({told})", *map(_spread, others)]
             cells += [str(int(first["n_seeds"])), f"{seconds[method]:.0f}"]
-            lines.append(f"| {regime} | {method} | {' | '.join(cells)} |")
+            mark = " †" if name in METHODS[method].seen_on else ""
+            lines.append(f"| {regime} | {method}{mark} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
-def _differences(rows, metric, method="GERNE"):
+def gain(rows, metric, one, other):
+    """Return the scores of one method less those of another, split by split.
+
+    Parameters
+    ----------
+    rows : DataFrame
+        Of one data set.
+    metric : str
+    one, other : tuple of str
+        Method and regime.
+
+    Returns
+    -------
+    Series
+        Indexed by seed; only the seeds that both have run.
+    """
+    scores = []
+    for method, regime in (one, other):
+        own = rows[(rows["selection"] == regime) & (rows["method"] == method)]
+        scores.append(picked(own, choose="validation", report=metric).loc[method])
+    return (scores[0] - scores[1]).dropna()
+
+
+def _differences(rows, metric, sampling, method="GERNE"):
     """Compare one method with the others of its regime, split by split."""
-    rows = rows[rows["selection"] == FULL]
-    if method not in set(rows["method"]):
+    named = set(rows.loc[rows["selection"] == FULL, "method"])
+    if method not in named:
         return ""
-    by_seed = pd.DataFrame(
-        {
-            seed: chosen(part, choose="validation", report=metric)["mean"].droplevel(0)
-            for seed, part in rows.groupby("seed")
-        }
-    )
     lines = []
-    for other in by_seed.index.drop(method):
-        gain = (by_seed.loc[method] - by_seed.loc[other]).dropna()
-        if len(gain) > 1:
-            row = {"mean": gain.mean(), "std": gain.std(ddof=1), "n_seeds": len(gain)}
-            lines.append(f"- {other}: {_spread(row)} ({_interval(row)})")
-    if not lines:
-        return ""
-    head = f"Gain of {method} in {TITLES[metric]}, paired by split, with 95 % interval:"
+    for other in METHODS:
+        if other in named - {method}:
+            lines.append(
+                f"- {other}: "
+                + _gain_cell(
+                    gain(rows, metric, (method, FULL), (other, FULL)), sampling
+                )
+            )
+    head = f"Gain of {method} in {TITLES[metric]}, paired by split:"
     return "\n".join([head, "", *lines])
 
 
-def _grids_table():
-    """What every method chooses from."""
-    lines = ["## Grids", "| method | its own parameters |", "| --- | --- |"]
-    lines.insert(1, "")
-    for name, method in METHODS.items():
+def _blind_differences(rows, metric, sampling):
+    """Compare all methods that train without attributes with both forms of ERM."""
+    lines = []
+    for regime, compared in REGIME_OF_BASELINES.items():
+        named = set(rows.loc[rows["selection"] == regime, "method"])
+        for method in METHODS:
+            if method not in named or (method, regime) == ("ERM", compared):
+                continue
+            cells = [
+                _gain_cell(
+                    gain(rows, metric, (method, regime), (other, compared)), sampling
+                )
+                if other != method
+                else ""
+                for other in BASELINES
+            ]
+            lines.append(f"| {regime} | {method} | {' | '.join(cells)} |")
+    if len(lines) < 2:
+        return ""
+    head = [
+        written(
+            f"Gain in {TITLES[metric]}, paired by split. Both forms of ERM are chosen "
+            "with what the method itself is chosen with, or without attributes where "
+            "groups are inferred:"
+        ),
+        "",
+        "| known | method | over ERM | over class-balanced ERM |",
+        "| --- | --- | ---: | ---: |",
+    ]
+    return "\n".join([*head, *lines])
+
+
+def _gain_cell(values, sampling):
+    if len(values) < 2:
+        return f"{values.mean():.3f}" if len(values) else ""
+    text = f"{values.mean():.3f} ± {values.std(ddof=1):.3f} ({sampling.told(values)})"
+    return text.replace("-0.000", "0.000")
+
+
+def _grids_table(methods):
+    """What every one of these methods chooses from."""
+    lines = ["| method | its own parameters | settings |", "| --- | --- | ---: |"]
+    named = {name: own for name, own in METHODS.items() if name in methods}
+    for name, method in named.items():
         grids = method.grid if isinstance(method.grid, list) else [method.grid]
         cells = [
             ", ".join(f"{key}: {' / '.join(map(str, g[key]))}" for key in g)
             for g in grids
         ]
-        lines.append(f"| {name} | {' or '.join(cells) or 'none'} |")
+        lines.append(
+            f"| {name} | {' or '.join(cells) or 'none'} | {len(settings(name))} |"
+        )
     common = "; ".join(f"{key}: {values}" for key, values in OPTIMISER.items())
-    return "\n".join([*lines, "", f"All but DFR also choose from {common}."])
+    sizes = {len(settings(name)) for name, m in named.items() if m.optimizer}
+    told = [
+        f"All but DFR also choose from {common}. DFR chooses among seven strengths of "
+        "its penalty by itself.",
+        f"Budgets are not equal: {min(sizes)} to {max(sizes)} settings for what is "
+        "trained in epochs, and an epoch for each. ERM has the smallest: more choice "
+        "raises what is chosen on validation, and on test where validation is a good "
+        "guide.",
+    ]
+    return "\n".join(["## Grids", "", *lines, "", written("\n\n".join(told))])
 
 
 def _chosen_by_validation(rows, metric):
@@ -191,16 +290,7 @@ def _spread(row):
     return f"{row['mean']:.3f} ± {row['std']:.3f}"
 
 
-def _interval(row):
-    """t interval of the mean over splits, which overlap: it is rather too narrow."""
-    n = int(row["n_seeds"])
-    if n < 3:
-        return "too few splits"
-    half = student_t.ppf(0.975, n - 1) * row["std"] / np.sqrt(n)
-    return f"{row['mean'] - half:.3f} to {row['mean'] + half:.3f}"
-
-
-def main(doc, make_sets, out, epilogue=""):
+def main(doc, make_sets, out, epilogue="", facts=None):
     """Run the command line of a script.
 
     Parameters
@@ -212,7 +302,9 @@ def main(doc, make_sets, out, epilogue=""):
     out : Path
         The tidy CSV.
     epilogue : str
-        What follows the tables, such as known limits.
+        What follows the tables, such as known limits. Its numbers are fields in braces.
+    facts : callable, default=None
+        Takes the rows, returns the values of the fields.
     """
     title, _, protocol = doc.partition("\n\n")
     parser = argparse.ArgumentParser(description=title)
@@ -232,13 +324,15 @@ def main(doc, make_sets, out, epilogue=""):
     else:
         tasks = tasks_of(sets, arguments.splits, arguments.methods)
         rows = run(tasks, fit_with(sets), arguments.out)
-    print(page(title, protocol, rows, sets, epilogue))
+    print(page(title, protocol, rows, sets, epilogue, facts))
 
 
-def page(title, protocol, rows, sets, epilogue=""):
+def page(title, protocol, rows, sets, epilogue="", facts=None):
     """Return the markdown page of a script; every number of it is in the CSV."""
     done = [name for name in sets if (rows["dataset"] == name).any()]
-    tables = [markdown(rows, name, sets[name].metrics) for name in done]
+    tables = [markdown(rows, name, sets[name]) for name in done]
+    if facts is not None:
+        epilogue = written(epilogue, facts(rows))
     tasks = rows.drop_duplicates(["dataset", "method", "setting", "seed"])
     total = f"All fits together took {tasks['seconds'].sum() / 60:.0f} minutes."
     sections = [
@@ -246,7 +340,7 @@ def page(title, protocol, rows, sets, epilogue=""):
         protocol.strip("\n"),
         f"{total}\nThe machine's two cores were shared, so that seconds say little.",
         *tables,
-        _grids_table(),
+        _grids_table(set(rows["method"])),
         epilogue.strip(),
     ]
     return "\n\n".join(section for section in sections if section)

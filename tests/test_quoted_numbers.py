@@ -1,0 +1,173 @@
+"""Numbers that README and documentation quote are those of the rows."""
+
+import csv
+import importlib
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+SCRIPTS = ROOT / "examples" / "reproduce"
+NAMES = (
+    "_runner",
+    "_statistics",
+    "_methods",
+    "_embeddings",
+    "coupling",
+    "demo_seeds",
+    "image_embeddings",
+    "text_embeddings",
+)
+
+
+@pytest.fixture(scope="module")
+def facts():
+    """Numbers of the pages, "page.field" -> text, as the scripts compute them."""
+    before, path = set(sys.modules), list(sys.path)
+    sys.path.insert(0, str(SCRIPTS))
+    try:
+        modules = {name: importlib.import_module(name) for name in NAMES}
+        found = {}
+        for name in NAMES:
+            if hasattr(modules[name], "facts"):
+                rows = modules["_runner"].read(SCRIPTS / "rows" / f"{name}.csv")
+                own = modules[name].facts(rows)
+                found |= {f"{name}.{field}": str(text) for field, text in own.items()}
+        return found
+    finally:
+        sys.path[:] = path
+        own = {p.stem for folder in (SCRIPTS, SCRIPTS.parent) for p in folder.iterdir()}
+        for name in own & (set(sys.modules) - before):
+            del sys.modules[name]
+
+
+# File, quoted text with fields, as often as it is quoted. White space is any.
+QUOTES = [
+    (
+        "README.md",
+        "adds {demo_seeds.tuned_mean} on average if validation rows choose, and "
+        "{demo_seeds.folds_mean} if folds",
+    ),
+    (
+        "docs/methods.rst",
+        "GERNE's gain in worst-group accuracy, the highest, is "
+        "{image_embeddings.gerne_balanced_mean} with a 95 % interval of "
+        "{image_embeddings.gerne_balanced_range}.",
+    ),
+    (
+        "docs/methods.rst",
+        "UGC is {image_embeddings.ugc_faces} above ERM there and "
+        "{image_embeddings.ugc_faces_balanced} above class-balanced ERM",
+    ),
+    (
+        "docs/user_guide/gerne.rst",
+        "its worst group is {image_embeddings.gerne_balanced_mean} above that of "
+        "group-balanced ERM, with a 95 % interval over five overlapping splits of "
+        "{image_embeddings.gerne_balanced_range}; on restaurant reviews "
+        "(:doc:`/results/text`) {text_embeddings.gerne_balanced}:",
+    ),
+    (
+        "docs/user_guide/gerne.rst",
+        "lose up to {coupling.lost} points of worst-group accuracy",
+    ),
+    (
+        "docs/user_guide/ule.rst",
+        "has {text_embeddings.ule_balanced} more worst-group accuracy than "
+        "class-balanced ERM without attributes, and "
+        "{text_embeddings.ule_balanced_validation} with attributes in validation",
+    ),
+    (
+        "skdebias/_dfr.py",
+        "the worst group has {image_embeddings.dfr} with a free intercept and "
+        "{image_embeddings.dfr_penalised} with a penalised one if training rows are "
+        "fitted, {image_embeddings.dfr_val} and {image_embeddings.dfr_val_penalised}",
+    ),
+]
+
+
+def _with_parts(facts):
+    """Add the mean and the interval of every "mean (low to high)"."""
+    parts = {}
+    for field, text in facts.items():
+        found = re.fullmatch(r"(\S+) \((\S+ to \S+)\)", text)
+        if found:
+            parts |= {f"{field}_mean": found[1], f"{field}_range": found[2]}
+    return facts | parts
+
+
+@pytest.mark.parametrize(("file", "quote"), QUOTES)
+def test_quoted_numbers_are_those_of_the_rows(facts, file, quote):
+    known = _with_parts(facts)
+    told = re.sub(r"\{([\w.]+)\}", lambda field: known[field[1]], quote)
+    text = " ".join((ROOT / file).read_text(encoding="utf-8").split())
+    assert " ".join(told.split()) in text
+
+
+def test_the_table_of_the_readme_is_that_of_the_demo_page():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "results" / "demo.md").read_text(encoding="utf-8")
+    lines = [
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in page.splitlines()
+        if re.match(r"\| (ERM|GERNE)", line)
+    ]
+    assert len(lines) == 5
+    for method, worst, balanced, gain in lines:
+        quoted = [
+            method.replace("c=1 ", "c=1, "),
+            worst,
+            balanced.partition(" ")[0],
+            gain,
+        ]
+        told = " | ".join(cell.replace("0.", ".") for cell in quoted[1:]).strip()
+        assert f"| {quoted[0]} | {told} |" in text
+
+
+def test_the_excerpt_of_the_readme_is_the_first_seed_of_the_rows():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    with (SCRIPTS / "rows" / "demo_seeds.csv").open(newline="") as file:
+        values = {
+            (row["method"], row["metric"]): float(row["value"])
+            for row in csv.DictReader(file)
+            if row["seed"] == "0"
+        }
+    metrics = ("average", "group_balanced", "worst_group")
+    lines = re.findall(r"\n  ((?:ERM|GERNE)[^%]*?)  +(\S+%.*)", text)
+    assert len(lines) == 5
+    for method, shares in lines:
+        quoted = [float(share) for share in re.findall(r"([\d.]+)% \[", shares)]
+        assert quoted == [round(100 * values[method, metric], 1) for metric in metrics]
+
+
+# What the texts say of chance: these gains are none that the splits could show, ...
+HOLD_ZERO = (
+    "demo_seeds.tuned",
+    "demo_seeds.folds",
+    "image_embeddings.gerne_balanced",
+    "image_embeddings.gerne_dro",
+    "image_embeddings.gerne_dfr",
+    "image_embeddings.dfr_gain",
+    "image_embeddings.dfr_val_gain",
+    "image_embeddings.ugc_faces",
+    "image_embeddings.ugc_faces_balanced",
+    "image_embeddings.ugc_bar",
+    "coupling.gain",
+)
+# ... and these are.
+MISS_ZERO = (
+    "demo_seeds.balance",
+    "image_embeddings.clusters_balanced",
+    "image_embeddings.ugc_bar_balanced",
+    "text_embeddings.ule_balanced",
+)
+
+
+@pytest.mark.parametrize(
+    ("field", "holds"),
+    [*((f, True) for f in HOLD_ZERO), *((f, False) for f in MISS_ZERO)],
+)
+def test_an_interval_holds_zero_where_the_text_says_so(facts, field, holds):
+    low, high = re.search(r"\((\S+) to (\S+)\)", facts[field]).groups()
+    assert (float(low) <= 0 <= float(high)) == holds
