@@ -12,6 +12,8 @@ which renames one is met in one file. They keep their names.
 """
 
 import sys
+from collections.abc import Callable
+from typing import NamedTuple
 
 from sklearn.base import _fit_context
 from sklearn.metrics._scorer import (
@@ -42,6 +44,7 @@ __all__ = [
     "HasMethods",
     "Interval",
     "InvalidParameterError",
+    "ScorerParts",
     "StrOptions",
     "_BaseScorer",
     "_MultimetricScorer",
@@ -55,6 +58,7 @@ __all__ = [
     "_warn_or_raise_about_fit_failures",
     "own_score_of",
     "score_function_of",
+    "scorer_parts",
     "scorers_by_metric",
     "through_pipelines",
     "validate_parameter_constraints",
@@ -120,9 +124,52 @@ def score_function_of(scorer):
         None for a scorer that does anything else with an estimator, or with what the
         function returns.
     """
-    if type(scorer) is not _Scorer or scorer._sign != 1 or scorer._kwargs:
+    parts = scorer_parts(scorer)
+    if parts is None or not parts.greater_is_better or parts.kwargs:
         return None
-    return scorer._score_func if scorer._response_method == "predict" else None
+    return parts.function if parts.response_method == "predict" else None
+
+
+class ScorerParts(NamedTuple):
+    """What a scorer of scikit-learn does.
+
+    Parameters
+    ----------
+    function : callable
+        Takes true labels and what the response method returns.
+    response_method : str or tuple of str
+    greater_is_better : bool
+        Of `function`.
+    kwargs : dict
+        Arguments of `function`.
+    """
+
+    function: Callable
+    response_method: str | tuple[str, ...]
+    greater_is_better: bool
+    kwargs: dict
+
+
+def scorer_parts(scorer):
+    """Take a scorer apart.
+
+    Parameters
+    ----------
+    scorer : callable
+
+    Returns
+    -------
+    ScorerParts or None
+        None for one that does anything else with an estimator.
+    """
+    if type(scorer) is not _Scorer:
+        return None
+    return ScorerParts(
+        scorer._score_func,
+        scorer._response_method,
+        scorer._sign == 1,
+        dict(scorer._kwargs),
+    )
 
 
 #: Arguments of `fit` with rows that are transformed as those of X are.

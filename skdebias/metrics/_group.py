@@ -23,7 +23,8 @@ MISSING_ATTRIBUTES = (
     "Inside GridSearchCV, cross_validate or a Pipeline, scikit-learn hands them on "
     "only when metadata routing is on. Add this line before the call: "
     "sklearn.set_config(enable_metadata_routing=True), and pass attributes to fit "
-    "(or params={{'attributes': ...}} to cross_validate)."
+    "(or params={{'attributes': ...}} to cross_validate). A scorer must request them: "
+    "set_score_request replaces what it requested, so name attributes=True there too."
 )
 
 
@@ -56,22 +57,32 @@ def group_outcomes(
     return GroupOutcomes(groups, correct, labels, values)
 
 
+def name_columns(attributes: Any, values: np.ndarray) -> dict[str, np.ndarray]:
+    """Return attribute values of groups as columns of a table.
+
+    Parameters
+    ----------
+    attributes : array-like
+        As they were passed; a data frame has names for its columns.
+    values : ndarray of shape (n_groups,) or (n_groups, n_columns)
+
+    Returns
+    -------
+    dict of str to ndarray of shape (n_groups,)
+    """
+    if values.ndim == 1:
+        return {"attribute": values}
+    names = getattr(attributes, "columns", range(values.shape[1]))
+    return {
+        f"attribute_{name}": column
+        for name, column in zip(names, values.T, strict=True)
+    }
+
+
 def check_labels(y_true: Any, y_pred: Any) -> tuple[np.ndarray, np.ndarray]:
     """Validate labels and predictions as scikit-learn's accuracy does."""
     check_consistent_length(y_true, y_pred)
-    y_true, y_pred = _column(y_true, "y_true"), _column(y_pred, "y_pred")
-    if len(y_true) == 0:
-        raise ValueError("y_true is empty: there is no accuracy over 0 samples.")
-    for y, name in ((y_true, "y_true"), (y_pred, "y_pred")):
-        refuse_missing(y, name)
-        # Looking at every value costs milliseconds, so plain labels skip it.
-        if y.dtype.kind not in "biuUS" and infer_dtype(y, skipna=False) != "string":
-            kind = type_of_target(y, input_name=name)
-            if kind not in ("binary", "multiclass"):
-                raise ValueError(
-                    f"{name} must hold class labels, but its type is {kind!r}. "
-                    "Pass predicted labels, not scores or probabilities."
-                )
+    y_true, y_pred = check_true_labels(y_true), _labels(y_pred, "y_pred")
     if _holds_strings(y_true) != _holds_strings(y_pred):
         raise ValueError(
             f"y_true has dtype {y_true.dtype} and y_pred has dtype {y_pred.dtype}: "
@@ -79,6 +90,27 @@ def check_labels(y_true: Any, y_pred: Any) -> tuple[np.ndarray, np.ndarray]:
             "correct. Convert both to one type."
         )
     return y_true, y_pred
+
+
+def check_true_labels(y_true: Any) -> np.ndarray:
+    """Validate true labels as scikit-learn's accuracy does."""
+    return _labels(y_true, "y_true")
+
+
+def _labels(y: Any, name: str) -> np.ndarray:
+    y = _column(y, name)
+    if len(y) == 0:
+        raise ValueError(f"{name} is empty: there is no score of 0 samples.")
+    refuse_missing(y, name)
+    # Looking at every value costs milliseconds, so plain labels skip it.
+    if y.dtype.kind not in "biuUS" and infer_dtype(y, skipna=False) != "string":
+        kind = type_of_target(y, input_name=name)
+        if kind not in ("binary", "multiclass"):
+            raise ValueError(
+                f"{name} must hold class labels, but its type is {kind!r}. "
+                "Pass predicted labels, not scores or probabilities."
+            )
+    return y
 
 
 def _column(y: Any, name: str) -> np.ndarray:

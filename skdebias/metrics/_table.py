@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 
-from skdebias.metrics._group import group_outcomes
+from skdebias.metrics._group import group_outcomes, name_columns
 from skdebias.metrics._intervals import (
     lowest_interval,
     normal_quantile,
@@ -71,13 +71,7 @@ def group_accuracy_table(y_true, y_pred, *, attributes=None, confidence_level=0.
     outcomes = group_outcomes(y_true, y_pred, attributes, name="group_accuracy_table")
     labels, values = outcomes.groups.cells.T
     columns = {"label": outcomes.labels[labels]}
-    attribute_values = outcomes.attribute_values[values]
-    if attribute_values.ndim == 1:
-        columns["attribute"] = attribute_values
-    else:
-        names = getattr(attributes, "columns", range(attribute_values.shape[1]))
-        for name, column in zip(names, attribute_values.T, strict=True):
-            columns[f"attribute_{name}"] = column
+    columns |= name_columns(attributes, outcomes.attribute_values[values])
     low, high = wilson_interval(outcomes.correct, outcomes.groups.counts, z)
     columns |= {
         "n": outcomes.groups.counts,

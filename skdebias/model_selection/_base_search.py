@@ -30,9 +30,15 @@ from skdebias._sklearn import (
     through_pipelines,
 )
 from skdebias._validation import name_groups
+from skdebias.metrics import get_scorer_names
+from skdebias.metrics._scorers import with_named_scorers
 from skdebias.model_selection._candidates import check_stackable
 from skdebias.model_selection._kfold import AttributeStratifiedKFold
-from skdebias.model_selection._scoring import name_failed_scores, report_failures
+from skdebias.model_selection._scoring import (
+    name_failed_scores,
+    refuse_missing_attributes,
+    report_failures,
+)
 from skdebias.model_selection._split_fits import SplitFits
 from skdebias.model_selection._split_scores import ScoringConfig
 
@@ -49,7 +55,6 @@ class BaseBatchedSearchCV(BaseSearchCV):
             name: BaseSearchCV._parameter_constraints[name]
             for name in (
                 "estimator",
-                "scoring",
                 "refit",
                 "cv",
                 "verbose",
@@ -57,6 +62,14 @@ class BaseBatchedSearchCV(BaseSearchCV):
                 "return_train_score",
             )
         },
+        "scoring": [
+            StrOptions(set(get_scorer_names())),
+            callable,
+            list,
+            tuple,
+            dict,
+            None,
+        ],
         "max_heads": [
             Interval(Integral, 1, None, closed="left"),
             StrOptions({"auto"}),
@@ -162,6 +175,7 @@ default=None
 
     def _search(self, X, y, params):
         scorers, _ = self._get_scorers()
+        refuse_missing_attributes(scorers, params, type(self).__name__)
         params = _check_method_params(X, params=params)
         splitter = self._splitter(y, params)
         routed = self._route(splitter, params)
@@ -262,6 +276,14 @@ default=None
         decides = self.multimetric_ and isinstance(self.refit, str)
         report_failures(out, self.error_score, self.refit if decides else None)
         return out
+
+    def _get_scorers(self):
+        # Names of this package are unknown to the base class.
+        scoring, self.scoring = self.scoring, with_named_scorers(self.scoring)
+        try:
+            return super()._get_scorers()
+        finally:
+            self.scoring = scoring
 
     def _metric(self):
         """Return the name of the score that decides, as `cv_results_` has it."""

@@ -4,8 +4,10 @@ import warnings
 from traceback import format_exc
 
 import numpy as np
+from sklearn.utils.metadata_routing import get_routing_for_object
 
-from skdebias._sklearn import _score
+from skdebias._sklearn import _score, scorers_by_metric
+from skdebias.metrics._scorers import needs_attributes
 
 
 def score(estimator, X, y, scorers, params, error_score):
@@ -52,6 +54,43 @@ def score(estimator, X, y, scorers, params, error_score):
 
     scores = _score(estimator, X, y, tried, params, "raise")
     return scores, errors[0] if errors else None
+
+
+def refuse_missing_attributes(scorers, params, search):
+    """Refuse a search whose scorers need attributes and get none, before it trains.
+
+    Parameters
+    ----------
+    scorers : callable
+        What scikit-learn's searches call with an estimator, X and y.
+    params : dict
+        What `fit` of the search was given beside X and y.
+    search : str
+        Named in the message.
+
+    Raises
+    ------
+    TypeError
+    """
+    by_metric = scorers_by_metric(scorers) or {None: scorers}
+    for metric, scorer in by_metric.items():
+        if not needs_attributes(scorer):
+            continue
+        named = f"scoring={scorer!r}" if metric is None else f"scoring[{metric!r}]"
+        request = get_routing_for_object(scorer).score.requests.get("attributes")
+        if request is None or request is False:
+            raise TypeError(
+                f"{named} needs attributes, and does not request them: make it by "
+                "make_group_scorer, or call set_score_request(attributes=True) on it, "
+                "with sklearn.set_config(enable_metadata_routing=True) before."
+            )
+        argument = "attributes" if request is True else request
+        if params.get(argument) is None:
+            raise TypeError(
+                f"{named} needs the spurious attributes of the rows, and there are "
+                f"none: pass {argument}=... to fit of {search}, or choose a score that "
+                "needs none, such as scoring='worst_class_accuracy'."
+            )
 
 
 def name_failed_scores(out, error_score):

@@ -27,7 +27,8 @@ class BatchedGridSearchCV(BaseBatchedSearchCV):
         Lists of settings to try. A parameter that cannot be stacked, such as
         `max_iter`, splits the grid into several stacks.
     scoring : str, callable, list, tuple or dict, default=None
-        As for GridSearchCV; scorers of :mod:`skdebias.metrics` get the attributes.
+        As for GridSearchCV, and names of :func:`skdebias.metrics.get_scorer_names`,
+        such as "worst_group_accuracy". Scorers of groups get the attributes.
     cv : int, splitter or iterable, default=None
         None is :class:`AttributeStratifiedKFold` where attributes are given, and
         stratified 5-fold where not.

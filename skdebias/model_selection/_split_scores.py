@@ -247,6 +247,9 @@ class _CachedSubset:
 class _CachedDecision:
     """Decision function that knows the answer for one X."""
 
+    # Scorers of several metrics tell the methods that they share by their names.
+    __name__ = "decision_function"
+
     def __init__(self, model, X, values):
         self._model, self._X, self._values = model, X, values
 
