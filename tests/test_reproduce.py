@@ -23,6 +23,7 @@ PAGES = {
     "frozen_finetuned": "frozen_finetuned",
     "image_embeddings": "image",
     "text_embeddings": "text",
+    "ugc_page": "ugc",
     "ule_mnist": "ule_mnist",
 }
 

@@ -47,6 +47,7 @@ DATASET = "celebahq blond/male"
 REGIMES = ("attributes in validation", "no attributes")
 INFERRED = "groups inferred"
 SUFFIX = ", groups inferred"
+POOL = ", form chosen"
 OPTIMISER = {"learning_rate": [3e-4, 1e-3], "weight_decay": [0.1, 1.0]}
 SHARED = {"max_iter": 15}
 PAPER_FORM = {
@@ -227,14 +228,16 @@ def pooled(rows, prefix):
     """The forms of a method as settings of one, for validation to choose from."""
     members = rows[rows["method"].str.startswith(prefix)]
     setting = members["method"] + " " + members["setting"]
-    return members.assign(method=f"{prefix}, form chosen", setting=setting)
+    return members.assign(method=prefix + POOL, setting=setting)
 
 
-def summary(rows):
-    """Test scores of the setting that validation chose on each split.
+def picks(rows):
+    """Return the test scores of the setting that validation chose on each split.
 
-    "gain" is the share of the oracle's gain in mean worst-group accuracy over ERM whose
-    epoch is chosen too; "gain, last" counts from ERM at its last epoch.
+    Returns
+    -------
+    DataFrame
+        Indexed by selection, method and seed, with a column per metric.
     """
     rows = rows[rows["dataset"] == DATASET]
     inferred = rows["selection"] == INFERRED
@@ -242,7 +245,7 @@ def summary(rows):
     # What the inferred groups gain is counted as without attributes.
     ends = known[
         (known["selection"] == REGIMES[1])
-        & known["method"].isin(["oracle", "ERM", "ERM, last epoch"])
+        & known["method"].isin(["oracle", "ERM", "ERM, last epoch", "class-balanced"])
     ].assign(selection=INFERRED)
     rows = pd.concat([rows, ends, pooled(known, "UGC default"), pooled(known, "UGC")])
     table = rows.pivot_table(
@@ -251,7 +254,19 @@ def summary(rows):
         values="value",
     ).reset_index()
     where = table.groupby(["selection", "method", "seed"])["validation"].idxmax()
-    by_method = table.loc[where].groupby(["selection", "method"])
+    picked = table.loc[where].set_index(["selection", "method", "seed"])
+    total = table.groupby(["selection", "method"])["seconds"].sum()
+    return picked.drop(columns="seconds").join(total, on=["selection", "method"])
+
+
+def summary(rows):
+    """Mean and spread of the picks, and how much of the oracle's gain they are.
+
+    "gain" is the share of the oracle's gain in mean worst-group accuracy over ERM whose
+    epoch is chosen too; "gain, last" counts from ERM at its last epoch.
+    """
+    table = picks(rows)
+    by_method = table.groupby(["selection", "method"])
     scores = by_method[["worst_group", "group_balanced", "average"]]
     mean, std = scores.mean(), scores.std(ddof=1)
     out = pd.DataFrame(
@@ -263,10 +278,19 @@ def summary(rows):
     for name, start in (("gain", "ERM"), ("gain, last", "ERM, last epoch")):
         low = worst.xs(start, level="method")
         gain = worst.sub(low, level="selection").div(high - low, level="selection")
-        out[name] = gain.round(2)
-    seconds = table.groupby(["selection", "method"])["seconds"].sum()
-    out["seconds"] = seconds.round(0).astype(int)
+        out[name] = gain.map("{:.2f}".format).str.replace("-0.00", "0.00")
+    out["settings"] = [_n_settings(rows, method) for _, method in out.index]
+    out["seconds"] = by_method["seconds"].first().round(0).astype(int)
     return out
+
+
+def _n_settings(rows, method):
+    """Return how many settings a method chooses from; a pool has those of its forms."""
+    own = rows[rows["method"] == method]
+    if method.endswith(POOL):
+        known = rows[rows["selection"] != INFERRED]
+        own = known[known["method"].str.startswith(method.removesuffix(POOL))]
+    return len(own[["method", "setting"]].drop_duplicates())
 
 
 def main():
