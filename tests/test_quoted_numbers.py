@@ -19,6 +19,8 @@ NAMES = (
     "demo_seeds",
     "image_embeddings",
     "text_embeddings",
+    "ugc_page",
+    "ule_page",
 )
 
 
@@ -32,8 +34,9 @@ def facts():
         found = {}
         for name in NAMES:
             if hasattr(modules[name], "facts"):
-                rows = modules["_runner"].read(SCRIPTS / "rows" / f"{name}.csv")
-                own = modules[name].facts(rows)
+                file = SCRIPTS / "rows" / f"{name}.csv"
+                given = [modules["_runner"].read(file)] if file.exists() else []
+                own = modules[name].facts(*given)  # of one file, or of several
                 found |= {f"{name}.{field}": str(text) for field, text in own.items()}
         return found
     finally:
@@ -77,6 +80,11 @@ QUOTES = [
         "has {text_embeddings.ule_balanced} more worst-group accuracy than "
         "class-balanced ERM without attributes, and "
         "{text_embeddings.ule_balanced_validation} with attributes in validation",
+    ),
+    (
+        "docs/user_guide/ule.rst",
+        "{ule_page.loss_balanced_mean} points over class-balanced ERM, with a 95 % "
+        "interval of {ule_page.loss_balanced_range} over",
     ),
     (
         "skdebias/_dfr.py",
@@ -154,6 +162,15 @@ HOLD_ZERO = (
     "image_embeddings.ugc_faces_balanced",
     "image_embeddings.ugc_bar",
     "coupling.gain",
+    "ugc_page.bar",
+    "ugc_page.faces_balanced",
+    "ule_page.paper_linear",
+    "ule_page.paper_mlp",
+    "ule_page.loss_erm",
+    "ule_page.loss_balanced",
+    "ule_page.bar_erm",
+    "ule_page.orthogonal",
+    "ule_page.strong",
 )
 # ... and these are.
 MISS_ZERO = (
@@ -161,6 +178,9 @@ MISS_ZERO = (
     "image_embeddings.clusters_balanced",
     "image_embeddings.ugc_bar_balanced",
     "text_embeddings.ule_balanced",
+    "ugc_page.cebab_balanced",
+    "ugc_page.sentiment_balanced",
+    "ule_page.bar_balanced",
 )
 
 

@@ -3,9 +3,9 @@
     python examples/reproduce/ugc_details.py
 
 On split 0 of the faces of ``ugc_celeba.py``: inverse frequencies of pseudo-minorities
-that are those of UGC, of one class alone, random, or none; learning rate 3e-4 and weight
-decay 0.1, the epoch chosen in either regime. On ``ugc_synthetic.py``'s sets: how many
-fits raise WeakClustersWarning.
+that are those of UGC, of one class alone, random, or none; learning rate 3e-4, weight
+decay 0.1, the epoch chosen in either regime. On the sets of ``ugc_synthetic.py``: how
+many fits raise WeakClustersWarning.
 """
 
 import argparse
