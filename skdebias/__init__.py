@@ -17,9 +17,10 @@ _HOME = {
     "AFRClassifier": "skdebias._afr",
     "LfFClassifier": "skdebias._lff",
     "AntiClassifierWarning": "skdebias._warnings",
+    "AttributesIgnoredWarning": "skdebias._warnings",
     "CollapsedHeadWarning": "skdebias._training_checks",
     "ValidationShiftWarning": "skdebias._training_checks",
-    "MissingAttributesWarning": "skdebias._attributes",
+    "MissingAttributesWarning": "skdebias._warnings",
     "UnusableAttributesWarning": "skdebias._named_groups",
 }
 _SUBMODULES = (
@@ -35,6 +36,7 @@ _SUBMODULES = (
 __all__ = [
     "AFRClassifier",
     "AntiClassifierWarning",
+    "AttributesIgnoredWarning",
     "CollapsedHeadWarning",
     "DFRClassifier",
     "DebiasedClassifier",

@@ -6,9 +6,9 @@ import numpy as np
 
 from skdebias._base import BaseDebiasedClassifier, shared_parameters
 from skdebias._erm import make_erm
+from skdebias._first_stage import FirstStage
 from skdebias._head import HEAD_ATTRIBUTES, fitted_layers, layer_parameters
 from skdebias._mapped import take_rows
-from skdebias._prepare import FirstStage
 from skdebias._sklearn import Interval
 
 
@@ -196,7 +196,7 @@ class AFRClassifier(BaseDebiasedClassifier):
         self.regularization = regularization
         self.holdout = holdout
 
-    def _needs_attributes(self):
+    def _uses_attributes(self):
         return False
 
     def _first_stage(self, data):
@@ -220,7 +220,7 @@ class AFRClassifier(BaseDebiasedClassifier):
             for_method={"confidence": confidence, "anchor": anchor},
         )
 
-    def _first_stage_parameters(self, attributes_given):
+    def _first_stage_parameters(self, infers):
         return {"holdout", *shared_parameters()}
 
     def _make_method(self, data, stage):

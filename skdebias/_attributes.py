@@ -14,19 +14,20 @@ import numpy.typing as npt
 
 # Integers that span at most this range, or the number of entries, are counted.
 _SHORT_RANGE = 1 << 16
-
-
-class MissingAttributesWarning(UserWarning):
-    """Warning of a method that needs spurious attributes and was given none.
-
-    Every sample is then treated as having the same attribute value, so the groups
-    are the classes. Turn it into an error with
-    ``warnings.simplefilter("error", MissingAttributesWarning)``.
-    """
+# What to do about missing values, and about missing attributes.
+_OF_ANY = "Drop these rows, or give missing values a value of their own."
+_REMEDIES = (
+    "Drop these rows, give missing values a value of their own, or fill them before "
+    "with skdebias.attributes.SSAPseudoAttributes."
+)
 
 
 def check_attributes(
-    attributes: Any, n_samples: int, name: str = "attributes"
+    attributes: Any,
+    n_samples: int,
+    name: str = "attributes",
+    *,
+    allow_missing: bool = False,
 ) -> np.ndarray:
     """Validate the spurious attributes of `n_samples` samples.
 
@@ -40,6 +41,8 @@ def check_attributes(
         Number of rows of X and y.
     name : str, default="attributes"
         Name of the argument in error messages.
+    allow_missing : bool, default=False
+        Whether values may be missing: NaN, None, NaT, pandas' NA, masked.
 
     Returns
     -------
@@ -62,9 +65,12 @@ def check_attributes(
     array = as_attribute_array(attributes, name)
     if array.ndim not in (1, 2):
         if array.ndim == 0:
+            is_name = isinstance(attributes, str)
+            kind = "a name" if is_name else "no array (it has shape ())"
+            such = f", such as {name}=X[{attributes!r}]" if is_name else ""
             raise ValueError(
-                f"{name}={_shortened(attributes)} is no array (it has shape ()): pass "
-                "one value, or one row of values, per sample."
+                f"{name}={_shortened(attributes)} is {kind}: pass one value, or one "
+                f"row of values, per sample{such}."
             )
         raise ValueError(
             f"{name} must have shape (n_samples,) or (n_samples, n_columns), but has "
@@ -80,7 +86,8 @@ def check_attributes(
             f"{name} has no columns (shape {array.shape}). Pass at least one column, "
             f"or {name}=None if none are known."
         )
-    refuse_missing(array, name)
+    if not allow_missing:
+        refuse_missing(array, name, _REMEDIES)
     _refuse_unhashable(array, name)
     return array
 
@@ -325,13 +332,15 @@ def as_attribute_array(attributes: Any, name: str) -> np.ndarray:
     Raises
     ------
     ValueError
-        For ragged lists, sparse matrices, and masked entries.
+        For ragged lists and sparse matrices.
     """
     attributes = on_host(attributes)
     if isinstance(attributes, np.ma.MaskedArray):
         # np.asarray would show what lies under the mask.
-        _refuse_rows(np.ma.getmaskarray(attributes), name)
-        attributes = attributes.data
+        if not np.ma.is_masked(attributes):
+            return attributes.data
+        values = attributes.data.astype(object)
+        return np.where(np.ma.getmaskarray(attributes), None, values)
     if hasattr(attributes, "__array__"):
         return np.asarray(attributes)
     if hasattr(attributes, "toarray"):
@@ -354,8 +363,8 @@ def as_attribute_array(attributes: Any, name: str) -> np.ndarray:
     return array
 
 
-def refuse_missing(array: np.ndarray, name: str) -> None:
-    """Raise ValueError if an array holds NaN, None, NaT or pandas' NA."""
+def missing_rows(array: np.ndarray) -> npt.NDArray[np.bool_]:
+    """Return which rows of an array hold NaN, None, NaT or pandas' NA."""
     if array.dtype.kind == "O":
         import pandas as pd  # knows None, NaN, NaT and pandas' own NA
 
@@ -363,18 +372,17 @@ def refuse_missing(array: np.ndarray, name: str) -> None:
     elif array.dtype.kind in "fcmM":
         missing = np.isnan(array)
     else:
-        return
-    _refuse_rows(missing, name)
+        return np.zeros(len(array), dtype=bool)
+    return missing if missing.ndim == 1 else missing.any(axis=1)
 
 
-def _refuse_rows(missing: npt.NDArray[np.bool_], name: str) -> None:
-    """Raise ValueError if rows have a missing value."""
-    rows = np.flatnonzero(missing.reshape(len(missing), -1).any(axis=1))
+def refuse_missing(array: np.ndarray, name: str, remedies: str = _OF_ANY) -> None:
+    """Raise ValueError if rows of an array have a missing value."""
+    rows = np.flatnonzero(missing_rows(array))
     if len(rows):
         raise ValueError(
             f"{name} has missing values in {len(rows)} rows (the first is row "
-            f"{rows[0]}). Drop these rows, or give missing values a value of their "
-            "own."
+            f"{rows[0]}). {remedies}"
         )
 
 

@@ -3,7 +3,6 @@
 import dataclasses
 
 from skdebias._base import BaseDebiasedClassifier
-from skdebias._prepare import FirstStage, infer_attributes
 from skdebias._rows import refuse_beyond_float32
 from skdebias._sklearn import HasMethods, _fit_context
 from skdebias._validation import about, validate_features
@@ -20,9 +19,10 @@ class DebiasedClassifier(BaseDebiasedClassifier):
     method : skdebias.methods.Method
         A dataclass, such as `GERNE(beta=0.5)`. Its fields are parameters of the
         classifier under the names `method__<field>`, in grids too.
-    pseudo_attributes : estimator with `fit_predict`, default=None
-        Infers the attributes if `fit` is given none, such as
-        :class:`~skdebias.attributes.GradientClusterPseudoAttributes`.
+    pseudo_attributes : estimator of `skdebias.attributes`, default=None
+        Infers the attributes, in the fit, if it is given none; one that learns from
+        annotated rows, such as :class:`~skdebias.attributes.SSAPseudoAttributes`, also
+        those of single rows.
     hidden_layer_sizes : array-like of int, default=()
         Sizes of hidden ReLU layers. Empty is a linear head.
     solver : {"sgd", "adamw", "lbfgs"}, default="sgd"
@@ -73,8 +73,8 @@ class DebiasedClassifier(BaseDebiasedClassifier):
         Non-empty groups as indices into `classes_` and `attribute_values_`.
     group_counts_ : ndarray of shape (n_groups,)
         Training rows of each group.
-    pseudo_attributes_ : ndarray of shape (n_samples,)
-        Inferred attributes, where none were given.
+    pseudo_attributes_ : ndarray of shape (n_samples,) or (n_samples, n_attributes)
+        Inferred attributes, where some were missing.
     coef_ : ndarray of shape (1, n_features) or (n_classes, n_features)
         Weights of a linear head.
     intercept_ : ndarray of shape (1,) or (n_classes,)
@@ -319,21 +319,8 @@ default=None
             )
         check_definition(self.method)
 
-    def _needs_attributes(self):
-        return self.pseudo_attributes is None and self._uses_attributes()
-
     def _uses_attributes(self):
         return restored(self.method).uses_attributes
-
-    def _first_stage(self, data):
-        if data.attributes is not None or self.pseudo_attributes is None:
-            return FirstStage(data.attributes)
-        return infer_attributes(self.pseudo_attributes, data)
-
-    def _first_stage_parameters(self, attributes_given):
-        if attributes_given or self.pseudo_attributes is None:
-            return ()
-        return {"pseudo_attributes"}
 
     def _make_method(self, data, stage):
         return restored(self.method)

@@ -13,7 +13,7 @@ from skdebias._attributes import Groups
 from skdebias._base import BaseDebiasedClassifier
 from skdebias._head import HeadClassifier
 from skdebias._quiet import ignored
-from skdebias._sklearn import Interval, StrOptions
+from skdebias._sklearn import HasMethods, Interval, StrOptions
 from skdebias._warnings import warn_caller
 
 _LIBLINEAR = Lock()
@@ -47,6 +47,10 @@ class DFRClassifier(HeadClassifier):
         the authors' form; see Notes.
     n_draws : int, default=10
         Group-balanced draws whose coefficients are averaged.
+    pseudo_attributes : estimator of `skdebias.attributes`, default=None
+        Infers the attributes, in the fit, if it is given none; one that learns from
+        annotated rows, such as :class:`~skdebias.attributes.SSAPseudoAttributes`, also
+        those of single rows.
     max_iter : int, default=1000
         Most passes of the solver over a draw.
     tol : float, default=1e-3
@@ -72,6 +76,8 @@ default="auto"
         Non-empty groups as indices into `classes_` and `attribute_values_`.
     group_counts_ : ndarray of shape (n_groups,)
         Training rows of each group.
+    pseudo_attributes_ : ndarray of shape (n_samples,) or (n_samples, n_attributes)
+        Inferred attributes, where some were missing.
     coef_ : ndarray of shape (1, n_features) or (n_classes, n_features)
         Averaged weights.
     intercept_ : ndarray of shape (1,) or (n_classes,)
@@ -126,6 +132,7 @@ default="auto"
         "l1_ratio": [Interval(Real, 0, 1, closed="both")],
         "penalize_intercept": ["boolean"],
         "n_draws": [Interval(Integral, 1, None, closed="left")],
+        "pseudo_attributes": [HasMethods(["fit_predict"]), None],
         "max_iter": [Interval(Integral, 1, None, closed="left")],
         "tol": [Interval(Real, 0, None, closed="neither")],
         "selection": [
@@ -143,6 +150,7 @@ default="auto"
         l1_ratio=1.0,
         penalize_intercept=False,
         n_draws=10,
+        pseudo_attributes=None,
         max_iter=1000,
         tol=1e-3,
         selection="auto",
@@ -152,6 +160,7 @@ default="auto"
         self.l1_ratio = l1_ratio
         self.penalize_intercept = penalize_intercept
         self.n_draws = n_draws
+        self.pseudo_attributes = pseudo_attributes
         self.max_iter = max_iter
         self.tol = tol
         self.selection = selection

@@ -1,7 +1,7 @@
 """Empirical risk minimisation, plain or balanced."""
 
 from skdebias._base import BaseDebiasedClassifier, shared_parameters
-from skdebias._sklearn import StrOptions
+from skdebias._sklearn import HasMethods, StrOptions
 
 
 class ERMClassifier(BaseDebiasedClassifier):
@@ -16,6 +16,10 @@ class ERMClassifier(BaseDebiasedClassifier):
         Sample classes, or (label, attribute) groups, uniformly.
     reweight : {None, "class", "group"}, default=None
         Weight the loss so that classes, or groups, count alike.
+    pseudo_attributes : estimator of `skdebias.attributes`, default=None
+        Infers the attributes, in the fit, if it is given none; one that learns from
+        annotated rows, such as :class:`~skdebias.attributes.SSAPseudoAttributes`, also
+        those of single rows.
     hidden_layer_sizes : array-like of int, default=()
         Sizes of hidden ReLU layers. Empty is a linear head.
     solver : {"sgd", "adamw", "lbfgs"}, default="sgd"
@@ -66,6 +70,8 @@ class ERMClassifier(BaseDebiasedClassifier):
         Non-empty groups as indices into `classes_` and `attribute_values_`.
     group_counts_ : ndarray of shape (n_groups,)
         Training rows of each group.
+    pseudo_attributes_ : ndarray of shape (n_samples,) or (n_samples, n_attributes)
+        Inferred attributes, where some were missing.
     coef_ : ndarray of shape (1, n_features) or (n_classes, n_features)
         Weights of a linear head.
     intercept_ : ndarray of shape (1,) or (n_classes,)
@@ -113,6 +119,7 @@ class ERMClassifier(BaseDebiasedClassifier):
         **BaseDebiasedClassifier._parameter_constraints,
         "balance": [StrOptions({"class", "group"}), None],
         "reweight": [StrOptions({"class", "group"}), None],
+        "pseudo_attributes": [HasMethods(["fit_predict"]), None],
     }
 
     def __init__(
@@ -120,6 +127,7 @@ class ERMClassifier(BaseDebiasedClassifier):
         balance=None,
         *,
         reweight=None,
+        pseudo_attributes=None,
         hidden_layer_sizes=(),
         solver="sgd",
         learning_rate=1e-3,
@@ -155,13 +163,14 @@ class ERMClassifier(BaseDebiasedClassifier):
         )
         self.balance = balance
         self.reweight = reweight
+        self.pseudo_attributes = pseudo_attributes
 
     def _make_method(self, data, stage):
         from skdebias.methods import ERM  # brings torch, which predicting does not need
 
         return ERM(balance=self.balance, reweight=self.reweight)
 
-    def _needs_attributes(self):
+    def _uses_attributes(self):
         return "group" in (self.balance, self.reweight)
 
 

@@ -4,8 +4,10 @@ from numbers import Real
 
 from skdebias._base import BaseDebiasedClassifier, shared_parameters
 from skdebias._erm import model_factory
-from skdebias._prepare import FirstStage, infer_attributes
 from skdebias._sklearn import HasMethods, Interval, StrOptions
+
+# Fraction of the pseudo-minority of a user who has not chosen one.
+_T = 0.1
 
 
 class GERNEClassifier(BaseDebiasedClassifier):
@@ -44,7 +46,9 @@ class GERNEClassifier(BaseDebiasedClassifier):
         training set, that is the least biased epoch: then pass a model with
         `selection="last"`.
     pseudo_attributes : estimator of `skdebias.attributes`, default=None
-        Without attributes: infers them instead of `t` and `reference_estimator`.
+        Infers the attributes, in the fit, if it is given none, instead of `t` and
+        `reference_estimator`; one that learns from annotated rows, such as
+        :class:`~skdebias.attributes.SSAPseudoAttributes`, also those of single rows.
     hidden_layer_sizes : array-like of int, default=()
         Sizes of hidden ReLU layers. Empty is a linear head.
     solver : {"sgd", "adamw", "lbfgs"}, default="sgd"
@@ -93,8 +97,8 @@ class GERNEClassifier(BaseDebiasedClassifier):
         Bounds (low, high) of beta for the fitted data and `c` (equation 9).
     extrapolated_distribution_ : ndarray of shape (n_classes, n_attribute_values)
         `p_ext(a|y)`; zero in absent cells.
-    pseudo_attributes_ : ndarray of shape (n_samples,)
-        Inferred attributes, where none were given.
+    pseudo_attributes_ : ndarray of shape (n_samples,) or (n_samples, n_attributes)
+        Inferred attributes, where some were missing.
     classes_ : ndarray of shape (n_classes,)
         Class labels.
     attribute_values_ : ndarray of shape (n_values,) or (n_values, n_attributes)
@@ -169,7 +173,7 @@ class GERNEClassifier(BaseDebiasedClassifier):
         self,
         beta=1.0,
         c=0.5,
-        t=0.1,
+        t=_T,
         *,
         coupling="independent",
         out_of_bounds="auto",
@@ -216,28 +220,22 @@ class GERNEClassifier(BaseDebiasedClassifier):
         self.reference_estimator = reference_estimator
         self.pseudo_attributes = pseudo_attributes
 
-    def _needs_attributes(self):
-        return False  # without them they are inferred
+    def _without_attributes(self):
+        if self.reference_estimator is not None or self.t != _T:
+            return None
+        return (
+            f"it infers them, the t={self.t:g} of every class in which a biased model "
+            "is least confident becoming its minority (the paper's unknown case)"
+        )
 
-    def _uses_attributes(self):
-        return True
-
-    def _first_stage(self, data):
-        if data.attributes is not None:
-            return FirstStage(data.attributes)
-        return infer_attributes(self._inferrer(model_factory(self, data)), data)
-
-    def _first_stage_parameters(self, attributes_given):
-        if attributes_given:
-            return ()
-        if self.pseudo_attributes is not None:
-            return {"pseudo_attributes"}
+    def _first_stage_parameters(self, infers):
+        if not infers or self.pseudo_attributes is not None:
+            return super()._first_stage_parameters(infers)
         if self.reference_estimator is not None:
             return {"t", "reference_estimator"}
         return {"t", *shared_parameters()}
 
-    def _inferrer(self, models):
-        """Return the estimator of pseudo-attributes of the unknown case."""
+    def _inferrer(self, data):
         from skdebias.attributes import ConfidencePseudoAttributes
         from skdebias.attributes._confidence import biased_reference
 
@@ -245,7 +243,7 @@ class GERNEClassifier(BaseDebiasedClassifier):
             return self.pseudo_attributes
         reference = self.reference_estimator
         if reference is None:  # an ensemble that is not fitted has no truth value
-            reference = biased_reference(self, models)
+            reference = biased_reference(self, model_factory(self, data))
         return ConfidencePseudoAttributes(self.t, reference_estimator=reference)
 
     def _make_method(self, data, stage):

@@ -3,7 +3,7 @@
 from numbers import Real
 
 from skdebias._base import BaseDebiasedClassifier
-from skdebias._sklearn import Interval
+from skdebias._sklearn import HasMethods, Interval
 
 
 class GroupDROClassifier(BaseDebiasedClassifier):
@@ -30,6 +30,10 @@ class GroupDROClassifier(BaseDebiasedClassifier):
         Only for `solver="lbfgs"`, which has no use for `step_size`: how far the
         objective is from the loss of the worst group, by at most `temperature
         log(n_groups)`. Large values give every group the same weight.
+    pseudo_attributes : estimator of `skdebias.attributes`, default=None
+        Infers the attributes, in the fit, if it is given none; one that learns from
+        annotated rows, such as :class:`~skdebias.attributes.SSAPseudoAttributes`, also
+        those of single rows.
     hidden_layer_sizes : array-like of int, default=()
         Sizes of hidden ReLU layers. Empty is a linear head.
     solver : {"sgd", "adamw", "lbfgs"}, default="sgd"
@@ -82,6 +86,8 @@ class GroupDROClassifier(BaseDebiasedClassifier):
         Non-empty groups as indices into `classes_` and `attribute_values_`.
     group_counts_ : ndarray of shape (n_groups,)
         Training rows of each group.
+    pseudo_attributes_ : ndarray of shape (n_samples,) or (n_samples, n_attributes)
+        Inferred attributes, where some were missing.
     coef_ : ndarray of shape (1, n_features) or (n_classes, n_features)
         Weights of a linear head.
     intercept_ : ndarray of shape (1,) or (n_classes,)
@@ -134,6 +140,7 @@ class GroupDROClassifier(BaseDebiasedClassifier):
         "step_size": [Interval(Real, 0, None, closed="left")],
         "adjustment": [Interval(Real, 0, None, closed="left")],
         "temperature": [Interval(Real, 0, None, closed="neither")],
+        "pseudo_attributes": [HasMethods(["fit_predict"]), None],
     }
 
     def __init__(
@@ -142,6 +149,7 @@ class GroupDROClassifier(BaseDebiasedClassifier):
         *,
         adjustment=0.0,
         temperature=0.1,
+        pseudo_attributes=None,
         hidden_layer_sizes=(),
         solver="sgd",
         learning_rate=1e-3,
@@ -178,6 +186,7 @@ class GroupDROClassifier(BaseDebiasedClassifier):
         self.step_size = step_size
         self.adjustment = adjustment
         self.temperature = temperature
+        self.pseudo_attributes = pseudo_attributes
 
     def _make_method(self, data, stage):
         from skdebias.methods import GroupDRO

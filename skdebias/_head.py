@@ -10,6 +10,7 @@ from sklearn.callback import CallbackSupportMixin
 from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import check_is_fitted
 
+from skdebias._annotations import refuse_names
 from skdebias._attributes import on_host
 from skdebias._blas import blas_on_one_thread
 from skdebias._context import plain_numpy, standard_context
@@ -240,6 +241,10 @@ default=None
             raise
 
     def _fit(self, X, y, attributes, fit_params, before):
+        refuse_names(attributes, X)
+        refuse_names(
+            fit_params["attributes_val"], fit_params["X_val"], "attributes_val"
+        )
         X, y = validate_training_rows(self, X, y)
         data = training_data(self, X, y, attributes=attributes, **fit_params)
         encoded = encode(self, data)

@@ -7,7 +7,7 @@ from sklearn.exceptions import ConvergenceWarning
 
 from skdebias._base import BaseDebiasedClassifier, shared_parameters
 from skdebias._erm import model_factory
-from skdebias._prepare import FirstStage
+from skdebias._first_stage import FirstStage
 from skdebias._quiet import ignored
 from skdebias._sklearn import HasMethods, Interval
 from skdebias._warnings import warn_caller
@@ -184,7 +184,7 @@ class JTTClassifier(BaseDebiasedClassifier):
         self.warmup_epochs = warmup_epochs
         self.reference_estimator = reference_estimator
 
-    def _needs_attributes(self):
+    def _uses_attributes(self):
         return False
 
     def _first_stage(self, data):
@@ -212,9 +212,12 @@ class JTTClassifier(BaseDebiasedClassifier):
                 "learning_rate, or pass a weaker reference_estimator.",
             )
             errors = np.zeros(len(data.y), dtype=np.int64)
-        return FirstStage(errors, True, {"pseudo_attributes_": errors})
+            inferrer = None
+        return FirstStage(
+            errors, True, {"pseudo_attributes_": errors}, inferrer=inferrer
+        )
 
-    def _first_stage_parameters(self, attributes_given):
+    def _first_stage_parameters(self, infers):
         if self.reference_estimator is not None:
             return {"reference_estimator"}
         return {"warmup_epochs", *shared_parameters()}

@@ -172,7 +172,7 @@ class LfFClassifier(BaseDebiasedClassifier):
         self.q = q
         self.alpha = alpha
 
-    def _needs_attributes(self):
+    def _uses_attributes(self):
         return False
 
     def _make_method(self, data, stage):

@@ -1,8 +1,6 @@
 """Groups by name: how messages list them, and whether anything can be done by them."""
 
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from skdebias._attributes import Groups
-from skdebias._warnings import warn_caller
+from skdebias._warnings import warn_once
 
 # Groups of fewer rows say nothing of how a model does on others like them.
 _SMALL_GROUP = 5
@@ -141,19 +139,6 @@ class NamedGroups:
         )
 
 
-_announced: ContextVar[bool] = ContextVar("announced", default=False)
-
-
-@contextmanager
-def announced() -> Iterator[None]:
-    """Keep fits and scores from saying again what a search has said of all rows."""
-    token = _announced.set(True)
-    try:
-        yield
-    finally:
-        _announced.reset(token)
-
-
 def warn_of_unusable(*reasons: str) -> None:
     """Warn once of attributes that cannot work, if there is anything to say.
 
@@ -163,8 +148,8 @@ def warn_of_unusable(*reasons: str) -> None:
         What `NamedGroups.unusable_for_training` and the like returned.
     """
     texts = [reason for reason in reasons if reason]
-    if texts and not _announced.get():
-        warn_caller(" ".join(texts), UnusableAttributesWarning)
+    if texts:
+        warn_once(" ".join(texts), UnusableAttributesWarning)
 
 
 def join_descriptions(descriptions: Sequence[str], limit: int = 5) -> str:

@@ -4,15 +4,22 @@ Single fits, batched searches and whole networks bring an estimator to where its
 training begins through :func:`prepare`, and set what comes of it in one go.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from sklearn.base import clone
 from sklearn.utils import check_random_state
 
+from skdebias._annotations import check_same_kind, count_missing, read_annotations
 from skdebias._attributes import Groups
+from skdebias._first_stage import (
+    FirstStage,
+    FirstStageHooks,
+    check_annotations,
+    run_first_stage,
+    uses_attributes,
+    warn_of_missing_or_ignored,
+)
 from skdebias._named_groups import NamedGroups, warn_of_unusable
 from skdebias._rows import refuse_beyond_float32
 from skdebias._sklearn import ROWS_LIKE_X, through_pipelines
@@ -20,10 +27,7 @@ from skdebias._validation import (
     VALIDATED,
     TrainingData,
     about,
-    check_encodable,
-    check_same_kind,
     encode_classes,
-    encode_groups,
     encode_validation_set,
     has_validation_set,
     validate_features,
@@ -47,53 +51,6 @@ class Encoded:
     classes: np.ndarray
     y_codes: np.ndarray
     validation: dict[str, Any] | None
-
-
-@dataclass(frozen=True)
-class FirstStage:
-    """What an estimator learned before its own training.
-
-    Parameters
-    ----------
-    attributes : array-like of shape (n_samples,) or (n_samples, n_attributes) or None
-        Those to train with: given, or inferred.
-    inferred : bool, default=False
-        Whether they were inferred.
-    learned : mapping of str to object, default={}
-        Fitted attributes of the estimator.
-    for_method : mapping of str to object, default={}
-        What else the method is made of.
-    groups : Groups, default=None
-        Of the attributes; :func:`run_first_stage` adds them.
-    attribute_values : ndarray, default=None
-        What the attribute codes of the groups stand for.
-    """
-
-    attributes: Any
-    inferred: bool = False
-    learned: Mapping[str, Any] = field(default_factory=dict)
-    for_method: Mapping[str, Any] = field(default_factory=dict)
-    groups: Groups | None = None
-    attribute_values: np.ndarray | None = None
-
-
-def infer_attributes(inferrer, data):
-    """Return the first stage of an estimator that infers its attributes.
-
-    Parameters
-    ----------
-    inferrer : estimator with `fit_predict`
-        It is not changed.
-    data : TrainingData
-
-    Returns
-    -------
-    FirstStage
-    """
-    attributes = clone(inferrer, safe=False).fit_predict(
-        data.X, data.y, X_val=data.X_val, y_val=data.y_val
-    )
-    return FirstStage(attributes, True, {"pseudo_attributes_": attributes})
 
 
 @dataclass(frozen=True)
@@ -149,19 +106,11 @@ class Prepared:
         }
 
 
-class FitHooks:
+class FitHooks(FirstStageHooks):
     """What an estimator says of its fit, for the functions of this module to ask.
 
     A hook returns, and sets nothing on the estimator.
     """
-
-    def _needs_attributes(self):
-        """Return whether fitting without attributes deserves a warning."""
-        return True
-
-    def _uses_attributes(self):
-        """Return whether attributes that are given change the fit."""
-        return self._needs_attributes()
 
     def _training_data(self, X, y, **fit_params):
         """Return what `fit` was given as a whole.
@@ -178,39 +127,6 @@ class FitHooks:
         TrainingData
         """
         return TrainingData(X, y, **fit_params)
-
-    def _first_stage(self, data):
-        """Learn what the method needs before its own training.
-
-        Parameters
-        ----------
-        data : TrainingData
-            Validated X and y, and the rest as it was given to `fit`.
-
-        Returns
-        -------
-        FirstStage
-            With the attributes to train with: those given, unless the estimator infers
-            its own.
-        """
-        return FirstStage(data.attributes)
-
-    def _first_stage_parameters(self, attributes_given):
-        """Return the names of the parameters that :meth:`_first_stage` reads.
-
-        A search runs the stage once for candidates that agree in them.
-
-        Parameters
-        ----------
-        attributes_given : bool
-            Whether `fit` was given attributes.
-
-        Returns
-        -------
-        collection of str
-            `random_state` need not be named.
-        """
-        return ()
 
     def _make_method(self, data, stage):
         """Return the method that the parameters stand for.
@@ -267,39 +183,6 @@ def training_data(estimator, X, y, *, seed=None, **fit_params):
     return estimator._training_data(X, y, seed=seed, **fit_params)
 
 
-def uses_attributes(estimator):
-    """Return whether attributes that are given change the fit of an estimator.
-
-    Parameters
-    ----------
-    estimator : HeadClassifier
-
-    Returns
-    -------
-    bool
-    """
-    return estimator._uses_attributes()
-
-
-def first_stage_settings(estimator, attributes_given):
-    """Return the parameters that a first stage reads, but for `random_state`.
-
-    Parameters
-    ----------
-    estimator : HeadClassifier
-    attributes_given : bool
-        Whether `fit` is given attributes.
-
-    Returns
-    -------
-    dict of str to object
-        Empty if there is no first stage.
-    """
-    parameters = estimator.get_params(deep=False)
-    names = sorted(estimator._first_stage_parameters(attributes_given))
-    return {name: parameters[name] for name in names}
-
-
 def encode(estimator, data):
     """Encode labels and validation set.
 
@@ -313,9 +196,7 @@ def encode(estimator, data):
     Encoded
     """
     classes, y_codes = encode_classes(data.y, type(estimator).__name__)
-    if data.attributes is not None:
-        # Before anything is trained, and where they are not used too.
-        check_encodable(data.attributes, len(data.y))
+    check_annotations(estimator, data.attributes, data.attributes_val, len(data.y))
     validation = _encode_validation(estimator, data, classes)
     if data.attributes is not None and data.attributes_val is not None:
         check_same_kind(data.attributes, data.attributes_val)
@@ -329,33 +210,37 @@ def _encode_validation(estimator, data, classes):
     with about("X_val"):
         X_val = validate_features(estimator, data.X_val, reset=False)
         refuse_beyond_float32(X_val)
-    return encode_validation_set(
+    return encode_validation_rows(
         X_val, data.y_val, data.attributes_val, classes, estimator.selection
     )
 
 
-def run_first_stage(estimator, data, encoded):
-    """Learn what comes before training, and form the groups.
+def encode_validation_rows(X, y, attributes, classes, selection):
+    """Encode a validation set, so far as that can be done before a first stage.
 
     Parameters
     ----------
-    estimator : HeadClassifier
-    data : TrainingData
-    encoded : Encoded
+    X : ndarray or Tensor of shape (n_samples, n_features), or items
+    y : array-like of shape (n_samples,)
+    attributes : array-like or None
+        If some are missing, :func:`prepare` fills them.
+    classes : ndarray of shape (n_classes,)
+        Classes of the training set.
+    selection : str
+        The estimator's parameter.
 
     Returns
     -------
-    FirstStage
-        With groups.
+    dict
+        What `encode_validation_set` returns.
     """
-    stage = estimator._first_stage(data)
-    groups, attribute_values = encode_groups(
-        stage.attributes,
-        encoded.y_codes,
-        len(encoded.classes),
-        type(estimator).__name__ if estimator._needs_attributes() else None,
-    )
-    return replace(stage, groups=groups, attribute_values=attribute_values)
+    missing = count_missing(attributes, "attributes_val")
+    if missing == "some":
+        encoded = encode_validation_set(X, y, None, classes, "last")
+        read_annotations(attributes, len(encoded["y"]), "attributes_val")
+        return encoded
+    attributes = None if missing == "all" else attributes
+    return encode_validation_set(X, y, attributes, classes, selection)
 
 
 def prepare(estimator, data, encoded=None, stage=None):
@@ -379,14 +264,29 @@ def prepare(estimator, data, encoded=None, stage=None):
     """
     if encoded is None:
         encoded = encode(estimator, data)
+    warn_of_missing_or_ignored(estimator, data)
     if stage is None:
         stage = run_first_stage(estimator, data, encoded)
+    if count_missing(data.attributes_val, "attributes_val") == "some":
+        encoded = _filled(estimator, data, encoded, stage)
     method = estimator._make_method(data, stage)
     if method is not None:
         from skdebias.methods._checks import for_groups  # torch, which others lack
 
         method = for_groups(method, stage.groups, inferred=stage.inferred)
     return Prepared(data, encoded, stage, method)
+
+
+def _filled(estimator, data, encoded, stage):
+    """Encode the validation set with the attributes that a first stage inferred."""
+    validation = encode_validation_set(
+        encoded.validation["X"],
+        data.y_val,
+        stage.attributes_of_validation(data),
+        encoded.classes,
+        estimator.selection,
+    )
+    return replace(encoded, validation=validation)
 
 
 def warn_of_attributes(estimator, prepared):
@@ -398,7 +298,8 @@ def warn_of_attributes(estimator, prepared):
     prepared : Prepared
     """
     reasons = []
-    if prepared.data.attributes is not None and uses_attributes(estimator):
+    given = count_missing(prepared.data.attributes) != "all"
+    if given and uses_attributes(estimator):
         named = NamedGroups(
             prepared.groups, prepared.classes, prepared.stage.attribute_values
         )

@@ -4,9 +4,8 @@ from numbers import Integral, Real
 
 from skdebias._base import BaseDebiasedClassifier, shared_parameters
 from skdebias._erm import model_factory
-from skdebias._prepare import FirstStage
+from skdebias._first_stage import FirstStage
 from skdebias._sklearn import Interval, StrOptions
-from skdebias._warnings import warn_caller
 
 # Parameters that GradientClusterPseudoAttributes shares.
 _CLUSTERING = (
@@ -252,15 +251,10 @@ default="feature_magnitude"
         self.robust = robust
         self.step_size = step_size
 
-    def _needs_attributes(self):
+    def _uses_attributes(self):
         return False
 
     def _first_stage(self, data):
-        if data.attributes is not None:
-            warn_caller(
-                "UGCClassifier infers its groups: the attributes given to fit are "
-                "ignored. GERNEClassifier or GroupDROClassifier use them.",
-            )
         reference = self._reference(data.seed)
         X, model = model_factory(self, data).last_layer(data.X, data.y, reference)
         inferrer = self._inferrer(data.seed, model).fit(X, data.y)
@@ -273,9 +267,10 @@ default="feature_magnitude"
             True,
             {name: getattr(inferrer, name) for name in names},
             {"norms": norms},
+            inferrer if data.models is None else None,  # it knows embeddings, not items
         )
 
-    def _first_stage_parameters(self, attributes_given):
+    def _first_stage_parameters(self, infers):
         return {*_CLUSTERING, "robust", *shared_parameters()}
 
     def _reference(self, seed):

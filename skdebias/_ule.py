@@ -349,7 +349,7 @@ default=None
             )
         return X_student
 
-    def _needs_attributes(self):
+    def _uses_attributes(self):
         return False
 
     def _make_method(self, data, stage):

@@ -9,17 +9,8 @@ from sklearn.utils import assert_all_finite, column_or_1d
 from sklearn.utils.multiclass import check_classification_targets, type_of_target
 from sklearn.utils.validation import validate_data
 
-from skdebias._attributes import (
-    MissingAttributesWarning,
-    as_attribute_array,
-    check_attributes,
-    encode_attributes,
-    factorize,
-    form_groups,
-    form_groups_of_codes,
-    on_host,
-    refuse_missing,
-)
+from skdebias._annotations import family, read_annotations, shown
+from skdebias._attributes import factorize, form_groups, on_host, refuse_missing
 from skdebias._named_groups import NamedGroups
 from skdebias._rows import (
     PRECISIONS,
@@ -162,35 +153,6 @@ def validate_training_rows(estimator, X, y):
     return X, y
 
 
-def encode_groups(attributes, y_codes, n_classes, user=None):
-    """Encode attributes and form the groups.
-
-    Parameters
-    ----------
-    attributes : array-like or None
-        None gives every row the same attribute value.
-    y_codes : ndarray of shape (n_samples,)
-    n_classes : int
-    user : str, default=None
-        Estimator that needs attributes and warns when there are none.
-
-    Returns
-    -------
-    groups : Groups
-    attribute_values : ndarray
-        Values that the attribute codes stand for.
-    """
-    if attributes is None and user is not None:
-        warn_caller(
-            f"{user} was fitted without attributes: every row counts as having "
-            "the same attribute value, so that groups are classes. Pass "
-            "attributes= to fit (inside a Pipeline or search, after "
-            "sklearn.set_config(enable_metadata_routing=True)).",
-            MissingAttributesWarning,
-        )
-    return form_groups_of_codes(y_codes, n_classes, attributes)
-
-
 def encode_classes(y, user, what="rows"):
     """Encode labels, of which there must be two at least.
 
@@ -302,72 +264,6 @@ def check_labels(y, name):
     return y
 
 
-def check_encodable(attributes, n_rows):
-    """Check the attributes of a fit, whether it uses them or not.
-
-    Parameters
-    ----------
-    attributes : array-like
-    n_rows : int
-        Rows of X.
-
-    Raises
-    ------
-    TypeError, ValueError
-        As `check_attributes`, or if the values of a column cannot be sorted.
-    """
-    encode_attributes(check_attributes(attributes, n_rows))
-
-
-def check_same_kind(attributes, attributes_val):
-    """Refuse attributes of validation rows that cannot be those of the training rows.
-
-    Parameters
-    ----------
-    attributes, attributes_val : array-like
-        Valid each by itself.
-
-    Raises
-    ------
-    ValueError
-        If they differ in their columns, or hold strings there and numbers here.
-    """
-    columns, columns_val = map(_columns, (attributes, attributes_val))
-    if len(columns_val) != len(columns):
-        raise ValueError(
-            f"attributes_val has {len(columns_val)} columns and attributes has "
-            f"{len(columns)}: pass the same columns in the same order."
-        )
-    for values, values_val in zip(columns, columns_val):
-        if _family(values) != _family(values_val):
-            raise ValueError(
-                f"attributes_val holds {_family(values_val)} ({_some(values_val)}) and "
-                f"attributes {_family(values)} ({_some(values)}): code both in the "
-                "same way."
-            )
-
-
-def _columns(attributes):
-    array = as_attribute_array(attributes, "attributes")
-    return [array] if array.ndim == 1 else list(array.T)
-
-
-def _family(values):
-    """Return what kind of values these are, so far as they could be equal to others."""
-    if values.dtype.kind in "biuf":
-        return "numbers"
-    if values.dtype.kind == "U":
-        return "strings"
-    if values.dtype.kind != "O":
-        return f"values of dtype {values.dtype.kind}"
-    kinds = {type(value) for value in values}
-    if all(issubclass(kind, str) for kind in kinds):
-        return "strings"
-    if all(issubclass(kind, (bool, int, float, np.number, np.bool_)) for kind in kinds):
-        return "numbers"
-    return "objects"
-
-
 def name_groups(y, attributes, y_name="y", name="attributes"):
     """Form the groups of labels and attributes that nobody has looked at yet.
 
@@ -375,6 +271,7 @@ def name_groups(y, attributes, y_name="y", name="attributes"):
     ----------
     y : array-like of shape (n_samples,)
     attributes : array-like
+        Rows of which they are missing belong to no group.
     y_name, name : str
         What they are called in messages.
 
@@ -383,7 +280,10 @@ def name_groups(y, attributes, y_name="y", name="attributes"):
     NamedGroups
     """
     y = check_labels(y, y_name)
-    return NamedGroups(*form_groups(y, attributes, y_name=y_name, name=name))
+    array, annotated = read_annotations(attributes, len(y), name)
+    if not annotated.all():
+        y, array = y[annotated], array[annotated]
+    return NamedGroups(*form_groups(y, array, y_name=y_name, name=name))
 
 
 def encode_validation_set(X, y, attributes, classes, selection):
@@ -448,26 +348,20 @@ def _resolved(selection, has_attributes):
 def _positions(classes_val, classes, y_codes_val):
     """Return the places of the classes of `y_val` among those of y, -1 for none."""
     positions = np.full(len(classes_val), -1)
-    if _family(classes_val) == _family(classes):
+    if family(classes_val) == family(classes):
         nearest = np.searchsorted(classes, classes_val).clip(max=len(classes) - 1)
         positions = np.where(classes[nearest] == classes_val, nearest, -1)
     unseen = positions < 0
     if unseen.all():
         raise ValueError(
-            f"y_val holds none of the classes of y: y_val has {_some(classes_val)}, y "
-            f"has {_some(classes)}. Code both in the same way."
+            f"y_val holds none of the classes of y: y_val has {shown(classes_val)}, y "
+            f"has {shown(classes)}. Code both in the same way."
         )
     if unseen.any():
         n_rows = int(unseen[y_codes_val].sum())
         warn_caller(
-            f"y_val holds labels that y does not, {_some(classes_val[unseen])}, in "
+            f"y_val holds labels that y does not, {shown(classes_val[unseen])}, in "
             f"{n_rows} of {len(y_codes_val)} rows, which always count as wrong: code y "
             "and y_val in the same way, or drop these rows.",
         )
     return positions
-
-
-def _some(values):
-    """Name the first values of an array."""
-    more = ", ..." if len(values) > 5 else ""
-    return f"[{', '.join(map(repr, values[:5].tolist()))}{more}]"

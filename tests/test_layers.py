@@ -15,11 +15,11 @@ FLOORS = {
     "skdebias": (
         "_atomic _blas _context _device _mapped _precision _quiet _rows _serialize "
         "_sklearn _thread_limits _warnings assets",
-        "_attributes _named_groups _training_checks _validation",
+        "_annotations _attributes _named_groups _training_checks _validation",
         "datasets metrics",
         "methods",
         "_engine",
-        "_prepare",
+        "_first_stage _prepare",
         "_head",
         "_fit _base",
         "_erm",  # what the first stages of others train

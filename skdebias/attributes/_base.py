@@ -16,6 +16,7 @@ from skdebias._validation import (
     has_validation_set,
     refuse_booleans,
 )
+from skdebias._warnings import AttributesIgnoredWarning, is_routed, warn_once
 
 
 class BasePseudoAttributes(BaseEstimator, metaclass=ABCMeta):
@@ -27,6 +28,9 @@ class BasePseudoAttributes(BaseEstimator, metaclass=ABCMeta):
     def _validate_params(self):
         super()._validate_params()
         refuse_booleans(self)
+
+    #: Whether it learns from rows that have attributes, and fills those of others.
+    uses_attributes = False
 
     @abstractmethod
     def _infer(self, X, y, validation):
@@ -60,7 +64,9 @@ class BasePseudoAttributes(BaseEstimator, metaclass=ABCMeta):
         """
 
     @_fit_context(prefer_skip_nested_validation=False)
-    def fit(self, X, y, *, X_val=None, y_val=None):
+    def fit(
+        self, X, y, attributes=None, *, X_val=None, y_val=None, attributes_val=None
+    ):
         """Infer the pseudo-attributes of the training rows.
 
         Parameters
@@ -69,9 +75,15 @@ class BasePseudoAttributes(BaseEstimator, metaclass=ABCMeta):
             Embeddings.
         y : array-like of shape (n_samples,)
             Class labels.
+        attributes : array-like of shape (n_samples,) or (n_samples, n_attributes), \
+default=None
+            Attributes of some rows, for what learns from them; the others are missing
+            (NaN, None, pandas' NA).
         X_val, y_val : array-like, default=None
             Validation set that selects the epoch of a reference model, where there is
             one.
+        attributes_val : array-like, default=None
+            Attributes of the validation rows, likewise.
 
         Returns
         -------
@@ -85,12 +97,27 @@ class BasePseudoAttributes(BaseEstimator, metaclass=ABCMeta):
         """
         y = self._checked_labels(X, y)
         self.classes_, _ = encode_classes(y, type(self).__name__)
-        if has_validation_set(X_val, y_val, None):
+        given = {"attributes": attributes, "attributes_val": attributes_val}
+        if not self.uses_attributes:
+            self._warn_if_ignored(**given)
+            given = {}
+        if has_validation_set(X_val, y_val, given.get("attributes_val")):
             y_val = self._checked_labels(X_val, y_val, "_val")
         validation = {"X_val": X_val, "y_val": y_val}
         with standard_context(), one_thread():
-            self.pseudo_attributes_ = self._infer(X, y, validation)
+            self.pseudo_attributes_ = self._infer(X, y, validation, **given)
         return self
+
+    def _warn_if_ignored(self, **given):
+        """Warn of attributes that nothing is learned from."""
+        names = [name for name, values in given.items() if values is not None]
+        if names and not is_routed():
+            warn_once(
+                f"{type(self).__name__} infers attributes without any: "
+                f"{' and '.join(names)} given to fit are ignored. "
+                "SSAPseudoAttributes learns from rows that have them.",
+                AttributesIgnoredWarning,
+            )
 
     def _checked_labels(self, X, y, suffix=""):
         """Check labels, and that there is one per row of X, which may be items."""
@@ -104,19 +131,29 @@ class BasePseudoAttributes(BaseEstimator, metaclass=ABCMeta):
             )
         return y
 
-    def fit_predict(self, X, y, *, X_val=None, y_val=None):
+    def fit_predict(
+        self, X, y, attributes=None, *, X_val=None, y_val=None, attributes_val=None
+    ):
         """Infer and return the pseudo-attributes of the training rows.
 
         Parameters
         ----------
-        X, y, X_val, y_val : array-like
+        X, y, attributes, X_val, y_val, attributes_val : array-like
             As for :meth:`fit`.
 
         Returns
         -------
         ndarray of shape (n_samples,)
         """
-        return self.fit(X, y, X_val=X_val, y_val=y_val).pseudo_attributes_
+        self.fit(
+            X,
+            y,
+            attributes,
+            X_val=X_val,
+            y_val=y_val,
+            attributes_val=attributes_val,
+        )
+        return self.pseudo_attributes_
 
     def predict(self, X, y):
         """Assign labelled rows, such as those of a validation set, as in training.

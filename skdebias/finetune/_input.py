@@ -11,17 +11,16 @@ from sklearn.utils import column_or_1d
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import validate_data
 
+from skdebias._annotations import check_same_kind, refuse_names
 from skdebias._attributes import on_host
-from skdebias._prepare import Encoded
+from skdebias._first_stage import check_annotations
+from skdebias._prepare import Encoded, encode_validation_rows
 from skdebias._rows import refuse_masked
 from skdebias._sklearn import through_pipelines
 from skdebias._validation import (
     TrainingData,
     about,
-    check_encodable,
-    check_same_kind,
     encode_classes,
-    encode_validation_set,
     has_validation_set,
 )
 from skdebias.finetune._items import Items
@@ -105,6 +104,8 @@ def check_fit_input(
     -------
     FitInput
     """
+    refuse_names(attributes, items)
+    refuse_names(attributes_val, X_val, "attributes_val")
     items = check_items(classifier, items, modality, classifier.backbone)
     y = _checked_labels(y)
     source = Items(items, modality)
@@ -114,13 +115,12 @@ def check_fit_input(
             "per item."
         )
     classes, y_codes = encode_classes(y, type(classifier).__name__, "items")
-    if attributes is not None:
-        check_encodable(attributes, len(y))
+    check_annotations(classifier.estimator, attributes, attributes_val, len(y))
     X_val = through_pipelines(X_val)
     validation = None
     if has_validation_set(X_val, y_val, attributes_val):
         codes = getattr(items, "dtype", None) == np.int64
-        validation = encode_validation_set(
+        validation = encode_validation_rows(
             _validation_items(classifier, X_val, modality, codes=codes),
             y_val,
             attributes_val,

@@ -12,11 +12,12 @@ from sklearn.model_selection import check_cv
 from sklearn.utils import indexable
 from sklearn.utils.metadata_routing import get_routing_for_object
 
+from skdebias._annotations import count_missing, refuse_names
 from skdebias._attributes import on_host
 from skdebias._context import standard_context
+from skdebias._first_stage import check_annotations, uses_attributes
 from skdebias._head import final_head
-from skdebias._named_groups import announced, warn_of_unusable
-from skdebias._prepare import uses_attributes
+from skdebias._named_groups import UnusableAttributesWarning, warn_of_unusable
 from skdebias._sklearn import (
     ROWS_LIKE_X,
     BaseSearchCV,
@@ -30,9 +31,13 @@ from skdebias._sklearn import (
     through_pipelines,
 )
 from skdebias._validation import name_groups
+from skdebias._warnings import AttributesIgnoredWarning, announced, warn_caller
 from skdebias.metrics import get_scorer_names
 from skdebias.metrics._scorers import with_named_scorers
-from skdebias.model_selection._candidates import check_stackable
+from skdebias.model_selection._candidates import (
+    check_stackable,
+    group_by_preprocessing,
+)
 from skdebias.model_selection._kfold import AttributeStratifiedKFold
 from skdebias.model_selection._scoring import (
     name_failed_scores,
@@ -131,7 +136,8 @@ default=None
             If the estimator cannot be stacked, or if all fits failed.
         """
         check_stackable(self.estimator, type(self).__name__)
-        if attributes is not None:
+        refuse_names(attributes, X)
+        if count_missing(attributes) != "all":
             params = params | {"attributes": on_host(attributes)}
         params = params | self._validation_rows(params)
         from skdebias._engine._threads import one_thread
@@ -140,7 +146,7 @@ default=None
         with standard_context(), one_thread(), routed:
             X, y = indexable(X, on_host(y))
             self._check_attributes(y, params)
-            with announced():
+            with announced(UnusableAttributesWarning, AttributesIgnoredWarning):
                 return self._search(X, y, params)
 
     def _validation_rows(self, params):
@@ -163,6 +169,12 @@ default=None
         reasons = []
         if attributes is not None and y is not None:
             named = name_groups(y, attributes)
+            check_annotations(
+                final_head(self.estimator),
+                attributes,
+                params.get("attributes_val"),
+                len(y),
+            )
             if uses_attributes(final_head(self.estimator)):
                 reasons.append(named.unusable_for_training())
             else:
@@ -179,6 +191,8 @@ default=None
         params = _check_method_params(X, params=params)
         splitter = self._splitter(y, params)
         routed = self._route(splitter, params)
+        if "attributes" in params:
+            self._warn_if_ignored(routed)
         callback = self._init_callback_context(
             max_subtasks=1 + (self.refit is not False)
         ).call_on_fit_task_begin(estimator=self, X=X, y=y, metadata=None)
@@ -209,6 +223,22 @@ default=None
         self.cv_results_ = results
         callback.call_on_fit_task_end(estimator=self, X=X, y=y, metadata=None)
         return self
+
+    def _warn_if_ignored(self, routed):
+        """Warn if nothing in a search has a use for the attributes."""
+        if "attributes" in {*routed.splitter.split, *routed.scorer.score}:
+            return
+        candidates = group_by_preprocessing(self.estimator, list(self._candidates()))
+        heads = [head for _, heads in candidates for _, head in heads]
+        if any(map(uses_attributes, heads)):
+            return
+        warn_caller(
+            f"{type(self).__name__}: the attributes given to fit are ignored. No "
+            "candidate trains with them, and neither the splitter nor the scorers ask "
+            "for them: pass cv=None or scoring=worst_group_accuracy_scorer, or leave "
+            "them out.",
+            AttributesIgnoredWarning,
+        )
 
     def _choose_best(self, tried, results):
         """Set which candidate is the best one, and its score."""

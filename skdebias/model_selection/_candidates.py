@@ -4,8 +4,8 @@ import joblib
 from sklearn.base import clone
 from sklearn.pipeline import Pipeline
 
+from skdebias._first_stage import first_stage_settings
 from skdebias._head import HeadClassifier, final_head
-from skdebias._prepare import first_stage_settings
 from skdebias._sklearn import validate_params
 
 # Hyper-parameters of the optimizers that every stack holds as one number per head.
@@ -71,7 +71,7 @@ class CandidateKeys:
     def __init__(self):
         self._first_stage, self._structure = {}, {}
 
-    def first_stage(self, number, model, attributes_given):
+    def first_stage(self, number, model, infers):
         """Check the parameters of a candidate; return what its first stage reads.
 
         Parameters
@@ -79,18 +79,20 @@ class CandidateKeys:
         number : int
             Of the candidate.
         model : HeadClassifier
-        attributes_given : bool
+        infers : bool
+            Whether attributes are missing on this split.
 
         Returns
         -------
         str or None
             A hash, equal for candidates whose first stages are. None if there is none.
         """
-        if number not in self._first_stage:
+        key = number, infers
+        if key not in self._first_stage:
             validate_params(model)
-            settings = first_stage_settings(model, attributes_given)
-            self._first_stage[number] = joblib.hash(settings) if settings else None
-        return self._first_stage[number]
+            settings = first_stage_settings(model, infers)
+            self._first_stage[key] = joblib.hash(settings) if settings else None
+        return self._first_stage[key]
 
     def structure(self, number, model, method):
         """Return what all heads of a stack have in common.

@@ -9,12 +9,12 @@ import numpy as np
 from sklearn.utils import check_random_state
 
 from skdebias._base import BaseDebiasedClassifier
+from skdebias._first_stage import infers_attributes, run_first_stage
 from skdebias._mapped import take_rows
 from skdebias._prepare import (
     draw_seed,
     encode,
     prepare,
-    run_first_stage,
     training_data,
 )
 from skdebias.model_selection._candidates import CandidateKeys
@@ -155,8 +155,9 @@ class Fold:
         member : StackMember or None
             None for a head that the engine does not train.
         """
-        attributes_given = self._fit_params["attributes"] is not None
-        stage_key = self._context.keys.first_stage(number, model, attributes_given)
+        given = self._fit_params["attributes"], self._fit_params["attributes_val"]
+        infers = infers_attributes(model, *given)
+        stage_key = self._context.keys.first_stage(number, model, infers)
         if model.random_state is None:
             seed = int(self._shared_seed)
         else:

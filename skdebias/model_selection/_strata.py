@@ -7,7 +7,8 @@ import numpy.typing as npt
 from sklearn.utils import check_consistent_length, column_or_1d
 from sklearn.utils.multiclass import type_of_target
 
-from skdebias._attributes import check_attributes, form_groups, on_host
+from skdebias._annotations import read_annotations, refuse_names
+from skdebias._attributes import encode_attributes, form_groups, on_host
 from skdebias._named_groups import NamedGroups
 from skdebias._sklearn import _num_samples
 
@@ -21,6 +22,9 @@ MISSING_ATTRIBUTES = (
     "scikit-learn's own splitter."
 )
 
+# What messages call the attribute of rows that have none.
+_NOT_ANNOTATED = "not annotated"
+
 
 def make_strata(X: Any, y: Any, attributes: Any, *, name: str) -> NamedGroups:
     """Validate the arguments of a splitter called `name` and number the groups."""
@@ -28,6 +32,7 @@ def make_strata(X: Any, y: Any, attributes: Any, *, name: str) -> NamedGroups:
         raise TypeError(MISSING_ATTRIBUTES.format(name=name))
     if y is None:
         raise ValueError(f"{name}.split needs the labels: pass y.")
+    refuse_names(attributes, X)
     check_consistent_length(X, y)
     y = column_or_1d(on_host(y), input_name="y")
     kind = type_of_target(y, input_name="y")
@@ -36,8 +41,21 @@ def make_strata(X: Any, y: Any, attributes: Any, *, name: str) -> NamedGroups:
             f"y must hold class labels, but its type is {kind!r}. Groups are formed "
             "of labels and attributes, so there is nothing to stratify on."
         )
-    attributes = check_attributes(attributes, _num_samples(X))
-    return NamedGroups(*form_groups(y, attributes))
+    array, annotated = read_annotations(attributes, _num_samples(X))
+    if not annotated.all():
+        array = _with_gaps_as_a_value(array, annotated)
+    return NamedGroups(*form_groups(y, array))
+
+
+def _with_gaps_as_a_value(
+    array: np.ndarray, annotated: npt.NDArray[np.bool_]
+) -> np.ndarray:
+    """Give all rows without attributes one value, so that folds share them evenly."""
+    codes, values = encode_attributes(array[annotated])
+    names = np.array([str(value) for value in [*values.tolist(), _NOT_ANNOTATED]])
+    numbers = np.full(len(array), len(values))
+    numbers[annotated] = codes
+    return names[numbers]
 
 
 def rank_by_appearance(codes: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:

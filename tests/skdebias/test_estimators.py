@@ -942,11 +942,11 @@ BAD_DATA = {
     ),
     "attributes with NaN": (
         lambda X, y, a: (X, y, {"attributes": _with(a, np.nan)}),
-        r"attributes has missing values in 1 rows \(the first is row 3\)",
+        r"attributes has missing values in 1 of 240 rows \(the first is row 3\)",
     ),
     "attributes with None": (
         lambda X, y, a: (X, y, {"attributes": ["a", None] * 120}),
-        "attributes has missing values in 120 rows",
+        "attributes has missing values in 120 of 240 rows",
     ),
     "attributes of three dimensions": (
         lambda X, y, a: (X, y, {"attributes": np.zeros((240, 2, 2))}),
@@ -1072,7 +1072,8 @@ def test_a_scorer_without_routing_names_the_line(data):
         (ERMClassifier(reweight="class"), False),
         (ERMClassifier(balance="group"), True),
         (ERMClassifier(reweight="group"), True),
-        (GERNEClassifier(out_of_bounds="clip"), False),  # infers them
+        (GERNEClassifier(out_of_bounds="clip"), True),
+        (GERNEClassifier(out_of_bounds="clip", t=0.2), False),  # infers them so
     ],
     ids=repr,
 )

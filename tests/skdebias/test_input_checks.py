@@ -8,11 +8,16 @@ import pandas as pd
 import pytest
 import torch
 from scipy.sparse import csr_matrix
+from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.pipeline import make_pipeline
 
 import skdebias
-from skdebias import CollapsedHeadWarning, UnusableAttributesWarning
+from skdebias import (
+    AttributesIgnoredWarning,
+    CollapsedHeadWarning,
+    UnusableAttributesWarning,
+)
 from skdebias.datasets import make_spurious_classification
 from skdebias.finetune import FineTuneClassifier
 from skdebias.metrics import (
@@ -211,18 +216,11 @@ def test_a_label_that_only_y_val_has_is_named(name, data):
 BAD_ATTRIBUTES = {
     "too short": (lambda a: a[:-7], "attributes has 153 rows"),
     "too long": (lambda a: np.tile(a, 2), "attributes has 320 rows"),
-    "NaN": (lambda a: _with(a, 3, np.nan), "attributes has missing"),
-    "None": (lambda a: _with(a, 3, None, object), "attributes has missing"),
-    "pandas NA": (
-        lambda a: pd.Series(a, dtype="Int64").where(a == 1),
-        "attributes has missing",
-    ),
-    "masked": (lambda a: np.ma.array(a, mask=a == 1), "attributes has missing"),
     "dicts": (lambda a: [{}] * len(a), "attributes holds values of type dict"),
     "sets": (lambda a: [{1}] * len(a), "attributes holds values of type set"),
     "ragged lists": (lambda a: [[1]] * (len(a) - 1) + [[1, 2]], "attributes cannot"),
     "a scalar": (lambda a: 3, "attributes=3 is no array"),
-    "a name": (lambda a: "place", "attributes='place' is no array"),
+    "a name": (lambda a: "place", "attributes='place' is a name"),
     "sparse": (lambda a: csr_matrix(a[:, None]), "attributes is a sparse"),
     "3-D": (lambda a: a[:, None, None], "attributes must have shape"),
     "no columns": (lambda a: np.zeros((len(a), 0)), "attributes has no columns"),
@@ -237,6 +235,56 @@ def test_attributes_are_checked_even_where_they_are_ignored(name, case, data):
     change, message = BAD_ATTRIBUTES[case]
     with pytest.raises((TypeError, ValueError), match=message):
         make(name).fit(X, y, attributes=change(a))
+
+
+#: Attributes of some rows only, as users bring them: all of them but row 3.
+GAPS = {
+    "NaN": lambda a: _with(a, 3, np.nan),
+    "None": lambda a: _with(a, 3, None, object),
+    "None among strings": lambda a: _with(np.array(["l", "w"])[a], 3, None, object),
+    "pandas NA": lambda a: pd.Series(a, dtype="Int64").mask(np.arange(len(a)) == 3),
+    "pandas strings": lambda a: pd.Series(np.array(["l", "w"])[a]).mask(
+        np.arange(len(a)) == 3
+    ),
+    "categories": lambda a: pd.Series(a, dtype="category").mask(np.arange(len(a)) == 3),
+    "NaT": lambda a: _with(np.array(["2020", "2021"], "M8[Y]")[a], 3, "NaT", "M8[Y]"),
+    "masked": lambda a: np.ma.array(a, mask=np.arange(len(a)) == 3),
+    "tensor": lambda a: torch.from_numpy(_with(a, 3, np.nan)),
+    "one of two columns": lambda a: pd.DataFrame({"a": a, "b": _with(a, 3, np.nan)}),
+}
+
+
+@every
+@pytest.mark.parametrize("case", GAPS)
+def test_gaps_in_attributes_are_refused_where_they_are_used(name, case, data):
+    """With what fills them; those who ignore attributes ignore their gaps."""
+    X, y, a = data
+    gaps = GAPS[case](a)
+    model = make_user(name)
+    message = "attributes has missing values in 1 of 160 rows .*row 3"
+    if name in {*USING_ATTRIBUTES, NETWORK}:
+        with pytest.raises(ValueError, match=f"{message}.*=SSAPseudoAttributes"):
+            model.fit(X, y, attributes=gaps)
+    else:
+        with pytest.warns(AttributesIgnoredWarning):
+            model.fit(X, y, attributes=gaps)
+    with pytest.raises(ValueError, match=r"attributes_val has .*SSAPseudoAttributes"):
+        model.fit(X, y, X_val=X, y_val=y, attributes_val=gaps)
+
+
+@every
+@pytest.mark.parametrize("case", GAPS)
+def test_attributes_without_a_value_are_none(name, case, data):
+    X, y, a = data
+    gaps = GAPS[case](a)
+    rows = np.full(len(y), 3)
+    empty = gaps.iloc[rows] if hasattr(gaps, "iloc") else gaps[rows]
+    validation = {"X_val": X, "y_val": y}
+    model = make_user(name)
+    other = clone(model)
+    model.fit(X, y, empty, **validation, attributes_val=empty)
+    other.fit(X, y, **validation)
+    np.testing.assert_array_equal(model.predict_proba(X), other.predict_proba(X))
 
 
 @every_head
