@@ -1,7 +1,7 @@
 """What text_embeddings.py and image_embeddings.py share: sets, tasks and tables."""
 
 import argparse
-from _statistics import COUNTS, of_rows, picked, written
+from _statistics import COUNTS, of_rows, picked, prose, written
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
@@ -290,7 +290,7 @@ def _spread(row):
     return f"{row['mean']:.3f} ± {row['std']:.3f}"
 
 
-def main(doc, make_sets, out, epilogue="", facts=None):
+def main(doc, make_sets, out, epilogue, facts):
     """Run the command line of a script.
 
     Parameters
@@ -303,7 +303,7 @@ def main(doc, make_sets, out, epilogue="", facts=None):
         The tidy CSV.
     epilogue : str
         What follows the tables, such as known limits. Its numbers are fields in braces.
-    facts : callable, default=None
+    facts : callable
         Takes the rows, returns the values of the fields.
     """
     title, _, protocol = doc.partition("\n\n")
@@ -324,15 +324,15 @@ def main(doc, make_sets, out, epilogue="", facts=None):
     else:
         tasks = tasks_of(sets, arguments.splits, arguments.methods)
         rows = run(tasks, fit_with(sets), arguments.out)
-    print(page(title, protocol, rows, sets, epilogue, facts))
+    text = page(title, protocol, rows, sets)
+    told = prose(epilogue, facts, rows, arguments.out)
+    print(f"{text}\n{told}", end="")
 
 
-def page(title, protocol, rows, sets, epilogue="", facts=None):
+def page(title, protocol, rows, sets):
     """Return the markdown page of a script; every number of it is in the CSV."""
     done = [name for name in sets if (rows["dataset"] == name).any()]
     tables = [markdown(rows, name, sets[name]) for name in done]
-    if facts is not None:
-        epilogue = written(epilogue, facts(rows))
     tasks = rows.drop_duplicates(["dataset", "method", "setting", "seed"])
     total = f"All fits together took {tasks['seconds'].sum() / 60:.0f} minutes."
     sections = [
@@ -341,6 +341,5 @@ def page(title, protocol, rows, sets, epilogue="", facts=None):
         f"{total}\nThe machine's two cores were shared, so that seconds say little.",
         *tables,
         _grids_table(set(rows["method"])),
-        epilogue.strip(),
     ]
-    return "\n\n".join(section for section in sections if section)
+    return "\n\n".join(sections)

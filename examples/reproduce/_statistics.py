@@ -12,6 +12,7 @@ import textwrap
 from typing import NamedTuple
 
 import numpy as np
+from _runner import ROWS
 from scipy.stats import t as student_t
 
 from skdebias.metrics import corrected_interval
@@ -133,6 +134,29 @@ def short(value, digits=3):
 def points(value):
     """Return per cent with one decimal, and no negative zero."""
     return f"{value:.1f}".replace("-0.0", "0.0")
+
+
+def prose(text, facts, rows, out):
+    """Return the prose of a page, which is of the rows of the repository alone.
+
+    Parameters
+    ----------
+    text : str
+        Markdown with fields in braces.
+    facts : callable
+        Takes the rows, returns the values of the fields.
+    rows : DataFrame
+    out : Path
+        Where the rows are. Of rows of one's own the text would say nothing true.
+
+    Returns
+    -------
+    str
+        Empty, or the text after an empty line.
+    """
+    if out.resolve().parent != ROWS.resolve():
+        return ""
+    return f"\n{written(text, facts(rows))}\n"
 
 
 def written(text, fields=None):

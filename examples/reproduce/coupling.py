@@ -19,7 +19,7 @@ row of the same `s`, paired by split, with a 95 % interval.
 import argparse
 import os
 import sys
-from _statistics import points, resampled, short, written
+from _statistics import points, prose, resampled, short, written
 from pathlib import Path
 
 import pandas as pd
@@ -167,9 +167,7 @@ def page(rows):
     cost = (
         f"{len(minutes)} fits took {minutes.sum() / 60:.0f} minutes of a busy machine."
     )
-    return "\n\n".join(
-        ["\n".join(lines), written(FACES.covers), cost, written(EPILOGUE, facts(rows))]
-    )
+    return "\n\n".join(["\n".join(lines), written(FACES.covers), cost])
 
 
 def main():
@@ -183,6 +181,7 @@ def main():
     arguments = parser.parse_args()
     rows = read(arguments.out) if arguments.table_only else _run(arguments)
     print(f"# {title}\n\n{protocol.rstrip()}\n\n{page(rows)}")
+    print(prose(EPILOGUE, facts, rows, arguments.out), end="")
 
 
 if __name__ == "__main__":

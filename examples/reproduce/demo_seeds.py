@@ -12,7 +12,7 @@ no choice. Scores are of the test part.
 
 import argparse
 import tempfile
-from _statistics import COUNTS, of_rows, written
+from _statistics import COUNTS, of_rows, prose, written
 from functools import lru_cache
 from pathlib import Path
 
@@ -126,7 +126,7 @@ def main():
         ]
         rows = run(tasks, fit, arguments.out)
     print(f"# {title}\n\n{protocol.rstrip()}\n\n{table(rows)}")
-    print(f"\n{written(EPILOGUE, facts(rows))}")
+    print(prose(EPILOGUE, facts, rows, arguments.out), end="")
 
 
 if __name__ == "__main__":
