@@ -204,7 +204,9 @@ class AFRClassifier(BaseDebiasedClassifier):
 
         held = holdout_mask(data.y, self.holdout, data.seed)
         first = make_erm(self, random_state=data.seed, verbose=0)
-        first.fit(take_rows(data.X, ~held), data.y[~held])
+        weights = data.sample_weight
+        weights = None if weights is None else weights[~held]
+        first.fit(take_rows(data.X, ~held), data.y[~held], sample_weight=weights)
         codes = np.searchsorted(first.classes_, data.y)
         confidence = first.predict_proba(data.X)[np.arange(len(codes)), codes]
         layers = {

@@ -6,14 +6,13 @@ splitters form theirs by :func:`form_groups`, or by :func:`form_groups_of_codes`
 the classes are known already.
 """
 
-from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-# Integers that span at most this range, or the number of entries, are counted.
-_SHORT_RANGE = 1 << 16
+from skdebias._groups import Groups, factorize
+
 # What to do about missing values, and about missing attributes.
 _OF_ANY = "Drop these rows, or give missing values a value of their own."
 _REMEDIES = (
@@ -138,103 +137,13 @@ def encode_attributes(
     return codes, array[first]
 
 
-@dataclass(frozen=True, eq=False)
-class Groups:
-    """The non-empty (label, attribute) cells of a data set.
-
-    Build it with :meth:`from_labels`. The order of the groups is lexicographic in
-    (class code, attribute code), whatever the order of the samples.
-
-    Parameters
-    ----------
-    ids : ndarray of shape (n_samples,), int64
-        Index of every sample's group, a row of `cells`.
-    cells : ndarray of shape (n_groups, 2), int64
-        Class code and attribute code of every non-empty group.
-    counts : ndarray of shape (n_groups,), int64
-        Number of samples of every group, at least 1.
-    n_classes : int
-        Number of classes, those without a sample included.
-    n_attributes : int
-        Number of attribute values, those without a sample included.
-
-    Examples
-    --------
-    >>> groups = Groups.from_labels([0, 1, 1, 0], [0, 1, 1, 1], 2, 2)
-    >>> groups.cells
-    array([[0, 0],
-           [0, 1],
-           [1, 1]])
-    >>> groups.ids
-    array([0, 2, 2, 1])
-    >>> groups.counts
-    array([1, 1, 2])
-    """
-
-    ids: npt.NDArray[np.int64]
-    cells: npt.NDArray[np.int64]
-    counts: npt.NDArray[np.int64]
-    n_classes: int
-    n_attributes: int
-
-    @classmethod
-    def from_labels(
-        cls,
-        y_codes: npt.ArrayLike,
-        attribute_codes: npt.ArrayLike,
-        n_classes: int,
-        n_attributes: int,
-    ) -> Self:
-        """Form the groups of encoded labels and attributes.
-
-        Parameters
-        ----------
-        y_codes : array-like of shape (n_samples,), int
-            Class codes in [0, n_classes).
-        attribute_codes : array-like of shape (n_samples,), int
-            Attribute codes in [0, n_attributes).
-        n_classes, n_attributes : int
-            Number of classes and of attribute values.
-
-        Returns
-        -------
-        Groups
-            The groups of these samples.
-
-        Raises
-        ------
-        ValueError
-            If the lengths differ or a code is out of range.
-        """
-        labels = _check_codes(y_codes, n_classes, "y_codes")
-        attributes = _check_codes(attribute_codes, n_attributes, "attribute_codes")
-        if len(labels) != len(attributes):
-            raise ValueError(
-                f"y_codes has {len(labels)} entries, but attribute_codes has "
-                f"{len(attributes)}. Pass one code per sample."
-            )
-        flat, ids = factorize(labels * n_attributes + attributes, "cells")
-        return cls(
-            ids=ids,
-            cells=np.column_stack(np.divmod(flat, max(n_attributes, 1))),
-            counts=np.bincount(ids, minlength=len(flat)).astype(np.int64, copy=False),
-            n_classes=int(n_classes),
-            n_attributes=int(n_attributes),
-        )
-
-    @property
-    def n_groups(self) -> int:
-        """Number of non-empty groups."""
-        return len(self.counts)
-
-    @property
-    def y_codes(self) -> npt.NDArray[np.int64]:
-        """Class code of every sample."""
-        return self.cells[self.ids, 0]
-
-
 def form_groups(
-    y: Any, attributes: Any = None, *, y_name: str = "y", name: str = "attributes"
+    y: Any,
+    attributes: Any = None,
+    *,
+    y_name: str = "y",
+    name: str = "attributes",
+    weights: npt.NDArray[np.float64] | None = None,
 ) -> tuple[Groups, np.ndarray, np.ndarray]:
     """Form the groups of labels and attributes.
 
@@ -247,6 +156,8 @@ def form_groups(
         groups are the classes.
     y_name, name : str
         Names of the arguments in error messages.
+    weights : ndarray of shape (n_samples,), default=None
+        Positive weight of every sample.
 
     Returns
     -------
@@ -263,7 +174,9 @@ def form_groups(
     [('cat', 'in'), ('dog', 'in'), ('dog', 'out')]
     """
     y_codes, labels = encode_attributes(y, y_name)
-    groups, values = form_groups_of_codes(y_codes, len(labels), attributes, name)
+    groups, values = form_groups_of_codes(
+        y_codes, len(labels), attributes, name, weights
+    )
     return groups, labels, values
 
 
@@ -272,6 +185,7 @@ def form_groups_of_codes(
     n_classes: int,
     attributes: Any = None,
     name: str = "attributes",
+    weights: npt.NDArray[np.float64] | None = None,
 ) -> tuple[Groups, np.ndarray]:
     """Form the groups of encoded labels and of attributes as the user passed them.
 
@@ -280,7 +194,7 @@ def form_groups_of_codes(
     y_codes : ndarray of shape (n_samples,), int64
         Class codes in [0, n_classes).
     n_classes : int
-    attributes, name
+    attributes, name, weights
         See :func:`form_groups`.
 
     Returns
@@ -293,7 +207,8 @@ def form_groups_of_codes(
     if attributes is not None:
         attributes = check_attributes(attributes, len(y_codes), name)
         codes, values = encode_attributes(attributes, name)
-    return Groups.from_labels(y_codes, codes, n_classes, len(values)), values
+    groups = Groups.from_labels(y_codes, codes, n_classes, len(values), weights)
+    return groups, values
 
 
 def on_host(values: Any) -> Any:
@@ -405,72 +320,3 @@ def _refuse_unhashable(array: np.ndarray, name: str) -> None:
 def _shortened(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
-
-
-def factorize(array: np.ndarray, name: str) -> tuple[np.ndarray, npt.NDArray[np.int64]]:
-    """Return the sorted distinct values of a 1-D array, and the index of each entry.
-
-    What `np.unique` returns, in linear time where integers span a short range.
-
-    Parameters
-    ----------
-    array : ndarray of shape (n_samples,)
-    name : str
-        Named in the error message.
-
-    Returns
-    -------
-    values : ndarray of shape (n_values,)
-    codes : ndarray of shape (n_samples,), int64
-
-    Raises
-    ------
-    TypeError
-        If entries cannot be ordered.
-
-    Examples
-    --------
-    >>> factorize(np.array(["b", "a", "b"]), "y")
-    (array(['a', 'b'], dtype='<U1'), array([1, 0, 1]))
-    """
-    if len(array) and np.can_cast(array.dtype, np.int64):
-        low, high = int(array.min()), int(array.max())
-        if high - low <= max(len(array), _SHORT_RANGE):
-            shifted = array.astype(np.int64) - low
-            present = np.flatnonzero(np.bincount(shifted))
-            rank = np.zeros(high - low + 1, dtype=np.int64)
-            rank[present] = np.arange(len(present))
-            return (present + low).astype(array.dtype), rank[shifted]
-    hashed = None
-    if array.dtype.kind == "O":
-        import pandas as pd
-
-        # Hashing first leaves only the distinct objects to sort: 10 times faster.
-        hashed, array = pd.factorize(array)
-    try:
-        values, inverse = np.unique(array, return_inverse=True)
-    except TypeError as error:
-        kinds = sorted({type(value).__name__ for value in array})
-        raise TypeError(
-            f"{name} mixes the types {', '.join(kinds)} in one column, which cannot be "
-            "sorted. Convert the column to one type, for example with astype(str)."
-        ) from error
-    if hashed is not None:
-        inverse = inverse[hashed]
-    return values, inverse.astype(np.int64, copy=False)
-
-
-def _check_codes(codes: npt.ArrayLike, n_codes: int, name: str) -> np.ndarray:
-    array = np.asarray(codes)
-    if array.ndim != 1 or (array.dtype.kind not in "iub" and array.size):
-        raise ValueError(
-            f"{name} must be a 1-D integer array, but has shape {array.shape} and "
-            f"dtype {array.dtype}. Encode it first."
-        )
-    array = array.astype(np.int64, copy=False)
-    if array.size and (array.min() < 0 or array.max() >= n_codes):
-        raise ValueError(
-            f"{name} must lie in [0, {n_codes}), but spans [{array.min()}, "
-            f"{array.max()}]."
-        )
-    return array

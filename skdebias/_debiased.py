@@ -179,9 +179,11 @@ class DebiasedClassifier(BaseDebiasedClassifier):
         y,
         attributes=None,
         *,
+        sample_weight=None,
         X_val=None,
         y_val=None,
         attributes_val=None,
+        sample_weight_val=None,
         X_unlabeled=None,
     ):
         """Train the head.
@@ -196,8 +198,13 @@ class DebiasedClassifier(BaseDebiasedClassifier):
         attributes : array-like of shape (n_samples,) or (n_samples, n_attributes), \
 default=None
             Spurious attributes; several columns are crossed.
+        sample_weight : array-like of shape (n_samples,) or float, default=None
+            As how many rows each row counts, in the shares of classes and groups too;
+            a row of weight 0 is left out. None is 1.
         X_val, y_val, attributes_val : array-like, default=None
             Validation set that selects the epoch, and nothing else; see `selection`.
+        sample_weight_val : array-like of shape (n_val_samples,) or float, default=None
+            As how many rows each validation row counts in the scores.
         X_unlabeled : array-like of shape (n_unlabeled, n_features), default=None
             Rows without labels, for a method that learns from them. A step sees a batch
             of them beside those of the method; they count neither in the length of an
@@ -221,9 +228,11 @@ default=None
             X,
             y,
             attributes,
+            sample_weight=sample_weight,
             X_val=X_val,
             y_val=y_val,
             attributes_val=attributes_val,
+            sample_weight_val=sample_weight_val,
             **more,
         )
 

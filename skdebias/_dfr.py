@@ -9,8 +9,8 @@ import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 
-from skdebias._attributes import Groups
 from skdebias._base import BaseDebiasedClassifier
+from skdebias._groups import Groups
 from skdebias._head import HeadClassifier
 from skdebias._quiet import ignored
 from skdebias._sklearn import HasMethods, Interval, StrOptions
@@ -173,7 +173,7 @@ default="auto"
 
         Cs, rows = self._checked_Cs(), np.arange(len(prepared.y_codes))
         features = Features(prepared.data.X, torch.device("cpu"))
-        scaling = _moments(features)
+        scaling = _moments(features, prepared.data.sample_weight)
         rng = np.random.default_rng(prepared.data.seed)
         scores = np.full(len(Cs), np.nan)
         if len(Cs) > 1:
@@ -248,19 +248,19 @@ default="auto"
         """
         import torch
 
-        from skdebias.methods._dfr import balanced_subset
+        from skdebias.methods._dfr import balanced_draw
 
         mean, scale = scaling
         classes = groups.cells[:, 0]
         totals, n_iter = [0.0] * len(Cs), 0
         for _ in range(n_draws):
-            drawn = balanced_subset(groups, rng)
+            drawn, weights = balanced_draw(groups, rng)
             X = features.rows(torch.from_numpy(rows[drawn])).double().numpy()
             y = classes[groups.ids[drawn]]
             seed = int(rng.integers(2**31))
             for i, C in enumerate(Cs):
-                weights, passes = self._fit_one((X - mean) / scale, y, C, seed)
-                totals[i] += weights
+                fitted, passes = self._fit_one((X - mean) / scale, y, weights, C, seed)
+                totals[i] += fitted
                 n_iter = max(n_iter, passes)
         heads = []
         for total in totals:
@@ -269,7 +269,7 @@ default="auto"
             heads.append((coef.astype(np.float32, order="C"), intercept.astype("f4")))
         return heads, n_iter
 
-    def _fit_one(self, X, y, C, seed):
+    def _fit_one(self, X, y, sample_weight, C, seed):
         """Fit a logistic regression by the fastest solver of its penalty.
 
         Returns the coefficients beside the intercepts, and the passes of the solver.
@@ -295,25 +295,29 @@ default="auto"
         # All fits of liblinear in a process draw from one generator.
         alone = _LIBLINEAR if options["solver"] == "liblinear" else nullcontext()
         with alone, ignored(ConvergenceWarning):
-            model.fit(X, y)
+            model.fit(X, y, sample_weight)
         weights = model.coef_
         if not self.penalize_intercept:
             weights = np.column_stack([weights, model.intercept_])
         return weights, int(model.n_iter_.max())
 
 
-def _moments(features):
+def _moments(features, sample_weight):
     """Return mean and deviation of the columns, in one pass over blocks."""
     total, squares, shift = 0.0, 0.0, None
-    for _, block in features.chunks():
+    counted = features.n_rows if sample_weight is None else sample_weight.sum()
+    for where, block in features.chunks():
         block = block.double().numpy()
         if shift is None:
             shift = block.mean(0)  # keeps the squares small
         block = block - shift
-        total = total + block.sum(0)
-        squares = squares + (block**2).sum(0)
-    mean = total / features.n_rows
-    variance = np.maximum(squares / features.n_rows - mean**2, 0.0)
+        if sample_weight is None:
+            total, squares = total + block.sum(0), squares + (block**2).sum(0)
+        else:
+            weights = sample_weight[where]
+            total, squares = total + weights @ block, squares + weights @ block**2
+    mean = total / counted
+    variance = np.maximum(squares / counted - mean**2, 0.0)
     constant = variance <= 1e-12 * np.maximum(1.0, (shift + mean) ** 2)
     return shift + mean, np.where(constant, 1.0, np.sqrt(variance))
 
@@ -321,4 +325,5 @@ def _moments(features):
 def _restricted(groups, rows):
     """Return the groups of some rows."""
     cells = groups.cells[groups.ids[rows]]
-    return Groups.from_labels(*cells.T, groups.n_classes, groups.n_attributes)
+    weights = None if groups.weights is None else groups.weights[rows]
+    return Groups.from_labels(*cells.T, groups.n_classes, groups.n_attributes, weights)

@@ -221,7 +221,7 @@ class HeadFactory:
         """
         return make_erm(self._estimator, **changes)
 
-    def last_layer(self, X, y, reference):
+    def last_layer(self, X, y, reference, sample_weight=None):
         """Return features and the model whose last layers read them.
 
         Parameters
@@ -230,6 +230,8 @@ class HeadFactory:
         y : array-like of shape (n_samples,)
         reference : dict or None
             Changes to the ERM model, which is wanted in training; None if it is not.
+        sample_weight : ndarray of shape (n_samples,), default=None
+            Weights of the rows.
 
         Returns
         -------

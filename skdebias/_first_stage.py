@@ -9,11 +9,13 @@ from sklearn.base import clone
 
 from skdebias._annotations import count_missing, fill_missing, read_annotations
 from skdebias._attributes import (
-    Groups,
     as_attribute_array,
     form_groups_of_codes,
     missing_rows,
 )
+from skdebias._groups import Groups
+from skdebias._sample_weight import refuse_unweighted
+from skdebias._training_data import given_weights
 from skdebias._warnings import (
     AttributesIgnoredWarning,
     MissingAttributesWarning,
@@ -207,7 +209,10 @@ def infer_attributes(inferrer, data):
     given = {"X_val": data.X_val, "y_val": data.y_val}
     if fills_attributes(inferrer):
         given |= {"attributes": data.attributes, "attributes_val": data.attributes_val}
-    attributes = inferrer.fit_predict(data.X, data.y, **given)
+    weights = given_weights(data)
+    if weights:
+        refuse_unweighted(inferrer.fit_predict, f"pseudo_attributes={inferrer!r}")
+    attributes = inferrer.fit_predict(data.X, data.y, **weights, **given)
     inferred = count_missing(data.attributes) != "none"
     return FirstStage(
         attributes, inferred, {"pseudo_attributes_": attributes}, inferrer=inferrer
@@ -251,7 +256,10 @@ def run_first_stage(estimator, data, encoded):
     # Those with gaps are for methods that do not use them.
     missing = stage.attributes is None or count_missing(stage.attributes) != "none"
     groups, attribute_values = form_groups_of_codes(
-        encoded.y_codes, len(encoded.classes), None if missing else stage.attributes
+        encoded.y_codes,
+        len(encoded.classes),
+        None if missing else stage.attributes,
+        weights=data.sample_weight,
     )
     return replace(stage, groups=groups, attribute_values=attribute_values)
 

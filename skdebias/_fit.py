@@ -381,6 +381,8 @@ def fitted_history(history, validation):
         accuracy = [v[:, -1] for v in history["validation_group_accuracy"]]
         out["validation_group_accuracy"] = np.stack(accuracy)
         out["validation_groups"] = validation["labels"]
+        if validation["groups"].weights is not None:
+            out["validation_group_weights"] = validation["groups"].counts
         _warn_of_a_constant_score(out, validation)
     return out
 

@@ -158,6 +158,7 @@ class HeadClassifier(
         "X_val": True,
         "y_val": True,
         "attributes_val": True,
+        "sample_weight_val": True,
     }
 
     def _n_epochs(self):
@@ -187,9 +188,11 @@ class HeadClassifier(
         y,
         attributes=None,
         *,
+        sample_weight=None,
         X_val=None,
         y_val=None,
         attributes_val=None,
+        sample_weight_val=None,
     ):
         """Train the head.
 
@@ -203,8 +206,13 @@ class HeadClassifier(
         attributes : array-like of shape (n_samples,) or (n_samples, n_attributes), \
 default=None
             Spurious attributes; several columns are crossed.
+        sample_weight : array-like of shape (n_samples,) or float, default=None
+            As how many rows each row counts, in the shares of classes and groups too;
+            a row of weight 0 is left out. None is 1.
         X_val, y_val, attributes_val : array-like, default=None
             Validation set that selects the epoch, and nothing else; see `selection`.
+        sample_weight_val : array-like of shape (n_val_samples,) or float, default=None
+            As how many rows each validation row counts in the scores.
 
         Returns
         -------
@@ -214,16 +222,18 @@ default=None
         Raises
         ------
         ValueError
-            If the input is malformed: wrong lengths, NaN, a single class. What was
-            fitted before is then left as it was.
+            If the input is malformed: wrong lengths, NaN, a single class, a negative
+            weight. What was fitted before is then left as it was.
         """
         return self._fit_or_restore(
             X,
             y,
             attributes,
+            sample_weight=sample_weight,
             X_val=X_val,
             y_val=y_val,
             attributes_val=attributes_val,
+            sample_weight_val=sample_weight_val,
         )
 
     def _fit_or_restore(self, X, y, attributes, **fit_params):
@@ -250,13 +260,15 @@ default=None
         encoded = encode(self, data)
         self._check_warm_start(before, encoded.classes)
         if encoded.validation is not None:
-            warn_of_validation_shift(X, encoded.validation["X"])
+            warn_of_validation_shift(data.X, encoded.validation["X"])
         prepared = prepare(self, data, encoded)
         warn_of_attributes(self, prepared)
         task = FitTask(self, prepared)
         set_fitted(self, prepared, self._train(prepared, task))
         task.end(reconstruction_attributes={})
-        warn_if_collapsed(self, X, encoded.y_codes, self._logits)
+        warn_if_collapsed(
+            self, data.X, encoded.y_codes, self._logits, data.sample_weight
+        )
         return self
 
     def _validate_params(self):
@@ -331,14 +343,16 @@ class FitTask:
         self._estimator = estimator
         self._prepared = prepared
         data = prepared.data
-        metadata = None
-        if data.attributes is not None:
-            metadata = {"attributes": data.attributes}
+        metadata = {
+            name: getattr(data, name)
+            for name in ("attributes", "sample_weight")
+            if getattr(data, name) is not None
+        }
         self._hooks = {
             "estimator": estimator,
             "X": data.X,
             "y": data.y,
-            "metadata": metadata,
+            "metadata": metadata or None,
         }
         if parent is None:
             self._context = estimator._init_callback_context(

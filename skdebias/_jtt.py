@@ -10,6 +10,7 @@ from skdebias._erm import model_factory
 from skdebias._first_stage import FirstStage
 from skdebias._quiet import ignored
 from skdebias._sklearn import HasMethods, Interval
+from skdebias._training_data import given_weights
 from skdebias._warnings import warn_caller
 
 
@@ -203,7 +204,9 @@ class JTTClassifier(BaseDebiasedClassifier):
         try:
             # The first model is meant to stop early.
             with ignored(ConvergenceWarning):
-                errors = inferrer.fit_predict(data.X, data.y)
+                errors = inferrer.fit_predict(
+                    data.X, data.y, **given_weights(data, validation=False)
+                )
         except EmptyErrorSetError:
             warn_caller(
                 "JTTClassifier: the first model makes no mistake on the training rows. "

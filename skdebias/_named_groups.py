@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from skdebias._attributes import Groups
+from skdebias._groups import Groups
 from skdebias._warnings import warn_once
 
 # Groups of fewer rows say nothing of how a model does on others like them.
@@ -46,7 +46,7 @@ class NamedGroups:
     def describe(self, group: int) -> str:
         """Name one group and its size."""
         label, value = self.groups.cells[group]
-        count = self.groups.counts[group]
+        count = self.groups.sizes[group]
         return (
             f"(label={_plain(self.labels[label])}, "
             f"attribute={_plain(self.attribute_values[value])}): {count}"
@@ -89,7 +89,7 @@ class NamedGroups:
 
     @property
     def _small(self) -> npt.NDArray[np.int64]:
-        return np.flatnonzero(self.groups.counts < _SMALL_GROUP)
+        return np.flatnonzero(self.groups.sizes < _SMALL_GROUP)
 
     @property
     def _is_scattered(self) -> bool:

@@ -11,7 +11,6 @@ import numpy as np
 from sklearn.utils import check_random_state
 
 from skdebias._annotations import check_same_kind, count_missing, read_annotations
-from skdebias._attributes import Groups
 from skdebias._first_stage import (
     FirstStage,
     FirstStageHooks,
@@ -20,12 +19,14 @@ from skdebias._first_stage import (
     uses_attributes,
     warn_of_missing_or_ignored,
 )
+from skdebias._groups import Groups
 from skdebias._named_groups import NamedGroups, warn_of_unusable
 from skdebias._rows import refuse_beyond_float32
+from skdebias._sample_weight import of_all_rows
 from skdebias._sklearn import ROWS_LIKE_X, through_pipelines
+from skdebias._training_data import TrainingData, weighed
 from skdebias._validation import (
     VALIDATED,
-    TrainingData,
     about,
     encode_classes,
     encode_validation_set,
@@ -101,9 +102,22 @@ class Prepared:
             "classes_": self.classes,
             "attribute_values_": self.stage.attribute_values,
             "groups_": self.groups.cells,
-            "group_counts_": self.groups.counts,
+            "group_counts_": self.groups.sizes,
             **self.stage.learned,
+            **self._of_all_rows(),
         }
+
+    def _of_all_rows(self) -> dict[str, Any]:
+        """What was learned row by row, over the rows of weight 0 too."""
+        kept = self.data.kept
+        names = _BY_ROW & self.stage.learned.keys()
+        if kept is None:
+            return {}
+        return {name: of_all_rows(self.stage.learned[name], kept) for name in names}
+
+
+# Fitted attributes with one entry per row.
+_BY_ROW = {"pseudo_attributes_", "confidence_"}
 
 
 class FitHooks(FirstStageHooks):
@@ -127,6 +141,23 @@ class FitHooks(FirstStageHooks):
         TrainingData
         """
         return TrainingData(X, y, **fit_params)
+
+    def _class_weights(self, y, sample_weight):
+        """Return by what the weights of rows are multiplied for their classes.
+
+        Parameters
+        ----------
+        y : ndarray of shape (n_samples,)
+            Labels.
+        sample_weight : ndarray of shape (n_samples,) or None
+            What the rows count without it.
+
+        Returns
+        -------
+        ndarray of shape (n_samples,) or None
+            None for 1.
+        """
+        return None
 
     def _make_method(self, data, stage):
         """Return the method that the parameters stand for.
@@ -180,7 +211,27 @@ def training_data(estimator, X, y, *, seed=None, **fit_params):
         seed = draw_seed(estimator.random_state)
     for name in {*ROWS_LIKE_X} & {*fit_params}:
         fit_params[name] = through_pipelines(fit_params[name])
-    return estimator._training_data(X, y, seed=seed, **fit_params)
+    data = estimator._training_data(X, y, seed=seed, **fit_params)
+    return weighed(data, estimator._class_weights)
+
+
+def class_weights(estimator, y, sample_weight):
+    """Return by what the weights of rows are multiplied for their classes.
+
+    Parameters
+    ----------
+    estimator : HeadClassifier
+    y : ndarray of shape (n_samples,)
+        Labels.
+    sample_weight : ndarray of shape (n_samples,) or None
+        What the rows count without it.
+
+    Returns
+    -------
+    ndarray of shape (n_samples,) or None
+        None for 1.
+    """
+    return estimator._class_weights(y, sample_weight)
 
 
 def encode(estimator, data):
@@ -205,17 +256,24 @@ def encode(estimator, data):
 
 def _encode_validation(estimator, data, classes):
     """Return the encoded validation set, None if there is none."""
-    if not has_validation_set(data.X_val, data.y_val, data.attributes_val):
+    if not has_validation_set(
+        data.X_val, data.y_val, data.attributes_val, data.sample_weight_val
+    ):
         return None
     with about("X_val"):
         X_val = validate_features(estimator, data.X_val, reset=False)
         refuse_beyond_float32(X_val)
     return encode_validation_rows(
-        X_val, data.y_val, data.attributes_val, classes, estimator.selection
+        X_val,
+        data.y_val,
+        data.attributes_val,
+        classes,
+        estimator.selection,
+        data.sample_weight_val,
     )
 
 
-def encode_validation_rows(X, y, attributes, classes, selection):
+def encode_validation_rows(X, y, attributes, classes, selection, weights=None):
     """Encode a validation set, so far as that can be done before a first stage.
 
     Parameters
@@ -228,6 +286,8 @@ def encode_validation_rows(X, y, attributes, classes, selection):
         Classes of the training set.
     selection : str
         The estimator's parameter.
+    weights : ndarray of shape (n_samples,), default=None
+        Positive weights of the rows.
 
     Returns
     -------
@@ -236,11 +296,11 @@ def encode_validation_rows(X, y, attributes, classes, selection):
     """
     missing = count_missing(attributes, "attributes_val")
     if missing == "some":
-        encoded = encode_validation_set(X, y, None, classes, "last")
+        encoded = encode_validation_set(X, y, None, classes, "last", weights)
         read_annotations(attributes, len(encoded["y"]), "attributes_val")
         return encoded
     attributes = None if missing == "all" else attributes
-    return encode_validation_set(X, y, attributes, classes, selection)
+    return encode_validation_set(X, y, attributes, classes, selection, weights)
 
 
 def prepare(estimator, data, encoded=None, stage=None):
@@ -285,6 +345,7 @@ def _filled(estimator, data, encoded, stage):
         stage.attributes_of_validation(data),
         encoded.classes,
         estimator.selection,
+        data.sample_weight_val,
     )
     return replace(encoded, validation=validation)
 

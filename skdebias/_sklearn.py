@@ -13,6 +13,8 @@ which renames one is met in one file. They keep their names.
 
 import sys
 from collections.abc import Callable
+from copy import deepcopy
+from inspect import signature
 from typing import NamedTuple
 
 from sklearn.base import _fit_context
@@ -56,6 +58,7 @@ __all__ = [
     "_safe_indexing",
     "_score",
     "_warn_or_raise_about_fit_failures",
+    "asking_for_weights",
     "own_score_of",
     "score_function_of",
     "scorer_parts",
@@ -109,6 +112,28 @@ def own_score_of(scorer):
         None for a scorer of another kind.
     """
     return scorer._estimator if isinstance(scorer, _PassthroughScorer) else None
+
+
+def asking_for_weights(scorer):
+    """Return a scorer of several metrics whose metrics ask for `sample_weight`.
+
+    Parameters
+    ----------
+    scorer : callable
+        What scikit-learn's searches call with an estimator, X and y.
+
+    Returns
+    -------
+    callable
+        Those of its metrics that take weights are given them where metadata are routed;
+        a scorer of one metric takes what it is called with, and is returned as it is.
+    """
+    asking = deepcopy(scorer)
+    for scorer in (scorers_by_metric(asking) or {}).values():
+        if isinstance(scorer, _BaseScorer):
+            takes = signature(scorer._score_func).parameters
+            scorer.set_score_request(sample_weight="sample_weight" in takes)
+    return asking
 
 
 def score_function_of(scorer):

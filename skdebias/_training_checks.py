@@ -58,7 +58,7 @@ def warn_of_validation_shift(X, X_val):
     )
 
 
-def warn_if_collapsed(estimator, X, y_codes, logits_of):
+def warn_if_collapsed(estimator, X, y_codes, logits_of, sample_weight=None):
     """Warn if a fitted head is of no use on the rows it was trained on.
 
     Parameters
@@ -70,16 +70,21 @@ def warn_if_collapsed(estimator, X, y_codes, logits_of):
         Indices into `classes_`.
     logits_of : callable
         Returns the logits (n_rows, 1 or n_classes) of some rows.
+    sample_weight : ndarray of shape (n_samples,), default=None
+        Positive weights of the rows.
     """
-    y = y_codes[_places(len(X))]
+    places = _places(len(X))
+    y = y_codes[places]
+    weights = np.ones(len(y)) if sample_weight is None else sample_weight[places]
     logits = logits_of(_some(X))
     if logits.shape[1] == 1:
         logits = np.hstack([np.zeros_like(logits), logits])
     predictions = logits.argmax(axis=1)
-    counts = np.bincount(y, minlength=len(estimator.classes_))
-    correct = np.bincount(y[predictions == y], minlength=len(counts))
+    counts = np.bincount(y, weights, minlength=len(estimator.classes_))
+    hits = predictions == y
+    correct = np.bincount(y[hits], weights[hits], minlength=len(counts))
     present = counts > 0
-    majority, accuracy = counts.max() / len(y), correct.sum() / len(y)
+    majority, accuracy = counts.max() / weights.sum(), correct.sum() / weights.sum()
     recall = (correct[present] / counts[present]).mean()
     useless = accuracy < majority and recall < (1 + 1 / present.sum()) / 2
     single = (predictions == predictions[0]).all() and present.sum() > 1

@@ -256,11 +256,15 @@ default="feature_magnitude"
 
     def _first_stage(self, data):
         reference = self._reference(data.seed)
-        X, model = model_factory(self, data).last_layer(data.X, data.y, reference)
-        inferrer = self._inferrer(data.seed, model).fit(X, data.y)
+        weights = data.sample_weight
+        X, model = model_factory(self, data).last_layer(
+            data.X, data.y, reference, weights
+        )
+        inferrer = self._inferrer(data.seed, model)
+        inferrer.fit(X, data.y, sample_weight=weights)
         norms = None
         if self.robust == "feature_magnitude":
-            norms = self._feature_norms(X)
+            norms = self._feature_norms(X, weights)
         names = ("pseudo_attributes_", "cluster_sizes_", "silhouette_")
         return FirstStage(
             inferrer.pseudo_attributes_,
@@ -295,12 +299,13 @@ default="feature_magnitude"
             **clustering, reference_estimator=reference, random_state=seed
         )
 
-    def _feature_norms(self, X):
+    def _feature_norms(self, X, sample_weight):
         from skdebias._device import resolve_device
         from skdebias._engine._features import Features
         from skdebias.attributes._rows import feature_norms
 
-        return feature_norms(Features(X, resolve_device(self.device)))
+        features = Features(X, resolve_device(self.device))
+        return feature_norms(features, sample_weight)
 
     def _make_method(self, data, stage):
         from skdebias.methods._ugc import robust_method

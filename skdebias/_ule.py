@@ -277,9 +277,11 @@ class ULEClassifier(BaseDebiasedClassifier):
         y,
         attributes=None,
         *,
+        sample_weight=None,
         X_val=None,
         y_val=None,
         attributes_val=None,
+        sample_weight_val=None,
         X_student=None,
     ):
         """Train student and teacher.
@@ -294,8 +296,13 @@ class ULEClassifier(BaseDebiasedClassifier):
         attributes : array-like of shape (n_samples,) or (n_samples, n_attributes), \
 default=None
             Not used for training; they only fill `groups_` and `group_counts_`.
+        sample_weight : array-like of shape (n_samples,) or float, default=None
+            As how many rows each row counts, in the shares of classes and groups too;
+            a row of weight 0 is left out. None is 1.
         X_val, y_val, attributes_val : array-like, default=None
             Validation set that selects the epoch, and nothing else; see `selection`.
+        sample_weight_val : array-like of shape (n_val_samples,) or float, default=None
+            As how many rows each validation row counts in the scores.
         X_student : array-like of shape (n_samples, n_student_features), default=None
             Another backbone's embeddings of the same rows, for the student, as they
             are: the steps of a Pipeline transform `X` alone. The Gram matrices of the
@@ -317,9 +324,11 @@ default=None
             X,
             y,
             attributes,
+            sample_weight=sample_weight,
             X_val=X_val,
             y_val=y_val,
             attributes_val=attributes_val,
+            sample_weight_val=sample_weight_val,
             X_student=X_student,
         )
 

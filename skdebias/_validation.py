@@ -1,8 +1,6 @@
 """Input conversion that scikit-learn's validation does not cover."""
 
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from sklearn.utils import assert_all_finite, column_or_1d
@@ -25,38 +23,6 @@ from skdebias._warnings import warn_caller
 
 # What validation sets on an estimator, before anything is fitted.
 VALIDATED = ("n_features_in_", "feature_names_in_")
-
-
-@dataclass(frozen=True)
-class TrainingData:
-    """What `fit` was given: X and y validated, the rest untouched.
-
-    Parameters
-    ----------
-    X : ndarray or Tensor of shape (n_samples, n_features)
-    y : ndarray of shape (n_samples,)
-        Labels, not codes.
-    attributes, X_val, y_val, attributes_val : array-like or None
-    seed : int
-        Drawn from `random_state`, for every stage of the fit.
-    models : HeadFactory or alike, default=None
-        Where a first stage gets its models. None is heads on X.
-    X_student : ndarray or Tensor of shape (n_samples, n_student_features), default=None
-        What the first head of a method of several reads instead of X.
-    X_unlabeled : ndarray or Tensor of shape (n_unlabeled, n_features), default=None
-        Rows without labels, validated.
-    """
-
-    X: Any
-    y: np.ndarray
-    attributes: Any
-    X_val: Any
-    y_val: Any
-    attributes_val: Any
-    seed: int
-    models: Any = None
-    X_student: Any = None
-    X_unlabeled: Any = None
 
 
 def refuse_booleans(estimator):
@@ -183,12 +149,12 @@ def encode_classes(y, user, what="rows"):
     return classes, codes
 
 
-def has_validation_set(X_val, y_val, attributes_val):
+def has_validation_set(X_val, y_val, attributes_val, sample_weight_val=None):
     """Return whether `fit` was given a validation set.
 
     Parameters
     ----------
-    X_val, y_val, attributes_val : object or None
+    X_val, y_val, attributes_val, sample_weight_val : object or None
 
     Returns
     -------
@@ -199,7 +165,8 @@ def has_validation_set(X_val, y_val, attributes_val):
     ValueError
         If it was given in part.
     """
-    if X_val is None and y_val is None and attributes_val is None:
+    parts = X_val, y_val, attributes_val, sample_weight_val
+    if all(part is None for part in parts):
         return False
     if X_val is None or y_val is None:
         missing = "X_val" if X_val is None else "y_val"
@@ -286,7 +253,7 @@ def name_groups(y, attributes, y_name="y", name="attributes"):
     return NamedGroups(*form_groups(y, array, y_name=y_name, name=name))
 
 
-def encode_validation_set(X, y, attributes, classes, selection):
+def encode_validation_set(X, y, attributes, classes, selection, weights=None):
     """Encode a validation set against the classes of the training set.
 
     Parameters
@@ -298,6 +265,8 @@ def encode_validation_set(X, y, attributes, classes, selection):
         Classes of the training set.
     selection : str
         The estimator's parameter.
+    weights : ndarray of shape (n_samples,), default=None
+        Positive weights of the rows.
 
     Returns
     -------
@@ -315,7 +284,7 @@ def encode_validation_set(X, y, attributes, classes, selection):
         raise ValueError("X_val and y_val have no rows: pass some, or neither.")
     selection = _resolved(selection, attributes is not None)
     groups, classes_val, values = form_groups(
-        y, attributes, y_name="y_val", name="attributes_val"
+        y, attributes, y_name="y_val", name="attributes_val", weights=weights
     )
     y_codes = groups.y_codes
     positions = _positions(classes_val, classes, y_codes)

@@ -15,7 +15,8 @@ FLOORS = {
     "skdebias": (
         "_atomic _blas _context _device _mapped _precision _quiet _rows _serialize "
         "_sklearn _thread_limits _warnings assets",
-        "_annotations _attributes _named_groups _training_checks _validation",
+        "_annotations _attributes _groups _named_groups _sample_weight "
+        "_training_checks _training_data _validation",
         "datasets metrics",
         "methods",
         "_engine",

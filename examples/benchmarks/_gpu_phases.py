@@ -15,10 +15,10 @@ import torch
 from _gpu_notes import Notes, seconds_of
 
 from skdebias import GERNEClassifier
-from skdebias._attributes import Groups
 from skdebias._engine._features import Features
 from skdebias._engine._problem import OptimizerConfig, Problem
 from skdebias._engine._sgd import Training
+from skdebias._groups import Groups
 from skdebias.methods import GERNE, beta_bounds
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -26,10 +26,10 @@ def stack_fit(X, y, attributes, n_heads, cs=None):
     The heads are candidates of the grid, over and over. `cs` replaces its c.
     """
     # No public function trains a stack without scoring it.
-    from skdebias._attributes import Groups
     from skdebias._engine._features import Features
     from skdebias._engine._problem import OptimizerConfig, Problem
     from skdebias._engine._sgd import Training
+    from skdebias._groups import Groups
 
     grid = common.GRID if cs is None else common.GRID | {"c": cs}
     candidates = list(ParameterGrid(grid))

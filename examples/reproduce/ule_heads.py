@@ -35,11 +35,11 @@ from _runner import ROWS, Task, run
 from sklearn.model_selection import train_test_split
 from sklearn.preprocessing import StandardScaler
 
-from skdebias._attributes import Groups
 from skdebias._engine._features import Features
 from skdebias._engine._problem import OptimizerConfig, Problem
 from skdebias._engine._selection import HeadValidationScorer
 from skdebias._engine._sgd import Training
+from skdebias._groups import Groups
 from skdebias.methods import ULE
 
 sys.path.insert(0, str(Path(__file__).parents[1]))

@@ -97,6 +97,7 @@ def sampled_curvature(
     n_out: int,
     weight_decay: NDArray[np.float64],
     decayed: Tensor,
+    draw_weights: NDArray[np.float64] | None = None,
 ) -> Curvature | None:
     """Sample the rows, evenly over the strata and within them.
 
@@ -114,6 +115,8 @@ def sampled_curvature(
         Precision of the factors.
     n_out, weight_decay, decayed
         As of :class:`Curvature`.
+    draw_weights : ndarray of shape (n_rows,), default=None
+        Of the rows within their strata, as plans have them.
 
     Returns
     -------
@@ -124,7 +127,7 @@ def sampled_curvature(
     n_sampled = min(len(strata) // _SAMPLED, _MOST_PER_FEATURE * n_features)
     if n_sampled < n_features:
         return None
-    sample, row_weights = _sample(strata, n_sampled)
+    sample, row_weights = _sample(strata, n_sampled, draw_weights)
     index = torch.from_numpy(sample if rows is None else rows[sample])
     X = features.rows(index).to(dtype)
     return Curvature(
@@ -133,7 +136,9 @@ def sampled_curvature(
 
 
 def _sample(
-    strata: NDArray[np.int64], n_sampled: int
+    strata: NDArray[np.int64],
+    n_sampled: int,
+    draw_weights: NDArray[np.float64] | None = None,
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """Positions of at most so many rows, and their weights."""
     counts = np.bincount(strata)
@@ -144,7 +149,11 @@ def _sample(
         for start, count, some in zip(np.cumsum(counts) - counts, counts, taken)
     ]
     row_weights = np.repeat(1.0 / (len(counts) * taken), taken)
-    return order[np.concatenate(positions)], row_weights
+    sample = order[np.concatenate(positions)]
+    if draw_weights is not None:
+        drawn, stratum = draw_weights[sample], strata[sample]
+        row_weights *= drawn * (taken / np.bincount(stratum, drawn))[stratum]
+    return sample, row_weights
 
 
 def _moments(X: Tensor, row_weights: Tensor) -> Tensor:

@@ -223,7 +223,7 @@ class ExpectedRisk:
         self._by_thread = local()
         shares = np.stack([expected_shares(plan) for plan in plans])
         self._shares = torch.from_numpy(shares).to(device)
-        counts = np.bincount(plans[0].strata).astype(float)
+        counts = np.bincount(plans[0].strata, plans[0].draw_weights).astype(float)
         self._counts = torch.from_numpy(counts).to(device)
         self._factors, self._factor = _row_factors(plans, rows)
         self._offsets = _offset_table(plans, self.n_out, rows)
@@ -403,13 +403,16 @@ def _row_factors(
     plans: Sequence[SamplingPlan], rows: WeightedRows
 ) -> tuple[Tensor | None, Tensor]:
     """Distinct loss factors of the rows (n_distinct, n_rows), and whose they are."""
-    if all(plan.row_weights is None for plan in plans):
+    drawn = plans[0].draw_weights
+    if drawn is None and all(plan.row_weights is None for plan in plans):
         return None, torch.empty(0)
     seen: dict[bytes, int] = {}
     distinct, position = [], []
     for plan in plans:
         weights = plan.row_weights
         weights = np.ones(len(plan.strata)) if weights is None else weights
+        # The mean loss of a stratum is that of its draws.
+        weights = weights if drawn is None else weights * drawn
         key = weights.tobytes()
         if key not in seen:
             seen[key] = len(seen)

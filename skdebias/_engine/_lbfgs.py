@@ -112,7 +112,7 @@ def solve(
     context = TrainingContext(
         (problem.groups,), torch.from_numpy(y), device, (problem.seed,)
     )
-    plans = [method.plan(problem.groups) for method in problem.methods]
+    plans = problem.plans()
     for method, plan in zip(problem.methods, plans):
         check_solvable(method, plan, context)
     kind = type(problem.methods[0])
@@ -147,6 +147,7 @@ def solve(
             objective.n_out,
             settings.weight_decay[distinct],
             objective.decayed,
+            plans[0].draw_weights,
         )
         state = _minimise(objective, curvature, settings.max_iter, tol)
         shares = objective.shares(state.w)

@@ -8,10 +8,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from skdebias._attributes import Groups
 from skdebias._engine._features import AppendedFeatures, Features, JoinedFeatures
 from skdebias._engine._heads import HeadStack, initial_parameters, stack_parameters
 from skdebias._engine._loss import n_logits
+from skdebias._groups import Groups
 from skdebias.methods import Batch, Head, Method, SamplingPlan, Weighting
 from skdebias.methods._head import Parameters, initial_state
 
@@ -45,8 +45,15 @@ class Problem:
     n_unlabeled: int = 0
 
     def plans(self) -> list[SamplingPlan]:
-        """Return the plans of all methods, over the rows without labels too."""
+        """Return the plans of all methods, over the rows without labels too.
+
+        Their draws follow the weights of the rows: whatever a rule does with the losses
+        of a step, in expectation it is what it would do with so many copies of them.
+        """
         plans = [method.plan(self.groups) for method in self.methods]
+        weights = self.groups.weights
+        if weights is not None:
+            plans = [_with_weights(plan, weights) for plan in plans]
         if self.n_unlabeled == 0:
             return plans
         return [_with_unlabeled(plan, self.n_unlabeled) for plan in plans]
@@ -74,6 +81,13 @@ class Problem:
         return anchors or None
 
 
+def _with_weights(plan: SamplingPlan, weights: NDArray[np.float64]) -> SamplingPlan:
+    """Draw rows in proportion to their weights, beside what the plan says itself."""
+    if plan.draw_weights is not None:
+        weights = weights * plan.draw_weights
+    return replace(plan, draw_weights=weights)
+
+
 def _with_unlabeled(plan: SamplingPlan, n_rows: int) -> SamplingPlan:
     """Add a stratum of rows without labels, and a batch of them that has no weight."""
     n_strata = len(plan.batches[0].probabilities)
@@ -97,6 +111,7 @@ def _with_unlabeled(plan: SamplingPlan, n_rows: int) -> SamplingPlan:
         blocks=appended(plan.blocks, 1, n_blocks),
         row_weights=appended(plan.row_weights, n_rows, 1.0),
         logit_offsets=appended(plan.logit_offsets, 1, 0.0),
+        draw_weights=appended(plan.draw_weights, n_rows, 1.0),
     )
 
 

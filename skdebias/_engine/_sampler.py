@@ -59,6 +59,12 @@ class IndexSampler:
         self._members = members if rows is None else rows[members]
         self._sizes = np.bincount(strata)
         self._starts = np.concatenate([[0], np.cumsum(self._sizes)[:-1]])
+        weights = plans[0].draw_weights
+        #: Of every stratum, the sums of the weights up to each of its rows.
+        self._sums = None
+        if weights is not None:
+            by_stratum = np.split(weights[members], self._starts[1:])
+            self._sums = [np.cumsum(of_stratum) for of_stratum in by_stratum]
 
     def steps(self, start: int, stop: int) -> Iterator[NDArray[np.int64]]:
         """Yield the row numbers of steps `start` to `stop - 1`.
@@ -85,7 +91,7 @@ class IndexSampler:
         return self._members[self._starts[self._table.stratum] + offsets]
 
     def _independent(self, begin: int, n_steps: int) -> NDArray[np.int64]:
-        """Offsets within the strata, each drawn uniformly with replacement."""
+        """Offsets within the strata, each drawn by weight with replacement."""
         raw = np.empty((self.n_slots, n_steps), dtype=np.uint64)
         generator = np.random.Philox(key=[self._seed, 0])
         state = generator.state
@@ -95,11 +101,30 @@ class IndexSampler:
             generator.state = state
             raw[i] = generator.random_raw(n_steps)
         uniform = (raw >> np.uint64(11)).astype(np.float64) * 2.0**-53
-        sizes = self._sizes[self._table.stratum]
-        return (uniform * sizes[:, None]).astype(np.int64).T.copy()
+        if self._sums is None:
+            sizes = self._sizes[self._table.stratum]
+            return (uniform * sizes[:, None]).astype(np.int64).T.copy()
+        offsets = np.empty(uniform.shape, dtype=np.int64)
+        for stratum in np.unique(self._table.stratum):
+            slots = self._table.stratum == stratum
+            offsets[slots] = self._at_shares(stratum, uniform[slots])
+        return offsets.T.copy()
+
+    def _at_shares(
+        self, stratum: int, shares: NDArray[np.float64]
+    ) -> NDArray[np.int64]:
+        """Rows of a stratum that lie at these shares of its weight, in [0, 1)."""
+        assert self._sums is not None  # noqa: S101, as callers have seen
+        sums = self._sums[stratum]
+        found = np.searchsorted(sums, shares * sums[-1], side="right")
+        return np.minimum(found, len(sums) - 1)
 
     def _shuffled(self, begin: int, n_steps: int) -> NDArray[np.int64]:
-        """Offsets that walk each stratum through, reshuffled at every pass."""
+        """Offsets that walk each stratum through, reshuffled at every pass.
+
+        With weights, a pass of n offsets has every row as often as n times its share of
+        the weight says, rounded up or down so that the mean over passes is exact.
+        """
         offsets = np.empty((n_steps, self.n_slots), dtype=np.int64)
         table = self._table
         pairs = np.unique(np.stack([table.stream, table.stratum], 1), axis=0)
@@ -124,4 +149,8 @@ class IndexSampler:
         bits = np.random.Philox(
             key=[self._seed, 1], counter=[0, number, stratum, stream]
         )
-        return np.random.Generator(bits).permutation(size)
+        generator = np.random.Generator(bits)
+        order = generator.permutation(size)
+        if self._sums is None:
+            return order
+        return self._at_shares(stratum, (order + generator.random()) / size)

@@ -8,10 +8,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from skdebias._attributes import Groups
 from skdebias._engine._features import Features, JoinedFeatures
 from skdebias._engine._heads import HeadStack
 from skdebias._engine._loss import cross_entropy, predicted_class
+from skdebias._groups import Groups
 
 # Attributes of a tracker that change from epoch to epoch.
 _STATE = (
@@ -57,6 +57,24 @@ class ValidationScorer:
             The loss of a class that is unseen in training is 0: no head can lower it.
         """
         raise NotImplementedError
+
+    def weights(self, device: torch.device) -> torch.Tensor | None:
+        """Return the weights of the rows; None where they have none.
+
+        Parameters
+        ----------
+        device : torch.device
+
+        Returns
+        -------
+        Tensor of shape (n_samples,) or None
+            In double precision where the device has it: equal accuracies must come out
+            equal, whichever rows they are made of.
+        """
+        if self.groups.weights is None:
+            return None
+        dtype = torch.float32 if device.type == "mps" else torch.float64
+        return torch.from_numpy(self.groups.weights).to(device, dtype)
 
     def group_accuracies(self, stack: Any) -> NDArray[np.float64]:
         """Accuracy of every head in every validation group.
@@ -117,7 +135,11 @@ class ValidationScorer:
 
 
 def count_hits_and_losses(
-    logits: torch.Tensor, y: torch.Tensor, ids: torch.Tensor, n_groups: int
+    logits: torch.Tensor,
+    y: torch.Tensor,
+    ids: torch.Tensor,
+    n_groups: int,
+    weights: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Sum hits and losses over the rows of each group.
 
@@ -129,6 +151,8 @@ def count_hits_and_losses(
     ids : Tensor of shape (n_rows,)
         Group numbers.
     n_groups : int
+    weights : Tensor of shape (n_rows,), default=None
+        As how many rows each of them counts.
 
     Returns
     -------
@@ -142,6 +166,9 @@ def count_hits_and_losses(
     values = values.transpose(1, 2).flatten(2)
     # A product, whose order of summation is the same in any repetition.
     members = torch.nn.functional.one_hot(ids, n_groups).T.to(losses.dtype)
+    if weights is not None:
+        members = members * weights
+        values = values.to(weights.dtype)
     return members @ values
 
 
@@ -173,12 +200,20 @@ class HeadValidationScorer(ValidationScorer):
         device = self.features.device
         y = torch.from_numpy(self.y).to(device)
         ids = torch.from_numpy(self.groups.ids).to(device)
+        weights = self.weights(device)
         n_groups = len(self.groups.counts)
         total = stack.n_heads * stack.n_streams
-        sums = torch.zeros(2, n_groups, total, device=device)
+        dtype = None if weights is None else weights.dtype
+        sums = torch.zeros(2, n_groups, total, dtype=dtype, device=device)
         for where, block in self.features.chunks():
             logits, _ = stack.forward(block.expand(stack.n_streams, -1, -1))
-            sums += count_hits_and_losses(logits, y[where], ids[where], n_groups)
+            sums += count_hits_and_losses(
+                logits,
+                y[where],
+                ids[where],
+                n_groups,
+                None if weights is None else weights[where],
+            )
         means = sums.double().cpu().numpy() / self.groups.counts[:, None]
         return means[0], means[1]
 

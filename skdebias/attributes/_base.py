@@ -9,7 +9,9 @@ from sklearn.utils.validation import check_is_fitted
 
 from skdebias._context import standard_context
 from skdebias._engine._threads import one_thread
+from skdebias._sample_weight import of_all_rows, refuse_unweighted
 from skdebias._sklearn import _fit_context, _num_samples
+from skdebias._training_data import TrainingData, weighed
 from skdebias._validation import (
     check_labels,
     encode_classes,
@@ -33,7 +35,7 @@ class BasePseudoAttributes(BaseEstimator, metaclass=ABCMeta):
     uses_attributes = False
 
     @abstractmethod
-    def _infer(self, X, y, validation):
+    def _infer(self, X, y, validation, sample_weight):
         """Return the pseudo-attribute of every row; may set fitted attributes.
 
         Parameters
@@ -41,7 +43,9 @@ class BasePseudoAttributes(BaseEstimator, metaclass=ABCMeta):
         X : array-like of shape (n_samples, n_features)
         y : array-like of shape (n_samples,)
         validation : dict
-            `X_val` and `y_val`, possibly None.
+            `X_val` and `y_val`, possibly None, and `sample_weight_val` if there is any.
+        sample_weight : ndarray of shape (n_samples,) or None
+            Positive weights of the rows.
 
         Returns
         -------
@@ -65,7 +69,16 @@ class BasePseudoAttributes(BaseEstimator, metaclass=ABCMeta):
 
     @_fit_context(prefer_skip_nested_validation=False)
     def fit(
-        self, X, y, attributes=None, *, X_val=None, y_val=None, attributes_val=None
+        self,
+        X,
+        y,
+        attributes=None,
+        *,
+        sample_weight=None,
+        X_val=None,
+        y_val=None,
+        attributes_val=None,
+        sample_weight_val=None,
     ):
         """Infer the pseudo-attributes of the training rows.
 
@@ -79,11 +92,16 @@ class BasePseudoAttributes(BaseEstimator, metaclass=ABCMeta):
 default=None
             Attributes of some rows, for what learns from them; the others are missing
             (NaN, None, pandas' NA).
+        sample_weight : array-like of shape (n_samples,) or float, default=None
+            As how many rows each row counts; a row of weight 0 is left out, and its
+            pseudo-attribute is -1. None is 1.
         X_val, y_val : array-like, default=None
             Validation set that selects the epoch of a reference model, where there is
             one.
         attributes_val : array-like, default=None
             Attributes of the validation rows, likewise.
+        sample_weight_val : array-like of shape (n_val_samples,) or float, default=None
+            As how many rows each validation row counts.
 
         Returns
         -------
@@ -93,19 +111,42 @@ default=None
         Raises
         ------
         ValueError
-            If the input is malformed: wrong lengths, NaN, a single class.
+            If the input is malformed: wrong lengths, NaN, a single class, a negative
+            weight.
         """
         y = self._checked_labels(X, y)
+        data = weighed(
+            TrainingData(
+                X,
+                y,
+                attributes,
+                X_val,
+                y_val,
+                attributes_val,
+                0,
+                sample_weight=sample_weight,
+                sample_weight_val=sample_weight_val,
+            )
+        )
+        X, y, attributes = data.X, data.y, data.attributes
+        X_val, y_val, attributes_val = data.X_val, data.y_val, data.attributes_val
         self.classes_, _ = encode_classes(y, type(self).__name__)
         given = {"attributes": attributes, "attributes_val": attributes_val}
         if not self.uses_attributes:
             self._warn_if_ignored(**given)
             given = {}
-        if has_validation_set(X_val, y_val, given.get("attributes_val")):
+        weights_val = data.sample_weight_val
+        if has_validation_set(X_val, y_val, given.get("attributes_val"), weights_val):
             y_val = self._checked_labels(X_val, y_val, "_val")
         validation = {"X_val": X_val, "y_val": y_val}
+        if weights_val is not None:
+            validation["sample_weight_val"] = weights_val
         with standard_context(), one_thread():
-            self.pseudo_attributes_ = self._infer(X, y, validation, **given)
+            inferred = self._infer(X, y, validation, data.sample_weight, **given)
+        kept = data.kept
+        self.pseudo_attributes_ = (
+            inferred if kept is None else of_all_rows(inferred, kept)
+        )
         return self
 
     def _warn_if_ignored(self, **given):
@@ -132,14 +173,24 @@ default=None
         return y
 
     def fit_predict(
-        self, X, y, attributes=None, *, X_val=None, y_val=None, attributes_val=None
+        self,
+        X,
+        y,
+        attributes=None,
+        *,
+        sample_weight=None,
+        X_val=None,
+        y_val=None,
+        attributes_val=None,
+        sample_weight_val=None,
     ):
         """Infer and return the pseudo-attributes of the training rows.
 
         Parameters
         ----------
-        X, y, attributes, X_val, y_val, attributes_val : array-like
-            As for :meth:`fit`.
+        X, y, attributes, sample_weight : array-like
+            As for :meth:`fit`, and so are the following.
+        X_val, y_val, attributes_val, sample_weight_val : array-like, default=None
 
         Returns
         -------
@@ -149,9 +200,11 @@ default=None
             X,
             y,
             attributes,
+            sample_weight=sample_weight,
             X_val=X_val,
             y_val=y_val,
             attributes_val=attributes_val,
+            sample_weight_val=sample_weight_val,
         )
         return self.pseudo_attributes_
 
@@ -191,11 +244,15 @@ default=None
         with standard_context(), one_thread():
             return self._assign(X, codes)
 
-    def _fit_reference(self, default, X, y, validation):
+    def _fit_reference(self, default, X, y, validation, sample_weight):
         """Fit the reference model, or the default one, and keep it."""
         chosen = (
             default if self.reference_estimator is None else self.reference_estimator
         )
         selection_set = {} if validation["X_val"] is None else validation
-        self.reference_estimator_ = clone(chosen).fit(X, y, **selection_set)
+        weights = {}
+        if sample_weight is not None:
+            refuse_unweighted(chosen.fit, f"reference_estimator={chosen!r}")
+            weights["sample_weight"] = sample_weight
+        self.reference_estimator_ = clone(chosen).fit(X, y, **weights, **selection_set)
         return self.reference_estimator_

@@ -16,7 +16,8 @@ class ConfidencePseudoAttributes(BasePseudoAttributes):
     Parameters
     ----------
     t : float, default=0.1
-        Fraction of each class that becomes the pseudo-minority, in (0, 1).
+        Fraction of each class that becomes the pseudo-minority, in (0, 1); of its
+        weight, where rows have weights.
     reference_estimator : classifier, default=None
         The biased model, with `predict_proba`. None trains a linear head on
         class-balanced batches with a tenth of the default learning rate and twice the
@@ -60,12 +61,12 @@ class ConfidencePseudoAttributes(BasePseudoAttributes):
         self.t = t
         self.reference_estimator = reference_estimator
 
-    def _infer(self, X, y, validation):
+    def _infer(self, X, y, validation, sample_weight):
         default = biased_reference(ERMClassifier(random_state=0))
-        model = self._fit_reference(default, X, y, validation)
+        model = self._fit_reference(default, X, y, validation, sample_weight)
         codes = np.searchsorted(self.classes_, y)
         confidence = model.predict_proba(X)[np.arange(len(codes)), codes]
-        marked = least_confident(confidence, codes, self.t)
+        marked = least_confident(confidence, codes, self.t, sample_weight)
         minority = np.where(marked == 1, confidence, -np.inf)
         self.thresholds_ = np.full(len(self.classes_), -np.inf)
         np.maximum.at(self.thresholds_, codes, minority)

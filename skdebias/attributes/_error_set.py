@@ -60,9 +60,9 @@ class ErrorSetPseudoAttributes(BasePseudoAttributes):
     def __init__(self, *, reference_estimator=None):
         self.reference_estimator = reference_estimator
 
-    def _infer(self, X, y, validation):
+    def _infer(self, X, y, validation, sample_weight):
         default = ERMClassifier(max_iter=1, random_state=0)
-        model = self._fit_reference(default, X, y, validation)
+        model = self._fit_reference(default, X, y, validation, sample_weight)
         errors = (model.predict(X) != np.asarray(y)).astype(np.int64)
         if not errors.any():
             raise EmptyErrorSetError(

@@ -178,7 +178,7 @@ class GradientClusterPseudoAttributes(BasePseudoAttributes):
         self.device = device
         self.random_state = random_state
 
-    def _infer(self, X, y, validation):
+    def _infer(self, X, y, validation, sample_weight):
         rng = check_random_state(self.random_state)
         seed = int(rng.randint(np.iinfo(np.int32).max))
         codes = np.searchsorted(self.classes_, y).astype(np.int64)
@@ -192,17 +192,19 @@ class GradientClusterPseudoAttributes(BasePseudoAttributes):
         with torch.no_grad():
             _check_range(features)
             features, self._layer = self._warm_up(
-                features, X, y, codes, validation, seed
+                features, X, y, codes, validation, seed, sample_weight
             )
             z = logits(features, self._layer)
             _check_finite(z, self.warmup)
-            clusters = self._cluster(features, codes, z, seed)
+            clusters = self._cluster(features, codes, z, seed, sample_weight)
         self._layer = _moved(self._layer, torch.device("cpu"))
         shape = len(self.classes_), self.n_clusters
         self.cluster_sizes_ = np.zeros(shape, dtype=np.int64)
         np.add.at(self.cluster_sizes_, (codes, clusters), 1)
         inferred = np.minimum(clusters, 1) if self.pool else clusters
-        self.silhouette_ = _silhouette(margins(z, codes), codes, inferred, seed)
+        self.silhouette_ = _silhouette(
+            margins(z, codes), codes, inferred, seed, sample_weight
+        )
         self._warn_of_weak_clusters()
         return inferred
 
@@ -224,19 +226,20 @@ class GradientClusterPseudoAttributes(BasePseudoAttributes):
                     )
         return np.minimum(clusters, 1) if self.pool else clusters
 
-    def _warm_up(self, features, X, y, codes, validation, seed):
+    def _warm_up(self, features, X, y, codes, validation, seed, sample_weight):
         """Return the features of the last layer, and that layer."""
         n_classes = int(codes.max()) + 1
         if self.warmup == "mean_difference":
-            return features, mean_difference(features, codes, n_classes)
+            return features, mean_difference(features, codes, n_classes, sample_weight)
         if not self._has_reference():
-            return features, self._logistic(features, codes)
+            return features, self._logistic(features, codes, sample_weight)
         default = ERMClassifier(max_iter=self.warmup_epochs, random_state=seed)
-        model = self._fit_reference(default, X, y, validation)
+        model = self._fit_reference(default, X, y, validation, sample_weight)
         features = self._last_layer_features(features)
         if self.warmup == "logistic":
-            return features, self._logistic(features, codes)
-        return features, _last_layer(features, fitted_layers(model)[-1])
+            return features, self._logistic(features, codes, sample_weight)
+        last = fitted_layers(model)[-1]
+        return features, _last_layer(features, last, sample_weight)
 
     def _last_layer_features(self, features):
         """Return what the last layer reads: the activations of a network, or X."""
@@ -247,11 +250,11 @@ class GradientClusterPseudoAttributes(BasePseudoAttributes):
     def _has_reference(self):
         return self.warmup == "epochs" or self.reference_estimator is not None
 
-    def _logistic(self, features, codes):
+    def _logistic(self, features, codes, sample_weight):
         n_classes = int(codes.max()) + 1
-        return logistic(features, codes, n_classes, self.weight_decay)
+        return logistic(features, codes, n_classes, self.weight_decay, sample_weight)
 
-    def _cluster(self, features, codes, z, seed):
+    def _cluster(self, features, codes, z, seed, sample_weight):
         """Return the k-means cluster of every row, and keep what assigns others."""
         residual = residuals(z, codes)
         units = [np.arange(len(codes))]
@@ -262,7 +265,10 @@ class GradientClusterPseudoAttributes(BasePseudoAttributes):
         for unit, rows in enumerate(units):
             if len(rows) < 2:
                 continue  # a single row is a cluster of its own
-            gradients = _gradients(features, rows, residual, self._layer.center)
+            weights = None if sample_weight is None else sample_weight[rows]
+            gradients = _gradients(
+                features, rows, residual, self._layer.center, weights
+            )
             norms, components = gradients.norms()[:, None].cpu().numpy(), None
             points = norms
             if self.signature == "gradient":
@@ -270,7 +276,7 @@ class GradientClusterPseudoAttributes(BasePseudoAttributes):
                 points = components.scores
             if np.ptp(points, axis=0).max() <= _ROUNDING * norms.max():
                 continue  # equal rows: k-means would cluster their rounding errors
-            clusters[rows], centers = _k_means(points, self.n_clusters, seed)
+            clusters[rows], centers = _k_means(points, self.n_clusters, seed, weights)
             self._clusterings[unit] = _Clustering(components, centers)
         return clusters
 
@@ -309,14 +315,14 @@ class _Activations:
         return out
 
 
-def _last_layer(features, layer):
+def _last_layer(features, layer, sample_weight):
     """Return a fitted last layer on centred features; two logits for two classes."""
     weight, bias = (torch.from_numpy(array).to(features.device) for array in layer)
     weight = weight.T
     if len(weight) == 1:
         weight = torch.cat([-weight, weight]) / 2
         bias = torch.cat([-bias, bias]) / 2
-    center = feature_mean(features, np.arange(features.n_rows))
+    center = feature_mean(features, np.arange(features.n_rows), sample_weight)
     return LastLayer(weight, bias + weight @ center, center)
 
 
@@ -354,8 +360,9 @@ def _moved(fitted, device):
     return replace(fitted, **moved)
 
 
-def _gradients(features, rows, residual, center):
-    return FactoredGradients(features, rows, residual[torch.from_numpy(rows)], center)
+def _gradients(features, rows, residual, center, sample_weight=None):
+    of_rows = residual[torch.from_numpy(rows)]
+    return FactoredGradients(features, rows, of_rows, center, sample_weight)
 
 
 class _Clustering:
@@ -376,27 +383,34 @@ class _Clustering:
         return pairwise_distances_argmin(points.cpu().numpy(), self._centers)
 
 
-def _k_means(points, n_clusters, seed):
+def _k_means(points, n_clusters, seed, sample_weight):
     """Cluster by k-means; numbered by size, the same in any order of the rows."""
     order = np.lexsort(points.T[::-1])
     distinct = len(np.unique(points, axis=0))
     model = KMeans(min(n_clusters, distinct), n_init=10, random_state=seed)
     clusters = np.empty(len(points), dtype=np.int64)
-    clusters[order] = model.fit_predict(points[order])
-    by_size = np.argsort(-np.bincount(clusters), kind="stable")
+    weights = None if sample_weight is None else sample_weight[order]
+    clusters[order] = model.fit_predict(points[order], sample_weight=weights)
+    by_size = np.argsort(-np.bincount(clusters, sample_weight), kind="stable")
     rank = np.empty(len(by_size), dtype=np.int64)
     rank[by_size] = np.arange(len(by_size))
     return rank[clusters], model.cluster_centers_[by_size]
 
 
-def _silhouette(margin, codes, inferred, seed):
-    """Return the mean silhouette of (a sample of) the margins within the classes."""
+def _silhouette(margin, codes, inferred, seed, sample_weight):
+    """Return the mean silhouette of (a sample of) the margins within the classes.
+
+    Of rows with weights it is a sample that has each of them as often as its weight
+    says, rounded up or down.
+    """
     rng = np.random.default_rng(seed)
     values, sizes = [], []
     for c in range(codes.max() + 1):
         rows = np.flatnonzero(codes == c)
-        sizes.append(len(rows))
-        if len(rows) > _SILHOUETTE_ROWS:
+        sizes.append(len(rows) if sample_weight is None else sample_weight[rows].sum())
+        if sample_weight is not None:
+            rows = rows[_spread_draws(sample_weight[rows], _SILHOUETTE_ROWS, rng)]
+        elif len(rows) > _SILHOUETTE_ROWS:
             rows = rng.choice(rows, _SILHOUETTE_ROWS, replace=False)
         labels = inferred[rows]
         defined = 2 <= len(np.unique(labels)) < len(rows)
@@ -406,3 +420,10 @@ def _silhouette(margin, codes, inferred, seed):
             silhouette_samples(points, labels, n_jobs=1).mean() if defined else 0.0
         )
     return float(np.average(values, weights=sizes))
+
+
+def _spread_draws(weights, most, rng):
+    """Draw positions in proportion to weights, evenly: each within one of its share."""
+    n_drawn, sums = min(len(weights), most), np.cumsum(weights)
+    places = (np.arange(n_drawn) + rng.random()) / n_drawn * sums[-1]
+    return np.minimum(np.searchsorted(sums, places, side="right"), len(sums) - 1)

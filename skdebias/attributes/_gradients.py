@@ -96,6 +96,8 @@ class FactoredGradients:
         Residuals of these rows, in a contrast.
     center : Tensor of shape (n_features,)
         Subtracted from the features.
+    sample_weight : ndarray of shape (n,), default=None
+        Positive weights of these rows, in the mean and the principal components.
     """
 
     def __init__(
@@ -104,6 +106,7 @@ class FactoredGradients:
         index: NDArray[np.int64],
         residual: Tensor,
         center: Tensor,
+        sample_weight: NDArray[np.float64] | None = None,
     ) -> None:
         self._features = features
         self._index = index
@@ -111,12 +114,34 @@ class FactoredGradients:
         self._center = center
         self.n_rows, self.k = residual.shape
         self.n_features = features.n_features
+        self._weights: Tensor | None = None
+        if sample_weight is not None:
+            relative = torch.from_numpy(sample_weight / sample_weight.mean())
+            self._weights = relative.to(residual)[:, None]
 
     @cached_property
     def mean(self) -> Tensor:
         """Mean gradient, (k, n_features, 1)."""
         ones = self._residual.new_ones(self.n_rows, 1)
-        return self._transposed(ones) / self.n_rows
+        counted = ones if self._weights is None else self._weights
+        return self._transposed(counted) / self.n_rows
+
+    def weighted(self, Y: Tensor) -> Tensor:
+        """Multiply rows by the roots of their weights.
+
+        Parameters
+        ----------
+        Y : Tensor of shape (n, q)
+
+        Returns
+        -------
+        Tensor of shape (n, q)
+        """
+        return Y if self._weights is None else Y * self._weights.sqrt()
+
+    def unweighted(self, Y: Tensor) -> Tensor:
+        """Divide rows by the roots of their weights, as :meth:`weighted` multiplies."""
+        return Y if self._weights is None else Y / self._weights.sqrt()
 
     def _blocks(self, width: int) -> Iterator[tuple[slice, Tensor]]:
         for where in blocks(self._features, self._index, self.k * width):
@@ -194,7 +219,8 @@ def principal_components(
     """Compute the principal components of the gradients, and the scores on them.
 
     Randomised range finder with orthonormalised power steps: twice `n_power` passes
-    over the rows, memory `O(n q + C D q)` with `q = n_components + 10`.
+    over the rows, memory `O(n q + C D q)` with `q = n_components + 10`. Weights count
+    as repetitions: rows are multiplied by their roots, and the scores divided by them.
 
     Parameters
     ----------
@@ -219,18 +245,20 @@ def principal_components(
     limit = min(gradients.n_rows, k * d)
     q = min(n_components + 10, limit)
     start = np.random.default_rng(seed).standard_normal((k, d, q), dtype=np.float32)
-    Y = gradients.product(torch.from_numpy(start).to(gradients.mean))
+    begin = torch.from_numpy(start).to(gradients.mean)
+    Y = gradients.weighted(gradients.product(begin))
     for _ in range(n_power):
-        Z = gradients.transposed(torch.linalg.qr(Y).Q)
+        Z = gradients.transposed(gradients.weighted(torch.linalg.qr(Y).Q))
         Z = torch.linalg.qr(Z.reshape(k * d, q)).Q.reshape(k, d, -1)
-        Y = gradients.product(Z)
+        Y = gradients.weighted(gradients.product(Z))
     basis = torch.linalg.qr(Y).Q
-    small = gradients.transposed(basis).reshape(k * d, -1).T
+    small = gradients.transposed(gradients.weighted(basis)).reshape(k * d, -1).T
     U, S, Vt = torch.linalg.svd(small, full_matrices=False)
     # The sign that makes a component's largest loading positive: any order of the rows
     # then gives the same scores.
     sign = Vt.gather(1, Vt.abs().argmax(1, keepdim=True)).sign()
     kept = slice(0, min(n_components, limit))
-    scores = (basis @ (U * (S * sign[:, 0])))[:, kept].cpu().numpy()
+    projected = basis @ (U * (S * sign[:, 0]))
+    scores = gradients.unweighted(projected)[:, kept].cpu().numpy()
     axes = (Vt * sign)[kept].T.reshape(k, d, -1)
     return PrincipalComponents(scores, axes, (gradients.mean * axes).sum((0, 1)))

@@ -54,7 +54,12 @@ def logits(features: Rows, layer: LastLayer) -> Tensor:
     return torch.cat(by_block)
 
 
-def mean_difference(features: Rows, y: NDArray[np.int64], n_classes: int) -> LastLayer:
+def mean_difference(
+    features: Rows,
+    y: NDArray[np.int64],
+    n_classes: int,
+    sample_weight: NDArray[np.float64] | None = None,
+) -> LastLayer:
     """Fit the warm-up head that needs no hyper-parameter.
 
     `W_c = t (mean of class c - mean of the class means)` on features centred at their
@@ -67,20 +72,25 @@ def mean_difference(features: Rows, y: NDArray[np.int64], n_classes: int) -> Las
     y : ndarray of shape (n_rows,)
         Class codes.
     n_classes : int
+    sample_weight : ndarray of shape (n_rows,), default=None
+        Positive weights of the rows.
 
     Returns
     -------
     LastLayer
     """
     codes = torch.from_numpy(y).to(features.device)
+    weights = _weights(sample_weight, features)
     sums = torch.zeros(
         n_classes, features.n_features, dtype=torch.float64, device=features.device
     )
     for where in blocks(features, np.arange(len(y)), 0):
         X = features.rows(torch.arange(where.start, where.stop)).double()
+        X = X if weights is None else X * weights[where, None]
         add_by_number(sums, 0, codes[where], X)
-    counts = torch.bincount(codes, minlength=n_classes)[:, None]
-    means, center = sums / counts, sums.sum(0) / len(y)
+    counts = torch.bincount(codes, weights, minlength=n_classes)[:, None]
+    total = len(y) if weights is None else weights.sum()
+    means, center = sums / counts, sums.sum(0) / total
     direction = (means - means.mean(0)).float()
     layer = LastLayer(direction, direction.new_zeros(n_classes), center.float())
     z = logits(features, layer).double()
@@ -93,7 +103,10 @@ def mean_difference(features: Rows, y: NDArray[np.int64], n_classes: int) -> Las
 
     def loss(log_scale: float) -> float:
         log_p = torch.log_softmax(z * (np.exp(log_scale) / spread), dim=1)
-        return float(-log_p.gather(1, target).mean())
+        of_class = log_p.gather(1, target)
+        if weights is not None:
+            return float(-(weights @ of_class) / total)
+        return float(-of_class.mean())
 
     minimum = minimize_scalar(loss, bounds=_LOG_SCALE, method="bounded")
     scale = float(np.exp(minimum.x) / spread)
@@ -101,7 +114,11 @@ def mean_difference(features: Rows, y: NDArray[np.int64], n_classes: int) -> Las
 
 
 def logistic(
-    features: Rows, y: NDArray[np.int64], n_classes: int, weight_decay: float
+    features: Rows,
+    y: NDArray[np.int64],
+    n_classes: int,
+    weight_decay: float,
+    sample_weight: NDArray[np.float64] | None = None,
 ) -> LastLayer:
     """Fit an L2-regularised logistic regression, in blocks of rows.
 
@@ -115,13 +132,17 @@ def logistic(
     n_classes : int
     weight_decay : float
         Minimises the mean loss plus `weight_decay / 2` times the squared weights.
+    sample_weight : ndarray of shape (n_rows,), default=None
+        Positive weights of the rows.
 
     Returns
     -------
     LastLayer
     """
     n, d, device = len(y), features.n_features, features.device
-    center = feature_mean(features, np.arange(n))
+    center = feature_mean(features, np.arange(n), sample_weight)
+    weights = _weights(sample_weight, features)
+    shares = None if weights is None else (weights / weights.sum())[:, None]
 
     def objective(flat: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
         head = torch.from_numpy(flat.reshape(n_classes, d + 1)).to(device)
@@ -134,8 +155,13 @@ def logistic(
             X = features.rows(index) - center
             log_p = torch.log_softmax(X @ layer.weight.T + layer.bias, dim=1)
             target = torch.from_numpy(y[where]).to(device)
-            loss -= float(log_p.gather(1, target[:, None]).double().sum()) / n
-            residual = (log_p.exp() - one_hot(target, n_classes)) / n
+            of_class = log_p.gather(1, target[:, None]).double()
+            residual = log_p.exp() - one_hot(target, n_classes)
+            if shares is None:
+                loss, residual = loss - float(of_class.sum()) / n, residual / n
+            else:
+                loss -= float((shares[where] * of_class).sum())
+                residual = residual * shares[where].to(residual.dtype)
             grad[:, :-1] += residual.T @ X
             grad[:, -1] += residual.sum(0)
         return loss, grad.flatten().cpu().numpy()
@@ -144,6 +170,14 @@ def logistic(
     minimum = minimize(objective, start, jac=True, method="L-BFGS-B")
     head = torch.from_numpy(minimum.x.reshape(n_classes, d + 1)).to(device).float()
     return LastLayer(head[:, :-1], head[:, -1], center)
+
+
+def _weights(
+    sample_weight: NDArray[np.float64] | None, features: Rows
+) -> Tensor | None:
+    if sample_weight is None:
+        return None
+    return torch.from_numpy(sample_weight).to(features.device)
 
 
 def margins(z: Tensor, y: NDArray[np.int64]) -> NDArray[np.float32]:

@@ -44,13 +44,19 @@ def blocks(features: Rows, index: NDArray[np.int64], width: int) -> Iterator[sli
         yield slice(start, min(start + step, len(index)))
 
 
-def feature_mean(features: Rows, index: NDArray[np.int64]) -> Tensor:
+def feature_mean(
+    features: Rows,
+    index: NDArray[np.int64],
+    sample_weight: NDArray[np.float64] | None = None,
+) -> Tensor:
     """Return the mean of some rows, summed in double precision.
 
     Parameters
     ----------
     features : Rows
     index : ndarray of shape (n,)
+    sample_weight : ndarray of shape (n,), default=None
+        Positive weights of these rows.
 
     Returns
     -------
@@ -60,25 +66,32 @@ def feature_mean(features: Rows, index: NDArray[np.int64]) -> Tensor:
         features.n_features, dtype=torch.float64, device=features.device
     )
     for where in blocks(features, index, 0):
-        total += features.rows(torch.from_numpy(index[where])).sum(
-            0, dtype=torch.float64
-        )
-    return (total / len(index)).float()
+        X = features.rows(torch.from_numpy(index[where]))
+        if sample_weight is None:
+            total += X.sum(0, dtype=torch.float64)
+        else:
+            total += torch.from_numpy(sample_weight[where]).to(X.device) @ X.double()
+    counted = len(index) if sample_weight is None else sample_weight.sum()
+    return (total / counted).float()
 
 
-def feature_norms(features: Rows) -> NDArray[np.float32]:
+def feature_norms(
+    features: Rows, sample_weight: NDArray[np.float64] | None = None
+) -> NDArray[np.float32]:
     """Return the Euclidean norm of every row, centred at the mean of all.
 
     Parameters
     ----------
     features : Rows
+    sample_weight : ndarray of shape (n_rows,), default=None
+        Positive weights of the rows in that mean.
 
     Returns
     -------
     ndarray of shape (n_rows,)
     """
     index = np.arange(features.n_rows)
-    center = feature_mean(features, index)
+    center = feature_mean(features, index, sample_weight)
     by_block = [
         (features.rows(torch.from_numpy(index[where])) - center).norm(dim=1)
         for where in blocks(features, index, 0)

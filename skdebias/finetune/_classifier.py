@@ -1,6 +1,7 @@
 """FineTuneClassifier: a whole network, trained by any method of the package."""
 
 from collections.abc import Callable
+from functools import partial
 from numbers import Integral, Real
 from typing import Any, Self
 
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 from skdebias._base import BaseDebiasedClassifier
 from skdebias._context import standard_context
 from skdebias._fit import training_attributes
-from skdebias._prepare import set_fitted
+from skdebias._prepare import class_weights, set_fitted
 from skdebias._sklearn import Interval, StrOptions, _fit_context
 from skdebias._validation import refuse_booleans
 from skdebias.finetune._backbone import backbone_settings
@@ -231,6 +232,7 @@ class FineTuneClassifier(BaseNetworkClassifier):
         "X_val": True,
         "y_val": True,
         "attributes_val": True,
+        "sample_weight_val": True,
     }
 
     _parameter_constraints: dict[str, list[Any]] = {
@@ -347,9 +349,11 @@ class FineTuneClassifier(BaseNetworkClassifier):
         y: Any,
         attributes: Any = None,
         *,
+        sample_weight: Any = None,
         X_val: Any = None,
         y_val: Any = None,
         attributes_val: Any = None,
+        sample_weight_val: Any = None,
     ) -> Self:
         """Train the network.
 
@@ -365,8 +369,13 @@ class FineTuneClassifier(BaseNetworkClassifier):
         attributes : array-like of shape (n_samples,) or (n_samples, n_attributes), \
 default=None
             Spurious attributes; several columns are crossed.
+        sample_weight : array-like of shape (n_samples,) or float, default=None
+            As how many items each item counts, in the shares of classes and groups
+            too; an item of weight 0 is left out. None is 1.
         X_val, y_val, attributes_val : array-like, default=None
             Validation items that select the epoch, and nothing else; see `selection`.
+        sample_weight_val : array-like of shape (n_val_samples,) or float, default=None
+            As how many items each validation item counts in the scores.
 
         Returns
         -------
@@ -387,15 +396,29 @@ default=None
             For malformed input.
         """
         with standard_context():
-            trained = self._train(items, y, attributes, X_val, y_val, attributes_val)
+            trained = self._train(
+                items=items,
+                y=y,
+                attributes=attributes,
+                X_val=X_val,
+                y_val=y_val,
+                attributes_val=attributes_val,
+                sample_weight=sample_weight,
+                sample_weight_val=sample_weight_val,
+            )
             self._set_trained(trained)
         return self
 
-    def _train(self, *arguments: Any) -> TrainedNetworks:
+    def _train(self, **arguments: Any) -> TrainedNetworks:
         """Check the arguments of `fit`, and train."""
         estimator = method_estimator(self)
         settings = backbone_settings(self.get_params(deep=False))
-        fit_input = check_fit_input(self, settings["modality"], *arguments)
+        fit_input = check_fit_input(
+            self,
+            settings["modality"],
+            **arguments,
+            class_weights=partial(class_weights, estimator),
+        )
         models = NetworkFactory(self, self._embed_untrained)
         return NetworkFit(
             self, estimator, settings, fit_input, models, self._origin

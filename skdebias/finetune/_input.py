@@ -1,7 +1,7 @@
 """What `fit` and the predictions of a network are given, checked."""
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -17,8 +17,8 @@ from skdebias._first_stage import check_annotations
 from skdebias._prepare import Encoded, encode_validation_rows
 from skdebias._rows import refuse_masked
 from skdebias._sklearn import through_pipelines
+from skdebias._training_data import TrainingData, weighed
 from skdebias._validation import (
-    TrainingData,
     about,
     encode_classes,
     has_validation_set,
@@ -42,6 +42,12 @@ class FitInput:
         The same, as networks read them.
     y : ndarray of shape (n_samples,)
     attributes, X_val, y_val, attributes_val : array-like or None
+    sample_weight : ndarray of shape (n_samples,) or None
+        Positive weights of the items.
+    sample_weight_val : array-like or None
+        Positive weights of the validation items.
+    kept : ndarray of shape (n_given,), bool, or None
+        Which of the items that `fit` was given these are.
     encoded : Encoded
         Labels and validation set, whose rows are Items.
     """
@@ -53,6 +59,9 @@ class FitInput:
     X_val: Any
     y_val: Any
     attributes_val: Any
+    sample_weight: NDArray[np.float64] | None
+    sample_weight_val: Any
+    kept: NDArray[np.bool_] | None
     encoded: Encoded
 
     def training_data(self, seed: int, models: Any) -> TrainingData:
@@ -77,6 +86,9 @@ class FitInput:
             self.attributes_val,
             seed,
             models,
+            sample_weight=self.sample_weight,
+            sample_weight_val=self.sample_weight_val,
+            kept=self.kept,
         )
 
 
@@ -89,6 +101,9 @@ def check_fit_input(
     X_val: Any,
     y_val: Any,
     attributes_val: Any,
+    sample_weight: Any = None,
+    sample_weight_val: Any = None,
+    class_weights: Callable[..., Any] | None = None,
 ) -> FitInput:
     """Check the arguments of a fit before anything is trained.
 
@@ -99,6 +114,10 @@ def check_fit_input(
     modality : {"image", "text", "tensor"}
     items, y, attributes, X_val, y_val, attributes_val : array-like or None
         As `fit` was given them.
+    sample_weight, sample_weight_val : array-like, default=None
+        Likewise.
+    class_weights : callable, default=None
+        As for :func:`skdebias._training_data.weighed`.
 
     Returns
     -------
@@ -114,11 +133,26 @@ def check_fit_input(
             f"items has {len(source)} entries and y has {len(y)}: pass one label "
             "per item."
         )
+    given = TrainingData(
+        items,
+        y,
+        attributes,
+        through_pipelines(X_val),
+        y_val,
+        attributes_val,
+        0,
+        sample_weight=sample_weight,
+        sample_weight_val=sample_weight_val,
+    )
+    data = weighed(given, class_weights)
+    items, y, attributes = data.X, data.y, data.attributes
+    X_val, y_val, attributes_val = data.X_val, data.y_val, data.attributes_val
+    if data.kept is not None:
+        source = Items(items, modality)
     classes, y_codes = encode_classes(y, type(classifier).__name__, "items")
     check_annotations(classifier.estimator, attributes, attributes_val, len(y))
-    X_val = through_pipelines(X_val)
     validation = None
-    if has_validation_set(X_val, y_val, attributes_val):
+    if has_validation_set(X_val, y_val, attributes_val, data.sample_weight_val):
         codes = getattr(items, "dtype", None) == np.int64
         validation = encode_validation_rows(
             _validation_items(classifier, X_val, modality, codes=codes),
@@ -126,12 +160,25 @@ def check_fit_input(
             attributes_val,
             classes,
             classifier.selection,
+            data.sample_weight_val,
         )
     if attributes is not None and attributes_val is not None:
         check_same_kind(attributes, attributes_val)
     source.check()
     encoded = Encoded(classes, y_codes, validation)
-    return FitInput(items, source, y, attributes, X_val, y_val, attributes_val, encoded)
+    return FitInput(
+        items,
+        source,
+        y,
+        attributes,
+        X_val,
+        y_val,
+        attributes_val,
+        data.sample_weight,
+        data.sample_weight_val,
+        data.kept,
+        encoded,
+    )
 
 
 def _checked_labels(y: Any) -> NDArray[Any]:

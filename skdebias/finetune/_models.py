@@ -53,7 +53,11 @@ class NetworkFactory:
         return network.set_params(estimator=estimator, **changes)
 
     def last_layer(
-        self, X: Any, y: Any, reference: Mapping[str, Any] | None
+        self,
+        X: Any,
+        y: Any,
+        reference: Mapping[str, Any] | None,
+        sample_weight: NDArray[np.float64] | None = None,
     ) -> tuple[NDArray[np.float32], FrozenEstimator | None]:
         """Return embeddings and the head that reads them.
 
@@ -65,6 +69,8 @@ class NetworkFactory:
         reference : dict or None
             Changes to the network, which is trained first. None embeds with the
             backbone as it is.
+        sample_weight : ndarray of shape (n_samples,), default=None
+            Weights of the items.
 
         Returns
         -------
@@ -74,7 +80,7 @@ class NetworkFactory:
         """
         if reference is None:
             return self._embed_untrained(X), None
-        network = self.erm(**reference).fit(X, y)
+        network = self.erm(**reference).fit(X, y, sample_weight=sample_weight)
         return network.embed(X), FrozenEstimator(head_of(network))
 
 

@@ -82,6 +82,11 @@ def describe_run(
             validation["groups"].ids,
             validation["selection"],
         ]
+        # Names of runs without weights are those of versions that knew none.
+        if validation["groups"].weights is not None:
+            description["validation"].append(validation["groups"].weights)
+    if fit_input.sample_weight is not None:
+        description["sample_weight"] = fit_input.sample_weight
     return description
 
 

@@ -11,12 +11,12 @@ import torch
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
-from skdebias._attributes import Groups
 from skdebias._context import PLAIN_ATTENTION, switches
 from skdebias._engine._problem import Fitted, Problem
 from skdebias._engine._selection import Stopping, Tracker, ValidationScorer
 from skdebias._engine._threads import one_thread
 from skdebias._engine._weighting import StackedMethods
+from skdebias._groups import Groups
 from skdebias.finetune._checkpoint import Checkpoints
 from skdebias.finetune._divergence import DivergenceChecks
 from skdebias.finetune._draws import PassDraws

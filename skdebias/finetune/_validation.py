@@ -108,7 +108,9 @@ class NetworkValidationScorer(ValidationScorer):
             for start in range(0, share, self.batch_size)
         ]
         n_groups = len(self.groups.counts)
-        sums = torch.zeros(2, n_groups, stack.n_heads, device=device)
+        weights = self.weights(device)
+        dtype = None if weights is None else weights.dtype
+        sums = torch.zeros(2, n_groups, stack.n_heads, dtype=dtype, device=device)
         clipped = ((0, np.minimum(block, len(self.y) - 1)) for block in blocks)
         stack.model.eval()
         with torch.inference_mode():
@@ -120,7 +122,8 @@ class NetworkValidationScorer(ValidationScorer):
                 logits = torch.stack(outputs, 1)[None, : len(valid)].float()
                 y = torch.from_numpy(self.y[valid]).to(device)
                 ids = torch.from_numpy(self.groups.ids[valid]).to(device)
-                sums += count_hits_and_losses(logits, y, ids, n_groups)
+                counted = None if weights is None else weights[valid]
+                sums += count_hits_and_losses(logits, y, ids, n_groups, counted)
         total = self.accelerator.reduce(sums, reduction="sum")
         if not bool(total.isfinite().all()):
             raise DivergenceError(

@@ -4,7 +4,7 @@ A method is a small frozen dataclass that knows nothing of what is trained. The 
 engine and the network trainer both read its sampling plan.
 """
 
-from skdebias._attributes import Groups
+from skdebias._groups import Groups
 from skdebias.methods._afr import AFR
 from skdebias.methods._erm import ERM
 from skdebias.methods._gerne import (

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from skdebias._attributes import Groups
+from skdebias._groups import Groups
 from skdebias.methods._head import Head, Parameters
 from skdebias.methods._method import Method
 from skdebias.methods._plan import Batch, SamplingPlan
@@ -86,7 +86,8 @@ class AFR(Method):
         """
         weights = self.plan(groups).row_weights
         assert weights is not None  # noqa: S101, as the plan says
-        return {"effective_sample_size_": effective_sample_size(weights)}
+        size = effective_sample_size(weights, groups.weights)
+        return {"effective_sample_size_": size}
 
     def plan(self, groups: Groups) -> SamplingPlan:
         """Return the one-batch plan over the held-out rows.
@@ -103,9 +104,10 @@ class AFR(Method):
         strata = np.isnan(self.confidence).astype(np.int64)  # 0: held out
         held = np.flatnonzero(strata == 0)
         classes = groups.cells[groups.ids[held], 0]
-        weights = afr_weights(self.confidence[held], classes, self.gamma)
+        counted = None if groups.weights is None else groups.weights[held]
+        weights = afr_weights(self.confidence[held], classes, self.gamma, counted)
         row_weights = np.zeros(len(strata))
-        row_weights[held] = weights * len(held)
+        row_weights[held] = weights * (len(held) if counted is None else counted.sum())
         share = np.eye(int(strata.max()) + 1)[0]
         return SamplingPlan(
             strata,
@@ -116,7 +118,10 @@ class AFR(Method):
 
 
 def afr_weights(
-    confidence: NDArray[np.floating], y: NDArray[np.integer], gamma: float
+    confidence: NDArray[np.floating],
+    y: NDArray[np.integer],
+    gamma: float,
+    sample_weight: NDArray[np.float64] | None = None,
 ) -> NDArray[np.float64]:
     """Return the weights of the held-out rows, `exp(-gamma p_y) / n_y`, normalised.
 
@@ -127,11 +132,13 @@ def afr_weights(
     y : ndarray of shape (n_samples,)
         Class codes.
     gamma : float
+    sample_weight : ndarray of shape (n_samples,), default=None
+        As how many rows each of them counts.
 
     Returns
     -------
     ndarray of shape (n_samples,)
-        Sums to one.
+        Sums to one, over all that the rows count as.
 
     Examples
     --------
@@ -140,16 +147,22 @@ def afr_weights(
     array([0.25, 0.25, 0.5 ])
     """
     # Shifting by the minimum changes nothing once normalised, and cannot underflow.
-    weights = np.exp(-gamma * (confidence - confidence.min())) / np.bincount(y)[y]
-    return np.asarray(weights / weights.sum(), dtype=np.float64)
+    counts = np.bincount(y, sample_weight)
+    weights = np.exp(-gamma * (confidence - confidence.min())) / counts[y]
+    total = weights.sum() if sample_weight is None else weights @ sample_weight
+    return np.asarray(weights / total, dtype=np.float64)
 
 
-def effective_sample_size(weights: NDArray[np.floating]) -> float:
+def effective_sample_size(
+    weights: NDArray[np.floating], sample_weight: NDArray[np.float64] | None = None
+) -> float:
     """Return `(sum w)^2 / sum w^2`: how many equal rows the weighted ones are worth.
 
     Parameters
     ----------
     weights : ndarray of shape (n_samples,)
+    sample_weight : ndarray of shape (n_samples,), default=None
+        As how many rows each of them counts.
 
     Returns
     -------
@@ -161,6 +174,8 @@ def effective_sample_size(weights: NDArray[np.floating]) -> float:
     >>> effective_sample_size(np.array([0.5, 0.5, 0.0]))
     2.0
     """
+    if sample_weight is not None:
+        return float((weights @ sample_weight) ** 2 / (weights**2 @ sample_weight))
     return float(weights.sum() ** 2 / (weights**2).sum())
 
 

@@ -14,7 +14,7 @@ from typing import Any, ClassVar, get_origin
 import numpy as np
 import torch
 
-from skdebias._attributes import Groups
+from skdebias._groups import Groups
 from skdebias.methods._head import STARTS, Head
 from skdebias.methods._method import Method
 from skdebias.methods._plan import Batch, SamplingPlan
@@ -239,6 +239,15 @@ def _check_plan(method: Method, groups: Groups) -> None:
             f"{where} returned row_weights",
             per="each training row",
         )
+    if plan.draw_weights is not None:
+        what = f"{where} returned draw_weights"
+        _check_numbers(plan.draw_weights, (len(groups.ids),), what, "each training row")
+        if plan.draw_weights.min() <= 0:
+            raise ValueError(
+                f"{what} with a weight of {plan.draw_weights.min():.3g}: rows are "
+                "drawn in proportion to them, so that all must be positive. A row that "
+                "is not to count has a row weight of 0."
+            )
     if plan.logit_offsets is not None:
         n_classes = int(groups.cells[:, 0].max()) + 1
         _check_numbers(

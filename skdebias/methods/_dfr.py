@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from skdebias._attributes import Groups
+from skdebias._groups import Groups
 
 
 def balanced_subset(groups: Groups, rng: np.random.Generator) -> NDArray[np.int64]:
@@ -32,11 +32,60 @@ def balanced_subset(groups: Groups, rng: np.random.Generator) -> NDArray[np.int6
     >>> groups.ids[balanced_subset(groups, np.random.default_rng(0))]
     array([0, 1, 2])
     """
-    smallest = int(groups.counts.min())
+    smallest = int(groups.sizes.min())
     order = rng.permutation(len(groups.ids))
     order = order[np.argsort(groups.ids[order], kind="stable")]
-    starts = np.cumsum(groups.counts) - groups.counts
+    starts = np.cumsum(groups.sizes) - groups.sizes
     return np.sort(order[(starts[:, None] + np.arange(smallest)).ravel()])
+
+
+def balanced_draw(
+    groups: Groups, rng: np.random.Generator
+) -> tuple[NDArray[np.int64], NDArray[np.float64] | None]:
+    """Draw as much weight of every group as the smallest has, without replacement.
+
+    The rows of a group lie in random order on a circle, each as long as its weight, and
+    an arc as long as the smallest group is taken from a random place: the expected
+    share of a row is its weight's, and rows at the ends of the arc count in part.
+
+    Parameters
+    ----------
+    groups : Groups
+        Groups of the rows.
+    rng : Generator
+
+    Returns
+    -------
+    rows : ndarray of shape (n_drawn,)
+        Row numbers, sorted.
+    weights : ndarray of shape (n_drawn,) or None
+        How much of each row is drawn. None where rows have no weights: then the rows
+        are those of :func:`balanced_subset`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> weights = np.array([4.0, 1.0, 2.0, 3.0])
+    >>> groups = Groups.from_labels([0, 0, 1, 1], [0, 0, 0, 1], 2, 2, weights)
+    >>> rows, drawn = balanced_draw(groups, np.random.default_rng(0))
+    >>> np.bincount(groups.ids[rows], drawn)
+    array([2., 2., 2.])
+    """
+    if groups.weights is None:
+        return balanced_subset(groups, rng), None
+    smallest = groups.counts.min()
+    drawn = np.zeros(len(groups.ids))
+    for group in range(groups.n_groups):
+        rows = rng.permutation(np.flatnonzero(groups.ids == group))
+        ends = np.cumsum(groups.weights[rows])
+        starts = np.concatenate([[0.0], ends[:-1]])
+        begin = rng.random() * ends[-1]
+        # The arc, and where it goes beyond the end of the circle, its rest.
+        for low in (begin, begin - ends[-1]):
+            overlap = np.minimum(ends, low + smallest) - np.maximum(starts, low)
+            drawn[rows] += np.maximum(overlap, 0.0)
+    rows = np.flatnonzero(drawn)
+    return rows, drawn[rows]
 
 
 def halves(
@@ -66,7 +115,8 @@ def halves(
     """
     order = rng.permutation(len(groups.ids))
     order = order[np.argsort(groups.ids[order], kind="stable")]
-    starts = np.cumsum(groups.counts) - groups.counts
-    within = np.arange(len(order)) - np.repeat(starts, groups.counts)
-    in_first = 2 * within < np.repeat(groups.counts, groups.counts)
+    sizes = groups.sizes
+    starts = np.cumsum(sizes) - sizes
+    within = np.arange(len(order)) - np.repeat(starts, sizes)
+    in_first = 2 * within < np.repeat(sizes, sizes)
     return np.sort(order[in_first]), np.sort(order[~in_first])

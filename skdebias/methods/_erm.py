@@ -6,7 +6,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from skdebias._attributes import Groups
+from skdebias._groups import Groups
 from skdebias.methods._method import Method
 from skdebias.methods._plan import Batch, SamplingPlan
 
@@ -65,8 +65,8 @@ class ERM(Method):
         row_weights = None
         if self.reweight is not None:
             cells = _cells(groups, self.reweight)
-            counts = np.bincount(cells)
-            row_weights = len(cells) / (len(counts) * counts[cells])
+            counts = np.bincount(cells, groups.weights)
+            row_weights = groups.counts.sum() / (len(counts) * counts[cells])
         return SamplingPlan(
             strata,
             (batch,),

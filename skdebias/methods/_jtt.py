@@ -5,7 +5,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from skdebias._attributes import Groups
+from skdebias._groups import Groups
 from skdebias.methods._method import Method
 from skdebias.methods._plan import Batch, SamplingPlan
 
@@ -59,7 +59,7 @@ class JTT(Method):
         SamplingPlan
         """
         strata = groups.cells[groups.ids, 1]
-        share = np.bincount(strata).astype(np.float64)
+        share = np.bincount(strata, groups.weights).astype(np.float64)
         if len(share) > 1:
             share[1] *= self.upweight
         return SamplingPlan(strata, (Batch("all", share / share.sum()),))

@@ -7,7 +7,7 @@ from typing import ClassVar, Self
 import torch
 from torch import Tensor
 
-from skdebias._attributes import Groups
+from skdebias._groups import Groups
 from skdebias.methods._erm import ERM
 from skdebias.methods._head import Head
 from skdebias.methods._method import Method

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import fields
 from typing import Any, ClassVar, Self
 
-from skdebias._attributes import Groups
+from skdebias._groups import Groups
 from skdebias.methods._head import Head
 from skdebias.methods._plan import SamplingPlan
 from skdebias.methods._step import (

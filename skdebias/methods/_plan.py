@@ -21,7 +21,7 @@ class Batch:
         Name used in histories and error messages.
     probabilities : ndarray of shape (n_strata,)
         Probability of each stratum in the batch; sums to one. Rows are uniform within
-        a stratum.
+        a stratum, but for the `draw_weights` of the plan.
     factor : float, default=1.0
         Signed coefficient of the batch's mean loss in the objective.
 
@@ -64,6 +64,11 @@ class SamplingPlan:
         Added to the logits of the rows of each stratum before the cross-entropy is
         taken, and not when the head predicts. Of two classes, whose heads have one
         logit, the difference of the offsets counts.
+    draw_weights : ndarray of shape (n_samples,), default=None
+        Positive. Rows are drawn in proportion to it within their stratum. A method
+        need not set it: the `sample_weight` of `fit` comes here, so that whatever a
+        method computes on the rows of a step, it computes on a sample of the weighted
+        rows.
 
     Examples
     --------
@@ -85,6 +90,7 @@ class SamplingPlan:
     shared: bool = False
     row_weights: NDArray[np.float64] | None = None
     logit_offsets: NDArray[np.float64] | None = None
+    draw_weights: NDArray[np.float64] | None = None
 
     def counts(self, batch_size: int) -> NDArray[np.int64]:
         """Return the rows per stratum of each batch.
@@ -257,6 +263,7 @@ def _check_alike(plans: Sequence[SamplingPlan]) -> None:
         alike = {
             "strata": _equal(plan.strata, first.strata),
             "blocks": _equal(plan.blocks, first.blocks),
+            "draw_weights": _equal(plan.draw_weights, first.draw_weights),
             "number of batches": len(plan.batches) == len(first.batches),
             "replacement": plan.replacement == first.replacement,
             "shared": plan.shared == first.shared,

@@ -5,7 +5,10 @@ from numpy.typing import NDArray
 
 
 def least_confident(
-    confidence: NDArray[np.floating], y: NDArray[np.integer], t: float
+    confidence: NDArray[np.floating],
+    y: NDArray[np.integer],
+    t: float,
+    sample_weight: NDArray[np.float64] | None = None,
 ) -> NDArray[np.int64]:
     """Mark the least confident fraction of every class.
 
@@ -18,6 +21,9 @@ def least_confident(
     t : float
         Fraction of each class, in (0, 1). `floor(t n_y)` rows are marked, but at least
         one, and never all; ties go to the earlier row.
+    sample_weight : ndarray of shape (n_samples,), default=None
+        Positive weights of the rows: the marked ones then have at most the fraction `t`
+        of the weight of their class.
 
     Returns
     -------
@@ -41,9 +47,13 @@ def least_confident(
         rows = np.flatnonzero(y == label)
         if len(rows) < 2:
             continue
-        # Guard the floor against products such as 0.29 * 100 = 28.999...
-        count = int(np.floor(t * len(rows) + 1e-9))
-        count = min(max(count, 1), len(rows) - 1)
         order = np.argsort(confidence[rows], kind="stable")
+        # Guard the floor against products such as 0.29 * 100 = 28.999...
+        if sample_weight is None:
+            count = int(np.floor(t * len(rows) + 1e-9))
+        else:
+            sums = np.cumsum(sample_weight[rows[order]])
+            count = int(np.searchsorted(sums, (t + 1e-12) * sums[-1], side="right"))
+        count = min(max(count, 1), len(rows) - 1)
         marked[rows[order[:count]]] = 1
     return marked

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from skdebias._attributes import Groups
+from skdebias._groups import Groups
 from skdebias.methods._saliency import Saliencies, factors
 
 

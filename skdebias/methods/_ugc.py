@@ -7,8 +7,8 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from skdebias._attributes import Groups
-from skdebias.methods._group_dro import GroupDRO, GroupWeights
+from skdebias._groups import Groups
+from skdebias.methods._group_dro import GroupDRO, GroupWeights, LogMeanExp
 from skdebias.methods._method import Method
 from skdebias.methods._plan import Batch, SamplingPlan
 from skdebias.methods._step import TrainingContext, TrainingResult
@@ -102,8 +102,29 @@ class ClusterDRO(GroupDRO):
         -------
         GroupWeights
         """
-        clusters = tuple(cluster_groups(g, True) for g in context.groups)
-        return super().weighting(methods, replace(context, groups=clusters))
+        return super().weighting(methods, _of_clusters(context))
+
+    @classmethod
+    def group_objective(
+        cls, methods: Sequence[Self], context: TrainingContext
+    ) -> LogMeanExp:
+        """Return the deterministic objective of the clusters.
+
+        Parameters
+        ----------
+        methods : sequence of ClusterDRO
+        context : TrainingContext
+
+        Returns
+        -------
+        LogMeanExp
+        """
+        return super().group_objective(methods, _of_clusters(context))
+
+
+def _of_clusters(context: TrainingContext) -> TrainingContext:
+    clusters = tuple(cluster_groups(groups, True) for groups in context.groups)
+    return replace(context, groups=clusters)
 
 
 def robust_method(
@@ -137,6 +158,8 @@ def robust_method(
     if name == "inverse_frequency" or norms is None:
         return ClusterSampling(across_classes=across_classes)
     members = cluster_groups(groups, across_classes)
+    if members.weights is not None:
+        norms = norms * members.weights
     magnitude = np.bincount(members.ids, weights=norms) / members.counts
     # Features that are all alike have no magnitude: then groups count alike.
     magnitude = magnitude if magnitude.sum() > 0 else np.ones_like(magnitude)
@@ -161,4 +184,6 @@ def cluster_groups(groups: Groups, across_classes: bool) -> Groups:
     if not across_classes:
         return groups
     clusters = groups.cells[groups.ids, 1]
-    return Groups.from_labels(np.zeros_like(clusters), clusters, 1, groups.n_attributes)
+    return Groups.from_labels(
+        np.zeros_like(clusters), clusters, 1, groups.n_attributes, groups.weights
+    )

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from skdebias._attributes import Groups
+from skdebias._groups import Groups
 from skdebias._warnings import AntiClassifierWarning, warn_caller
 from skdebias.methods._erm import ERM
 from skdebias.methods._head import Head

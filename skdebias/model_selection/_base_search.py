@@ -6,7 +6,7 @@ from functools import partial
 from numbers import Integral, Real
 
 import numpy as np
-from sklearn import config_context
+from sklearn import config_context, get_config
 from sklearn.base import clone, is_classifier
 from sklearn.model_selection import check_cv
 from sklearn.utils import indexable
@@ -27,6 +27,7 @@ from skdebias._sklearn import (
     _fit_context,
     _insert_error_scores,
     _warn_or_raise_about_fit_failures,
+    asking_for_weights,
     scorers_by_metric,
     through_pipelines,
 )
@@ -124,6 +125,9 @@ default=None
         **params : dict of str -> object
             Further arguments of the estimator's `fit`, such as `X_val`, or of the
             splitter or scorers. Those with one entry per row are split with X.
+            `sample_weight` goes where it was requested if metadata routing is enabled,
+            and otherwise to the estimator, unless it is a Pipeline, and to the scorers
+            that take it, as in scikit-learn's searches.
 
         Returns
         -------
@@ -139,15 +143,24 @@ default=None
         refuse_names(attributes, X)
         if count_missing(attributes) != "all":
             params = params | {"attributes": on_host(attributes)}
+        if params.get("sample_weight") is not None:
+            params = params | {"sample_weight": on_host(params["sample_weight"])}
         params = params | self._validation_rows(params)
         from skdebias._engine._threads import one_thread
 
+        unrouted = {}
+        if not get_config()["enable_metadata_routing"] and not self._is_pipeline():
+            unrouted = {"sample_weight": on_host(params.pop("sample_weight", None))}
+            unrouted = {k: v for k, v in unrouted.items() if v is not None}
         routed = config_context(enable_metadata_routing=True)
         with standard_context(), one_thread(), routed:
             X, y = indexable(X, on_host(y))
             self._check_attributes(y, params)
             with announced(UnusableAttributesWarning, AttributesIgnoredWarning):
-                return self._search(X, y, params)
+                return self._search(X, y, params, unrouted)
+
+    def _is_pipeline(self):
+        return final_head(self.estimator) is not self.estimator
 
     def _validation_rows(self, params):
         """Apply the steps of a Pipeline that the search is a step of.
@@ -185,12 +198,20 @@ default=None
             reasons.append(named.unusable_for_scores("attributes_val"))
         warn_of_unusable(*reasons)
 
-    def _search(self, X, y, params):
+    def _search(self, X, y, params, unrouted):
         scorers, _ = self._get_scorers()
         refuse_missing_attributes(scorers, params, type(self).__name__)
         params = _check_method_params(X, params=params)
         splitter = self._splitter(y, params)
         routed = self._route(splitter, params)
+        fit_params, score_params = routed.estimator.fit, routed.scorer.score
+        asking = scorers
+        if unrouted:
+            unrouted = _check_method_params(X, params=unrouted)
+            fit_params = fit_params | unrouted
+            if self._check_scorers_accept_sample_weight():
+                score_params = score_params | unrouted
+                asking = asking_for_weights(scorers)
         if "attributes" in params:
             self._warn_if_ignored(routed)
         callback = self._init_callback_context(
@@ -205,12 +226,12 @@ default=None
                 f"No fits were performed: there are {len(candidates)} candidates and "
                 f"{len(splits)} splits."
             )
-        data = X, y, splits, routed.estimator.fit, routed.scorer.score
+        data = X, y, splits, fit_params, score_params
         task = callback.subcontext(
             task_name="search", max_subtasks=self._n_scores(len(candidates))
         ).call_on_fit_task_begin(estimator=self)
         report = partial(self._report, task)
-        tried, out, more = self._evaluate(candidates, scorers, data, report)
+        tried, out, more = self._evaluate(candidates, asking, data, report)
         task.call_on_fit_task_end(estimator=self)
         more = more | extrapolation_strength(self.estimator, tried)
         results = self._format_results(tried, self.n_splits_, out, more)
@@ -218,7 +239,7 @@ default=None
         if self.refit or not self.multimetric_:
             self._choose_best(tried, results)
         if self.refit:
-            self._refit(X, y, routed.estimator.fit, callback)
+            self._refit(X, y, fit_params, callback)
         self.scorer_ = scorers_by_metric(scorers) or scorers
         self.cv_results_ = results
         callback.call_on_fit_task_end(estimator=self, X=X, y=y, metadata=None)

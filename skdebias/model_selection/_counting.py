@@ -130,6 +130,8 @@ class Counts:
 
 def _counted_function(scorer, params):
     """Return the function that a scorer applies to predictions, if it only counts."""
+    if "sample_weight" in params:
+        return None
     estimator = own_score_of(scorer)
     if estimator is not None:
         head_score = type(final_head(estimator)).score

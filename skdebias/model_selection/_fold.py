@@ -5,6 +5,7 @@ from collections.abc import Callable
 from functools import cached_property
 from typing import NamedTuple
 
+import joblib
 import numpy as np
 from sklearn.utils import check_random_state
 
@@ -17,12 +18,26 @@ from skdebias._prepare import (
     prepare,
     training_data,
 )
+from skdebias._sample_weight import (
+    check_sample_weight,
+    kept_attributes,
+    kept_rows,
+    positive,
+)
+from skdebias._training_data import weighed_validation
 from skdebias.model_selection._candidates import CandidateKeys
 from skdebias.model_selection._stack import CandidateStack, StackMember
 from skdebias.model_selection._stack_limits import StackLimits
 
 # Arguments of `fit` beside X and y.
-_FIT_ARGUMENTS = ("attributes", "X_val", "y_val", "attributes_val")
+_FIT_ARGUMENTS = (
+    "attributes",
+    "sample_weight",
+    "X_val",
+    "y_val",
+    "attributes_val",
+    "sample_weight_val",
+)
 
 
 class FeatureCache:
@@ -87,14 +102,32 @@ class Fold:
 
     def __init__(self, context, scores, rows, fit_params):
         self._context, self._scores, self._rows = context, scores, rows
-        self._fit_params = {**dict.fromkeys(_FIT_ARGUMENTS), **fit_params}
-        self._encoded_by_selection = {}
+        self._given = {**dict.fromkeys(_FIT_ARGUMENTS), **fit_params}
+        self._encoded = {}
         self._first_stages = {}
 
     @cached_property
     def _shared_seed(self):
         """Seed of the heads without one: with several, each would be a stack."""
         return check_random_state(None).randint(np.iinfo(np.int32).max)
+
+    @cached_property
+    def _kept(self):
+        """Numbers of the training rows of positive weight, and `fit`'s arguments."""
+        params, train = (
+            self._given | weighed_validation(**self._given),
+            self._rows.train,
+        )
+        weights = check_sample_weight(params["sample_weight"], len(train))
+        weights, kept = positive(weights)
+        params = params | {"sample_weight": weights}
+        if kept is None:
+            return train, params
+        of_rows = {
+            "attributes": kept_attributes(params["attributes"], kept, "attributes"),
+            "X_student": kept_rows(params.get("X_student"), kept),
+        }
+        return train[kept], params | {k: v for k, v in of_rows.items() if k in params}
 
     def stacks(self, candidates):
         """Yield the stacks of the candidates; fit those that are none here.
@@ -141,6 +174,7 @@ class Fold:
                 members[start : start + size],
                 self._scores,
                 self._rows,
+                self._kept[0],
                 self._context.features.get(self._rows.X, first.device),
                 self._context.on_scored,
             )
@@ -155,7 +189,8 @@ class Fold:
         member : StackMember or None
             None for a head that the engine does not train.
         """
-        given = self._fit_params["attributes"], self._fit_params["attributes_val"]
+        params = self._kept[1]
+        given = params["attributes"], params["attributes_val"]
         infers = infers_attributes(model, *given)
         stage_key = self._context.keys.first_stage(number, model, infers)
         if model.random_state is None:
@@ -166,10 +201,13 @@ class Fold:
         if not isinstance(model, BaseDebiasedClassifier):
             return None, None
         data = self._data(model, seed, with_X=stage_key is not None)
-        if model.selection not in self._encoded_by_selection:
-            self._encoded_by_selection[model.selection] = encode(model, data)
-        encoded = self._encoded_by_selection[model.selection]
-        stage_key = type(model), seed, stage_key
+        # Those of classes are parameters of the candidates.
+        weights = joblib.hash((data.sample_weight, data.kept))
+        key = model.selection, weights
+        if key not in self._encoded:
+            self._encoded[key] = encode(model, data)
+        encoded = self._encoded[key]
+        stage_key = type(model), seed, stage_key, weights
         if stage_key not in self._first_stages:
             self._first_stages[stage_key] = run_first_stage(model, data, encoded)
         prepared = prepare(model, data, encoded, self._first_stages[stage_key])
@@ -181,16 +219,17 @@ class Fold:
     @cached_property
     def _X_train(self):
         """The training rows in one piece, for what does not take row numbers."""
-        return take_rows(self._rows.X, self._rows.train)
+        return take_rows(self._rows.X, self._kept[0])
 
     def _data(self, model, seed, *, with_X):
-        with_X = with_X or self._fit_params.get("X_student") is not None
+        train, fit_params = self._kept
+        with_X = with_X or fit_params.get("X_student") is not None
         return training_data(
             model,
             self._X_train if with_X else None,
-            self._rows.y[self._rows.train],
+            self._rows.y[train],
             seed=seed,
-            **self._fit_params,
+            **fit_params,
         )
 
     def _fit_alone(self, number, model):
@@ -198,7 +237,8 @@ class Fold:
         rows = self._rows
         start = time.perf_counter()
         try:
-            model.fit(self._X_train, rows.y[rows.train], **self._fit_params)
+            train, fit_params = self._kept
+            model.fit(self._X_train, rows.y[train], **fit_params)
         except Exception:
             self._scores.fail(number)
         else:

@@ -34,14 +34,18 @@ class CandidateStack:
     members : list of StackMember
     scores : SplitScores
     rows : SplitRows
+    train : ndarray
+        Row numbers to train on: those of the split, without rows of weight 0.
     features : Features
         Of all rows.
     on_scored : callable
         Called without arguments for every fit that has been scored, or has failed.
     """
 
-    def __init__(self, members, scores, rows, features, on_scored):
+    def __init__(self, members, scores, rows, train, features, on_scored):
         self._members, self._scores, self._rows = members, scores, rows
+        kept = members[0].prepared.data.kept
+        self._train_rows = train if kept is None else train[kept]
         self._features, self._on_scored = features, on_scored
         self._n_heads = members[0].prepared.method.n_heads
         self._joins_embeddings = members[0].prepared.data.X_student is not None
@@ -93,7 +97,7 @@ class CandidateStack:
             codes = np.searchsorted(classes, rows.y).clip(max=len(classes) - 1)
             training_rows = {
                 "features": self._features,
-                "rows": rows.train,
+                "rows": self._train_rows,
                 "codes": codes,
             }
         # Otherwise the two embeddings are joined, for the training rows alone.

@@ -145,7 +145,7 @@ def test_extrapolated_distribution_of_proposition_1(data, beta, c):
 
 
 def _groups(y, attributes):
-    from skdebias._attributes import Groups
+    from skdebias._groups import Groups
 
     return Groups.from_labels(y, attributes, 2, 2)
 

@@ -7,8 +7,8 @@ import pytest
 from sklearn.base import clone
 
 from skdebias import ERMClassifier, UGCClassifier
-from skdebias._attributes import Groups
 from skdebias._erm import HeadFactory
+from skdebias._groups import Groups
 from skdebias.attributes import GradientClusterPseudoAttributes, WeakClustersWarning
 from skdebias.datasets import make_spurious_classification
 from skdebias.methods._ugc import robust_method

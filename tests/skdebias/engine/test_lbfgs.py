@@ -21,8 +21,8 @@ from skdebias import (
     JTTClassifier,
     LfFClassifier,
 )
-from skdebias._attributes import Groups
 from skdebias._engine import _expected_risk, _lbfgs
+from skdebias._groups import Groups
 from skdebias.datasets import make_spurious_classification
 from skdebias.methods import (
     ERM,

@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from skdebias import ERMClassifier
-from skdebias._attributes import Groups
 from skdebias._engine._features import Features
 from skdebias._engine._lbfgs import check_solvable
 from skdebias._engine._problem import OptimizerConfig, Problem
 from skdebias._engine._sgd import Training
+from skdebias._groups import Groups
 from skdebias.finetune import FineTuneClassifier
 from skdebias.methods import ERM, ULE, Head, LfF, Method, PenaltyTerm, TrainingContext
 from skdebias.methods._head import initial_state

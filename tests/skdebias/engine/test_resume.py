@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 import torch
 
-from skdebias._attributes import Groups
 from skdebias._engine._features import Features, JoinedFeatures
 from skdebias._engine._heads import initial_parameters
 from skdebias._engine._problem import OptimizerConfig, Problem
 from skdebias._engine._selection import HeadValidationScorer
 from skdebias._engine._sgd import Training
+from skdebias._groups import Groups
 from skdebias.methods import AFR, ERM, GERNE, ULE, GroupDRO, LfF
 from skdebias.methods._ugc import ClusterDRO
 

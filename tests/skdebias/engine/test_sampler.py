@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from scipy.stats import chisquare
 
-from skdebias._attributes import Groups
 from skdebias._engine import _sampler
 from skdebias._engine._sampler import IndexSampler
+from skdebias._groups import Groups
 from skdebias.methods import ERM, GERNE
 
 

@@ -9,7 +9,6 @@ import torch
 from torch import nn
 
 from skdebias import ERMClassifier, GERNEClassifier, GroupDROClassifier, LfFClassifier
-from skdebias._attributes import Groups
 from skdebias._engine._features import Features
 from skdebias._engine._heads import HeadStack
 from skdebias._engine._selection import (
@@ -19,6 +18,7 @@ from skdebias._engine._selection import (
     ValidationScorer,
     count_hits_and_losses,
 )
+from skdebias._groups import Groups
 from skdebias.finetune import FineTuneClassifier
 from skdebias.model_selection import BatchedGridSearchCV
 

@@ -8,7 +8,6 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
-from skdebias._attributes import Groups
 from skdebias._engine._features import Features
 from skdebias._engine._heads import initial_parameters, stack_parameters
 from skdebias._engine._loss import cross_entropy as stacked_cross_entropy
@@ -16,6 +15,7 @@ from skdebias._engine._problem import OptimizerConfig, Problem
 from skdebias._engine._sampler import IndexSampler
 from skdebias._engine._selection import HeadValidationScorer, Stopping
 from skdebias._engine._sgd import Training
+from skdebias._groups import Groups
 from skdebias.methods import ERM, GERNE
 
 CPU = torch.device("cpu")

@@ -170,8 +170,8 @@ def test_both_batches_of_gerne_go_through_one_pass(data, monkeypatch):
 @pytest.mark.parametrize("point", ["input", "embedding", "0"])
 def test_saliencies_are_those_of_finite_differences(data, point):
     # The penalty's gradient in the teacher's weights, by a second backward pass.
-    from skdebias._attributes import Groups
     from skdebias._engine._loss import cross_entropy
+    from skdebias._groups import Groups
     from skdebias.finetune._network import Network
     from skdebias.finetune._saliency import NetworkPass
     from skdebias.methods import ULE, Step, TrainingContext

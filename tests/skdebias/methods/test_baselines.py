@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
-from skdebias._attributes import Groups
 from skdebias._engine._features import Features
 from skdebias._engine._heads import initial_parameters
 from skdebias._engine._problem import OptimizerConfig, Problem
 from skdebias._engine._sgd import Training
+from skdebias._groups import Groups
 from skdebias.methods import AFR, ERM, JTT, GroupDRO, Head, LfF, Step, TrainingContext
 from skdebias.methods._afr import afr_weights, effective_sample_size, holdout_mask
 from skdebias.methods._dfr import balanced_subset, halves

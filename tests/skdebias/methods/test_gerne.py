@@ -6,8 +6,8 @@ import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from skdebias._attributes import Groups
 from skdebias._engine._sampler import IndexSampler
+from skdebias._groups import Groups
 from skdebias.methods import (
     ERM,
     GERNE,

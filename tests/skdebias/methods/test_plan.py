@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from skdebias._attributes import Groups
+from skdebias._groups import Groups
 from skdebias.methods import ERM, GERNE, Batch, SamplingPlan, slot_table
 from skdebias.methods._plan import allocate_counts
 

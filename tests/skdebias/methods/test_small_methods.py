@@ -27,11 +27,11 @@ from small_methods import (
 )
 
 from skdebias import DebiasedClassifier
-from skdebias._attributes import Groups
 from skdebias._engine._features import Features
 from skdebias._engine._problem import OptimizerConfig, Problem
 from skdebias._engine._sampler import IndexSampler
 from skdebias._engine._sgd import Training
+from skdebias._groups import Groups
 from skdebias._prepare import draw_seed
 from skdebias.datasets import make_spurious_classification
 from skdebias.finetune import FineTuneClassifier

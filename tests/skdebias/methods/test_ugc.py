@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from skdebias._attributes import Groups
+from skdebias._groups import Groups
 from skdebias.methods import TrainingContext
 from skdebias.methods._group_dro import GroupDRO
 from skdebias.methods._ugc import robust_method

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 import torch
 
-from skdebias._attributes import Groups
 from skdebias._engine._features import Features
 from skdebias._engine._heads import HeadStack
 from skdebias._engine._loss import cross_entropy
 from skdebias._engine._problem import OptimizerConfig, Problem
 from skdebias._engine._sgd import Training
+from skdebias._groups import Groups
 from skdebias.methods import ERM, ULE, ForwardPass, Step, TrainingContext
 from skdebias.methods.ule import _opposition
 from skdebias.methods.ule._logits import centred_logits
