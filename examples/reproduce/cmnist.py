@@ -77,7 +77,8 @@ seed, and its method has a lower rate at the end, which was given to no other ro
 
 Budgets are not equal; settings: {budgets}. The test digits are the same for all seeds,
 with other colours; a seed draws 55,000 of 60,000 training digits. The spread of three
-seeds is therefore rather too small, and no intervals are given.
+seeds is therefore rather too small, and no intervals are given. Digits are about
+equally frequent, so that class-balanced ERM is nearly ERM.
 
 - GERNE with known attributes is {gerne_paper} points above the paper's row, and
   {unknown_paper} without them. Without attributes it is {denetdm} points from DeNetDM,

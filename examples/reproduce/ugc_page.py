@@ -41,11 +41,12 @@ BALANCED = "ERM, class-balanced"
 SYNTHETIC = """
 ## The paper's synthetic set, and harder ones
 
-Ten draws, each of data of its own, per cent, mean ± standard deviation; nothing tuned.
-"average" and "worst_s" (the lower accuracy of s = 0 and s = 1, which the paper calls
-worst group) are on 500 test rows; "worst_group" and "group_balanced" on 20,000 rows
-with s independent of y. The paper reports 99.6 ± 0.1 for "average". In the harder sets
-the core features shift by 1 or 0.75 instead of 2 and s counts twice.
+Ten draws, each of data of its own, per cent, mean ± standard deviation; nothing tuned,
+and classes of equal size, so that class-balanced ERM is ERM. "average" and "worst_s"
+(the lower accuracy of s = 0 and s = 1, which the paper calls worst group) are on 500
+test rows; "worst_group" and "group_balanced" on 20,000 rows with s independent of y.
+The paper reports 99.6 ± 0.1 for "average". In the harder sets the core features shift
+by 1 or 0.75 instead of 2 and s counts twice.
 
 {synthetic}
 
