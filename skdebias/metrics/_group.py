@@ -11,12 +11,12 @@ from sklearn.utils.multiclass import type_of_target
 from skdebias._attributes import (
     Groups,
     check_attributes,
-    encode_attributes,
     form_groups,
     on_host,
     refuse_missing,
 )
 from skdebias._named_groups import NamedGroups, warn_of_unusable
+from skdebias._sample_weight import check_sample_weight, positive
 
 MISSING_ATTRIBUTES = (
     "{name} needs the spurious attributes of the samples: pass attributes=... . "
@@ -29,32 +29,86 @@ MISSING_ATTRIBUTES = (
 
 
 class GroupOutcomes(NamedTuple):
-    """What happened in every group: the common ground of all group scores."""
+    """What happened in every group: the common ground of all group scores.
+
+    Rows of weight 0 are not there. Without weights, those of a group are its rows.
+
+    Parameters
+    ----------
+    groups : Groups
+    correct : ndarray of shape (n_groups,)
+        Rows that are predicted correctly.
+    labels, attribute_values : ndarray
+        What the codes of the groups stand for.
+    weights, weights_correct, weights_squared : ndarray of shape (n_groups,)
+        Sums of the weights of all rows, of those of correct ones, and of the squares.
+    """
 
     groups: Groups
     correct: npt.NDArray[np.int64]
     labels: np.ndarray
     attribute_values: np.ndarray
+    weights: np.ndarray
+    weights_correct: np.ndarray
+    weights_squared: np.ndarray
 
     @property
     def accuracies(self) -> npt.NDArray[np.float64]:
         """Accuracy of every group, in the order of the groups."""
-        return self.correct / self.groups.counts
+        return self.weights_correct / self.weights
+
+    @property
+    def effective(self) -> tuple[np.ndarray, np.ndarray]:
+        """Correct and all rows of every group, as many as are worth the weighted ones.
+
+        After Kish: a mean of weighted rows varies as that of `sum(w)**2 / sum(w**2)`
+        rows that weigh alike.
+        """
+        scale = self.weights / self.weights_squared
+        return self.weights_correct * scale, self.weights * scale
+
+    @property
+    def effective_total(self) -> tuple[float, float]:
+        """Correct and all rows together, see `effective`."""
+        correct, total = self.weights_correct.sum(), self.weights.sum()
+        scale = total / self.weights_squared.sum()
+        return correct * scale, total * scale
 
 
 def group_outcomes(
-    y_true: Any, y_pred: Any, attributes: Any, *, name: str
+    y_true: Any, y_pred: Any, attributes: Any, sample_weight: Any = None, *, name: str
 ) -> GroupOutcomes:
     """Count the correct predictions of every group; `name` is the caller's."""
     if attributes is None:
         raise TypeError(MISSING_ATTRIBUTES.format(name=name))
+    outcomes = _outcomes(y_true, y_pred, attributes, sample_weight)
+    groups, _, labels, values, *_ = outcomes
+    named = NamedGroups(groups, labels, values)
+    warn_of_unusable(named.unusable_for_scores())
+    return outcomes
+
+
+def _outcomes(
+    y_true: Any, y_pred: Any, attributes: Any, sample_weight: Any
+) -> GroupOutcomes:
+    """Count the correct predictions of every group, or class without attributes."""
     y_true, y_pred = check_labels(y_true, y_pred)
-    attributes = check_attributes(attributes, len(y_true))
+    weights, kept = positive(check_sample_weight(sample_weight, len(y_true)))
+    if attributes is not None:
+        attributes = check_attributes(attributes, len(y_true))
+    if kept is not None:
+        y_true, y_pred = y_true[kept], y_pred[kept]
+        attributes = None if attributes is None else attributes[kept]
     groups, labels, values = form_groups(y_true, attributes, y_name="y_true")
-    warn_of_unusable(NamedGroups(groups, labels, values).unusable_for_scores())
-    hits = groups.ids[y_true == y_pred]
-    correct = np.bincount(hits, minlength=groups.n_groups)
-    return GroupOutcomes(groups, correct, labels, values)
+    hit = y_true == y_pred
+    correct = np.bincount(groups.ids[hit], minlength=groups.n_groups)
+    sums = [groups.counts, correct, groups.counts]
+    if weights is not None:
+        sums = [
+            np.bincount(groups.ids, weights=w, minlength=groups.n_groups)
+            for w in (weights, weights * hit, weights**2)
+        ]
+    return GroupOutcomes(groups, correct, labels, values, *sums)
 
 
 def name_columns(attributes: Any, values: np.ndarray) -> dict[str, np.ndarray]:
@@ -127,7 +181,7 @@ def _holds_strings(y: np.ndarray) -> bool:
     return y.dtype.kind in "US" or isinstance(y[0], str)
 
 
-def worst_group_accuracy_score(y_true, y_pred, *, attributes=None):
+def worst_group_accuracy_score(y_true, y_pred, *, attributes=None, sample_weight=None):
     """Worst-group accuracy: the lowest accuracy of any (label, attribute) group.
 
     Parameters
@@ -138,6 +192,9 @@ def worst_group_accuracy_score(y_true, y_pred, *, attributes=None):
         Predicted labels. Values that never occur in `y_true` count as errors.
     attributes : array-like of shape (n_samples,) or (n_samples, n_columns)
         Spurious attributes; several columns are crossed. Required.
+    sample_weight : array-like of shape (n_samples,), default=None
+        Weights of rows: accuracies are weighted ones. Rows of weight 0 are not there,
+        and a group of such rows alone is none.
 
     Returns
     -------
@@ -150,7 +207,8 @@ def worst_group_accuracy_score(y_true, y_pred, *, attributes=None):
         If `attributes` is not given, which happens inside scikit-learn's searches
         when metadata routing is off.
     ValueError
-        If lengths differ, values are missing, or the labels are not classes.
+        If lengths differ, values are missing, the labels are not classes, or a weight
+        is negative or missing.
 
     See Also
     --------
@@ -172,12 +230,14 @@ def worst_group_accuracy_score(y_true, y_pred, *, attributes=None):
     0.5
     """
     outcomes = group_outcomes(
-        y_true, y_pred, attributes, name="worst_group_accuracy_score"
+        y_true, y_pred, attributes, sample_weight, name="worst_group_accuracy_score"
     )
     return float(outcomes.accuracies.min())
 
 
-def group_balanced_accuracy_score(y_true, y_pred, *, attributes=None):
+def group_balanced_accuracy_score(
+    y_true, y_pred, *, attributes=None, sample_weight=None
+):
     """Group-balanced accuracy: the mean accuracy of the non-empty groups.
 
     Also called unbiased accuracy: the accuracy on a test set in which all
@@ -191,6 +251,9 @@ def group_balanced_accuracy_score(y_true, y_pred, *, attributes=None):
         Predicted labels. Values that never occur in `y_true` count as errors.
     attributes : array-like of shape (n_samples,) or (n_samples, n_columns)
         Spurious attributes; several columns are crossed. Required.
+    sample_weight : array-like of shape (n_samples,), default=None
+        Weights of rows: accuracies are weighted ones. Rows of weight 0 are not there,
+        and a group of such rows alone is none.
 
     Returns
     -------
@@ -203,7 +266,8 @@ def group_balanced_accuracy_score(y_true, y_pred, *, attributes=None):
         If `attributes` is not given, which happens inside scikit-learn's searches
         when metadata routing is off.
     ValueError
-        If lengths differ, values are missing, or the labels are not classes.
+        If lengths differ, values are missing, the labels are not classes, or a weight
+        is negative or missing.
 
     See Also
     --------
@@ -219,12 +283,12 @@ def group_balanced_accuracy_score(y_true, y_pred, *, attributes=None):
     0.875
     """
     outcomes = group_outcomes(
-        y_true, y_pred, attributes, name="group_balanced_accuracy_score"
+        y_true, y_pred, attributes, sample_weight, name="group_balanced_accuracy_score"
     )
     return float(outcomes.accuracies.mean())
 
 
-def worst_class_accuracy_score(y_true, y_pred):
+def worst_class_accuracy_score(y_true, y_pred, *, sample_weight=None):
     """Worst-class accuracy: the lowest recall of any class.
 
     The model-selection score for when the spurious attributes of the validation
@@ -236,6 +300,9 @@ def worst_class_accuracy_score(y_true, y_pred):
         True labels, of any dtype.
     y_pred : array-like of shape (n_samples,)
         Predicted labels. Values that never occur in `y_true` count as errors.
+    sample_weight : array-like of shape (n_samples,), default=None
+        Weights of rows: accuracies are weighted ones. Rows of weight 0 are not there,
+        and a class of such rows alone is none.
 
     Returns
     -------
@@ -245,7 +312,8 @@ def worst_class_accuracy_score(y_true, y_pred):
     Raises
     ------
     ValueError
-        If lengths differ or the labels are not classes.
+        If lengths differ, the labels are not classes, or a weight is negative or
+        missing.
 
     References
     ----------
@@ -258,7 +326,5 @@ def worst_class_accuracy_score(y_true, y_pred):
     >>> worst_class_accuracy_score(["a", "a", "b", "b"], ["a", "a", "b", "a"])
     0.5
     """
-    y_true, y_pred = check_labels(y_true, y_pred)
-    y_codes, labels = encode_attributes(y_true, name="y_true")
-    correct = np.bincount(y_codes[y_true == y_pred], minlength=len(labels))
-    return float((correct / np.bincount(y_codes)).min())
+    outcomes = _outcomes(y_true, y_pred, None, sample_weight)
+    return float(outcomes.accuracies.min())

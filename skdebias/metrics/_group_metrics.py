@@ -25,6 +25,7 @@ from sklearn.utils import check_consistent_length
 
 from skdebias._attributes import Groups, check_attributes, form_groups, on_host
 from skdebias._named_groups import NamedGroups, warn_of_unusable
+from skdebias._sample_weight import check_sample_weight, positive
 from skdebias.metrics._group import MISSING_ATTRIBUTES, check_true_labels, name_columns
 
 # Means of something that every row has by itself: they need no second class. All other
@@ -93,9 +94,10 @@ class GroupMetric:
             y_true,
             attributes,
             resolve_groups(self.groups, [metric]),
+            sample_weight,
             name=f"The {self!r}",
         )
-        values = rows.evaluate(metric, y_pred, sample_weight)
+        values = rows.evaluate(metric, y_pred)
         if self.aggregate == "gap":
             return float(values.max() - values.min())
         if self.aggregate == "mean":
@@ -132,29 +134,33 @@ class GroupRows(NamedTuple):
 
     Parameters
     ----------
-    y : ndarray of shape (n_samples,)
-        Labels.
+    y : ndarray of shape (n_kept,)
+        Labels of the rows that are there: those of positive weight.
+    weights : ndarray of shape (n_kept,) or None
+    kept : ndarray of shape (n_samples,), bool
+        Which rows are there.
     by_label : bool
         Whether groups are (label, attribute) cells, and not attribute values.
     keys : dict of str to ndarray of shape (n_groups,)
         What the groups are, by column of a table.
     rows : list of ndarray
-        Row numbers of every group.
+        Row numbers of every group, out of those that are there.
     """
 
     y: np.ndarray
+    weights: np.ndarray | None
+    kept: np.ndarray
     by_label: bool
     keys: dict
     rows: list
 
-    def evaluate(self, metric, y_pred, sample_weight=None):
+    def evaluate(self, metric, y_pred):
         """Compute a metric on every group.
 
         Parameters
         ----------
         metric : callable
         y_pred : array-like of shape (n_samples,) or (n_samples, n_classes)
-        sample_weight : array-like of shape (n_samples,), default=None
 
         Returns
         -------
@@ -166,11 +172,12 @@ class GroupRows(NamedTuple):
             If the metric is undefined on a group, which is named.
         """
         y_pred = np.asarray(on_host(y_pred))
-        check_consistent_length(self.y, y_pred)
+        check_consistent_length(self.kept, y_pred)
+        y_pred = y_pred[self.kept]
         metric = _with_all_labels(metric, self.y, y_pred)
         # What is wrong with all rows is not the fault of a group.
         try:
-            _call(metric, self.y, y_pred, sample_weight, slice(None))
+            self._call(metric, y_pred, slice(None))
         except UndefinedMetricWarning as error:
             raise ValueError(f"{_name(metric)} is undefined: {error}") from error
         values = []
@@ -181,10 +188,24 @@ class GroupRows(NamedTuple):
                         f"all of its rows have the label {self.y[rows[0]].item()!r}, "
                         "and the metric is about how labels are told apart"
                     )
-                values.append(_call(metric, self.y, y_pred, sample_weight, rows))
+                values.append(self._call(metric, y_pred, rows))
             except (ValueError, UndefinedMetricWarning) as error:
                 raise ValueError(self._undefined(metric, group, error)) from error
         return np.array(values)
+
+    def _call(self, metric, y_pred, rows):
+        """Compute a metric on some rows, where it is defined."""
+        weights = {}
+        if self.weights is not None:
+            weights = {"sample_weight": self.weights[rows]}
+        if weights and "sample_weight" not in signature(metric).parameters:
+            raise TypeError(f"{_name(metric)} takes no sample_weight: leave it out.")
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", UndefinedMetricWarning)
+            value = float(metric(self.y[rows], y_pred[rows], **weights))
+        if not np.isfinite(value):
+            raise ValueError(f"it is {value}")
+        return value
 
     def _undefined(self, metric, group, error):
         key = ", ".join(
@@ -203,7 +224,7 @@ class GroupRows(NamedTuple):
         )
 
 
-def split_rows(y_true, attributes, groups, *, name):
+def split_rows(y_true, attributes, groups, sample_weight=None, *, name):
     """Divide rows into groups.
 
     Parameters
@@ -212,6 +233,7 @@ def split_rows(y_true, attributes, groups, *, name):
         Labels.
     attributes : array-like of shape (n_samples,) or (n_samples, n_columns)
     groups : {"label_attribute", "attribute"}
+    sample_weight : array-like of shape (n_samples,), default=None
     name : str
         Of the caller, for messages.
 
@@ -223,6 +245,9 @@ def split_rows(y_true, attributes, groups, *, name):
         raise TypeError(MISSING_ATTRIBUTES.format(name=name))
     y = check_true_labels(y_true)
     checked = check_attributes(attributes, len(y))
+    weights, kept = positive(check_sample_weight(sample_weight, len(y)))
+    kept = np.ones(len(y), bool) if kept is None else kept
+    y, checked = y[kept], checked[kept]
     formed, labels, values = form_groups(y, checked, y_name="y_true")
     warn_of_unusable(NamedGroups(formed, labels, values).unusable_for_scores())
     by_label = groups == "label_attribute"
@@ -233,7 +258,7 @@ def split_rows(y_true, attributes, groups, *, name):
     keys |= name_columns(attributes, values[formed.cells[:, 1]])
     order = np.argsort(formed.ids, kind="stable")
     rows = np.split(order, np.cumsum(formed.counts)[:-1])
-    return GroupRows(y, by_label, keys, rows)
+    return GroupRows(y, weights, kept, by_label, keys, rows)
 
 
 def group_metric_table(
@@ -257,7 +282,8 @@ def group_metric_table(
         all metrics are means over rows, and attribute values otherwise: see
         :func:`make_group_scorer`.
     sample_weight : array-like of shape (n_samples,), default=None
-        Weights of rows, passed to the metrics.
+        Weights of rows, passed to the metrics. Rows of weight 0 are not there, and a
+        group of such rows alone is none.
 
     Returns
     -------
@@ -298,7 +324,9 @@ def group_metric_table(
             "{'f1': sklearn.metrics.f1_score}."
         )
     groups = resolve_groups(groups, list(metrics.values()))
-    rows = split_rows(y_true, attributes, groups, name="group_metric_table")
+    rows = split_rows(
+        y_true, attributes, groups, sample_weight, name="group_metric_table"
+    )
     columns = rows.keys | {"n": [len(numbers) for numbers in rows.rows]}
     if clashing := set(columns) & set(metrics):
         raise ValueError(
@@ -306,21 +334,8 @@ def group_metric_table(
             "them others."
         )
     for name, metric in metrics.items():
-        columns[name] = rows.evaluate(metric, y_pred, sample_weight)
+        columns[name] = rows.evaluate(metric, y_pred)
     return pd.DataFrame(columns).infer_objects()
-
-
-def _call(metric, y, y_pred, sample_weight, rows):
-    """Compute a metric on some rows, where it is defined."""
-    weights = {} if sample_weight is None else {"sample_weight": sample_weight[rows]}
-    if weights and "sample_weight" not in signature(metric).parameters:
-        raise TypeError(f"{_name(metric)} takes no sample_weight: leave it out.")
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", UndefinedMetricWarning)
-        value = float(metric(y[rows], y_pred[rows], **weights))
-    if not np.isfinite(value):
-        raise ValueError(f"it is {value}")
-    return value
 
 
 def _with_all_labels(metric, y, y_pred):

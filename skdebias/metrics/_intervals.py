@@ -122,12 +122,13 @@ def normal_quantile(confidence_level):
     return float(ndtri((1 + confidence_level) / 2))
 
 
-def wilson_interval(correct, n, z):
-    """Return the Wilson score interval of the proportion correct / n.
+def wilson_interval(share, n, z):
+    """Return the Wilson score interval of a proportion.
 
     Parameters
     ----------
-    correct, n : float or ndarray
+    share, n : float or ndarray
+        The proportion observed, and of how many.
     z : float
         Standard deviations of the interval.
 
@@ -135,7 +136,6 @@ def wilson_interval(correct, n, z):
     -------
     low, high : float or ndarray
     """
-    share = correct / n
     centre = (share + z**2 / (2 * n)) / (1 + z**2 / n)
     half = z / (1 + z**2 / n) * np.sqrt(share * (1 - share) / n + z**2 / (4 * n**2))
     # Rounding must not push an end beyond the estimate it belongs to.

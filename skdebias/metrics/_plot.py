@@ -57,6 +57,7 @@ class GroupAccuracyDisplay:
         *,
         attributes=None,
         confidence_level=0.95,
+        sample_weight=None,
         name=None,
         ax=None,
         **bar_kwargs,
@@ -75,6 +76,8 @@ class GroupAccuracyDisplay:
             Spurious attributes. Required.
         confidence_level : float, default=0.95
             Coverage of the intervals.
+        sample_weight : array-like of shape (n_samples,), default=None
+            Weights of rows, see :func:`group_accuracy_table`.
         name : str, default=None
             Title; the name of the estimator's class if None.
         ax : matplotlib.axes.Axes, default=None
@@ -94,6 +97,7 @@ class GroupAccuracyDisplay:
             estimator.predict(X),
             attributes=attributes,
             confidence_level=confidence_level,
+            sample_weight=sample_weight,
             name=type(estimator).__name__ if name is None else name,
             ax=ax,
             **bar_kwargs,
@@ -107,6 +111,7 @@ class GroupAccuracyDisplay:
         *,
         attributes=None,
         confidence_level=0.95,
+        sample_weight=None,
         name=None,
         ax=None,
         **bar_kwargs,
@@ -123,6 +128,8 @@ class GroupAccuracyDisplay:
             Spurious attributes. Required.
         confidence_level : float, default=0.95
             Coverage of the intervals.
+        sample_weight : array-like of shape (n_samples,), default=None
+            Weights of rows, see :func:`group_accuracy_table`.
         name : str, default=None
             Title; none if None.
         ax : matplotlib.axes.Axes, default=None
@@ -138,7 +145,11 @@ class GroupAccuracyDisplay:
         _check_matplotlib(f"{cls.__name__}.from_predictions")
         _check_attributes_given(attributes, f"{cls.__name__}.from_predictions")
         table = group_accuracy_table(
-            y_true, y_pred, attributes=attributes, confidence_level=confidence_level
+            y_true,
+            y_pred,
+            attributes=attributes,
+            confidence_level=confidence_level,
+            sample_weight=sample_weight,
         )
         return cls(table, name=name).plot(ax=ax, **bar_kwargs)
 

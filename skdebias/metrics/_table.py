@@ -12,7 +12,9 @@ from skdebias.metrics._intervals import (
 )
 
 
-def group_accuracy_table(y_true, y_pred, *, attributes=None, confidence_level=0.95):
+def group_accuracy_table(
+    y_true, y_pred, *, attributes=None, confidence_level=0.95, sample_weight=None
+):
     """Accuracy of every (label, attribute) group, with Wilson intervals.
 
     Parameters
@@ -26,6 +28,11 @@ def group_accuracy_table(y_true, y_pred, *, attributes=None, confidence_level=0.
     confidence_level : float, default=0.95
         Coverage of every single interval, in (0, 1): of many groups, some are expected
         to lie outside theirs.
+    sample_weight : array-like of shape (n_samples,), default=None
+        Weights of rows: accuracies are weighted ones. Rows of weight 0 are not there,
+        and a group of such rows alone is none. Intervals are those of as many rows as
+        the weighted ones are worth, `sum(w)**2 / sum(w**2)` (Kish): a weight of 2 is a
+        row that counts twice, and not two rows.
 
     Returns
     -------
@@ -34,7 +41,8 @@ def group_accuracy_table(y_true, y_pred, *, attributes=None, confidence_level=0.
         ``label``, ``attribute``, ``n`` (samples), ``correct``, ``accuracy``, ``low``
         and ``high`` (ends of the interval). With several attribute columns,
         ``attribute`` is replaced by ``attribute_0``, ``attribute_1``, ..., or, for a
-        data frame, by ``attribute_`` followed by the name of the column.
+        data frame, by ``attribute_`` followed by the name of the column. ``n`` and
+        ``correct`` count rows, whatever they weigh.
 
     Raises
     ------
@@ -52,6 +60,7 @@ def group_accuracy_table(y_true, y_pred, *, attributes=None, confidence_level=0.
     ----------
     .. [1] E. B. Wilson. Probable inference, the law of succession, and statistical
        inference. J. Am. Stat. Assoc. 22, 1927.
+    .. [2] L. Kish. Survey Sampling. Wiley, 1965. Section 11.7, weights.
 
     Examples
     --------
@@ -68,15 +77,18 @@ def group_accuracy_table(y_true, y_pred, *, attributes=None, confidence_level=0.
     3      1     water  1        1       1.0
     """
     z = normal_quantile(confidence_level)
-    outcomes = group_outcomes(y_true, y_pred, attributes, name="group_accuracy_table")
+    outcomes = group_outcomes(
+        y_true, y_pred, attributes, sample_weight, name="group_accuracy_table"
+    )
     labels, values = outcomes.groups.cells.T
     columns = {"label": outcomes.labels[labels]}
     columns |= name_columns(attributes, outcomes.attribute_values[values])
-    low, high = wilson_interval(outcomes.correct, outcomes.groups.counts, z)
+    accuracies = outcomes.accuracies
+    low, high = wilson_interval(accuracies, outcomes.effective[1], z)
     columns |= {
         "n": outcomes.groups.counts,
         "correct": outcomes.correct,
-        "accuracy": outcomes.accuracies,
+        "accuracy": accuracies,
         "low": low,
         "high": high,
     }
@@ -90,6 +102,7 @@ def group_summary(
     attributes=None,
     confidence_level=0.95,
     train_group_counts=None,
+    sample_weight=None,
 ):
     """Summarise one method's predictions: average, group scores and intervals.
 
@@ -107,6 +120,8 @@ def group_summary(
         Number of training samples of the groups, in the order of the rows of
         :func:`group_accuracy_table` for these `y_true` and `attributes`. Adds the
         accuracy that is expected on data distributed as the training set.
+    sample_weight : array-like of shape (n_samples,), default=None
+        Weights of rows, see :func:`group_accuracy_table`.
 
     Returns
     -------
@@ -157,13 +172,16 @@ def group_summary(
     0.013
     """
     z = normal_quantile(confidence_level)
-    outcomes = group_outcomes(y_true, y_pred, attributes, name="group_summary")
-    correct, counts = outcomes.correct, outcomes.groups.counts
+    outcomes = group_outcomes(
+        y_true, y_pred, attributes, sample_weight, name="group_summary"
+    )
+    correct, counts = outcomes.effective
     n_groups = outcomes.groups.n_groups
-    total = correct.sum(), counts.sum()
+    total_correct, total = outcomes.effective_total
+    accuracy = total_correct / total
     uniform = np.full(n_groups, 1 / n_groups)
     scores = {
-        "accuracy": (total[0] / total[1], *wilson_interval(*total, z)),
+        "accuracy": (accuracy, *wilson_interval(accuracy, total, z)),
         "group_balanced_accuracy": weighted_interval(correct, counts, uniform, z),
         "worst_group_accuracy": (
             outcomes.accuracies.min(),

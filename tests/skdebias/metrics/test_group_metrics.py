@@ -202,9 +202,7 @@ def test_weights_reach_the_metric():
     assert _score(scorer, sample_weight=WEIGHTS) == min(expected)
     scorer = make_group_scorer(my_cost)
     with pytest.raises(TypeError, match="my_cost takes no sample_weight"):
-        scorer._score_func(
-            Y, PREDICTED, attributes=ATTRIBUTES, sample_weight=np.ones(N)
-        )
+        scorer._score_func(Y, PREDICTED, attributes=ATTRIBUTES, sample_weight=WEIGHTS)
 
 
 @pytest.mark.parametrize(

@@ -19,10 +19,8 @@ def _simulate(accuracies, sizes):
     correct = rng.binomial(sizes, accuracies, (N_SETS, len(sizes)))
     counts = np.broadcast_to(sizes, correct.shape)
     ends = lowest_interval(correct, counts, 0.95)
-    worst = (correct / counts).argmin(axis=1)[:, None]
-    single = wilson_interval(
-        *(np.take_along_axis(v, worst, axis=1)[:, 0] for v in (correct, counts)), 1.96
-    )
+    worst = (correct / counts).argmin(axis=1)
+    single = wilson_interval((correct / counts).min(axis=1), sizes[worst], 1.96)
     truth = accuracies.min()
     return [np.mean((low <= truth) & (truth <= high)) for low, high in (ends, single)]
 
