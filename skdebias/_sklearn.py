@@ -39,6 +39,7 @@ from sklearn.utils._param_validation import (
     StrOptions,
     validate_parameter_constraints,
 )
+from sklearn.utils.metadata_routing import get_routing_for_object
 from sklearn.utils.validation import _check_method_params, _num_samples
 
 __all__ = [
@@ -132,7 +133,10 @@ def asking_for_weights(scorer):
     for scorer in (scorers_by_metric(asking) or {}).values():
         if isinstance(scorer, _BaseScorer):
             takes = signature(scorer._score_func).parameters
-            scorer.set_score_request(sample_weight="sample_weight" in takes)
+            # It replaces all that was requested before.
+            requests = get_routing_for_object(scorer).score.requests
+            weights = {"sample_weight": "sample_weight" in takes}
+            scorer.set_score_request(**requests | weights)
     return asking
 
 

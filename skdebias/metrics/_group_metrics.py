@@ -23,7 +23,8 @@ from sklearn.metrics import (
 )
 from sklearn.utils import check_consistent_length
 
-from skdebias._attributes import Groups, check_attributes, form_groups, on_host
+from skdebias._attributes import check_attributes, form_groups, on_host
+from skdebias._groups import Groups
 from skdebias._named_groups import NamedGroups, warn_of_unusable
 from skdebias._sample_weight import check_sample_weight, positive
 from skdebias.metrics._group import MISSING_ATTRIBUTES, check_true_labels, name_columns

@@ -4,10 +4,13 @@ import numpy as np
 import pandas as pd
 import pytest
 from sklearn import config_context
+from sklearn.base import clone
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import accuracy_score, f1_score, recall_score, roc_auc_score
 from sklearn.model_selection import GridSearchCV
 
+from skdebias import ERMClassifier
+from skdebias.datasets import make_spurious_classification
 from skdebias.metrics import (
     GroupAccuracyDisplay,
     get_scorer,
@@ -19,6 +22,7 @@ from skdebias.metrics import (
     worst_class_accuracy_score,
     worst_group_accuracy_score,
 )
+from skdebias.model_selection import BatchedGridSearchCV
 
 RNG = np.random.default_rng(0)
 N = 300
@@ -196,6 +200,47 @@ def test_scorers_use_weights_that_they_request(name, requested):
         search.fit(X, y, attributes=A, sample_weight=WEIGHTS)
         model.fit(X[train], y[train], sample_weight=WEIGHTS[train])
         assert search.best_score_ == scorer(model, X[test], y[test], **of_test)
+
+
+@pytest.mark.parametrize("routing", [True, False])
+def test_batched_searches_weigh_scores_of_groups(routing):
+    X, y, a = make_spurious_classification(
+        160, n_features=5, correlation=0.7, random_state=0
+    )
+    weights = RNG.gamma(1.0, size=len(y))
+    names = "worst_group_accuracy", "neg_worst_group_log_loss", "accuracy"
+    scoring = {name: get_scorer(name) for name in names}
+    model = ERMClassifier(max_iter=3, random_state=0, device="cpu")
+    with config_context(enable_metadata_routing=True):
+        if routing:
+            model.set_fit_request(sample_weight=True)
+            for name, scorer in scoring.items():
+                given = {} if name == "accuracy" else {"attributes": True}
+                scorer.set_score_request(sample_weight=True, **given)
+    splits = [(np.arange(0, 160, 2), np.arange(1, 160, 2))]
+    with config_context(enable_metadata_routing=routing):
+        given = {"attributes": a, "sample_weight": weights}
+        results = [
+            BatchedGridSearchCV(
+                model, {"learning_rate": [0.1]}, scoring=s, refit=False, cv=splits
+            )
+            .fit(X, y, **given)
+            .cv_results_
+            for s in (scoring, scoring["worst_group_accuracy"])
+        ]
+    train, test = splits[0]
+    head = clone(model).set_params(learning_rate=0.1)
+    head.fit(X[train], y[train], sample_weight=weights[train])
+    for name, scorer in scoring.items():
+        of_rows = {} if name == "accuracy" else {"attributes": a[test]}
+        response = head.predict_proba if "log_loss" in name else head.predict
+        expected = scorer._sign * scorer._score_func(
+            y[test], response(X[test]), sample_weight=weights[test], **of_rows
+        )
+        found = results[0][f"split0_test_{name}"][0]
+        assert found == pytest.approx(expected, rel=1e-5)
+    single = results[1]["split0_test_score"]
+    assert single == results[0]["split0_test_worst_group_accuracy"]
 
 
 def test_auc_with_weights_of_zero():
