@@ -236,6 +236,8 @@ HOLD_ZERO = (
     "demo_seeds.tuned",
     "demo_seeds.folds",
     "image_embeddings.gerne_balanced",
+    "image_embeddings.dro_balanced",
+    "image_embeddings.dfr_balanced",
     "image_embeddings.gerne_dro",
     "image_embeddings.gerne_dfr",
     "image_embeddings.dfr_gain",

@@ -7,9 +7,12 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
+from scipy.stats import ttest_1samp
 
 import skdebias
+from skdebias.metrics import corrected_interval
 
 ROOT = Path(__file__).parents[1]
 SCRIPTS = ROOT / "examples" / "reproduce"
@@ -32,7 +35,7 @@ PAGES = {
 @pytest.fixture(scope="module")
 def scripts():
     """Modules of the scripts, which import one another by plain names."""
-    names = ("_runner", "_methods", "_embeddings")
+    names = ("_runner", "_statistics", "_methods", "_embeddings")
     sys.path.insert(0, str(SCRIPTS))
     try:
         yield {name: importlib.import_module(name) for name in names}
@@ -237,3 +240,65 @@ def test_page_is_what_the_script_prints_of_the_rows(script, printed):
 def test_every_page_has_its_script():
     pages = {page.stem for page in (ROOT / "docs" / "results").glob("*.md")}
     assert pages == set(PAGES.values())
+
+
+SCORES = [0.02, 0.05, 0.01, 0.04, 0.03]
+
+
+def test_intervals_of_splits_that_share_rows_are_corrected(scripts):
+    statistics = scripts["_statistics"]
+    splits = statistics.resampled(800, 200)
+    expected = corrected_interval(SCORES, n_train=800, n_test=200)
+    assert splits.interval(SCORES) == expected
+    assert splits.told(SCORES) == "0.001 to 0.059"
+    assert splits.in_prose(SCORES) == ".030 (.001 to .059)"
+    assert "200 test rows / 800 training rows = 0.25" in splits.covers
+    assert not splits.holds_zero(SCORES)
+    assert statistics.resampled(800, 300).holds_zero(SCORES)
+
+
+def test_intervals_of_one_test_part_are_those_of_student(scripts):
+    one_test = scripts["_statistics"].fixed_test(600)
+    interval = ttest_1samp(SCORES, 0).confidence_interval(0.95)
+    np.testing.assert_allclose(one_test.interval(SCORES), [0.03, *interval])
+    assert "The 600 test rows are the same in all splits" in one_test.covers
+    assert one_test.told(SCORES[:2]) == "too few splits"
+
+
+def test_rows_say_whether_the_interval_is_corrected(scripts):
+    runner, statistics = scripts["_runner"], scripts["_statistics"]
+    sizes = {"training": (60, 40), "test": (20, 30)}
+    rows = pd.DataFrame(
+        [
+            ("set", statistics.COUNTS, "", seed, part, f"rows y={y}", n, 0.0)
+            for seed in range(2)
+            for part, counts in sizes.items()
+            for y, n in enumerate(counts)
+        ],
+        columns=runner.COLUMNS,
+    )
+    assert statistics.of_rows(rows, is_fixed=False)[:2] == (100, 50)
+    assert statistics.of_rows(rows, is_fixed=True)[:2] == (None, 50)
+
+
+def test_prose_is_filled_in_and_wrapped_again(scripts, tmp_path):
+    runner, statistics = scripts["_runner"], scripts["_statistics"]
+    text = "# Title\n\nA gain of\n{gain}.\n\n- one\n  item\n- another\n\n| a |\n| - |\n"
+    filled = "# Title\n\nA gain of .1.\n\n- one item\n- another\n\n| a |\n| - |"
+    assert statistics.written(text, {"gain": ".1"}) == filled
+    long = statistics.written("- " + "word " * 40, {})
+    assert max(map(len, long.splitlines())) <= 88
+    assert all(line.startswith("  word") for line in long.splitlines()[1:])
+    known = statistics.prose(
+        text, lambda rows: rows, {"gain": 2}, runner.ROWS / "x.csv"
+    )
+    assert "A gain of 2." in known
+    # Of rows of one's own the text would say nothing true.
+    assert statistics.prose(text, lambda rows: rows, {}, tmp_path / "x.csv") == ""
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(0.0574, ".057"), (-0.0004, ".000"), (1.0, "1.000")]
+)
+def test_shares_of_the_prose(scripts, value, text):
+    assert scripts["_statistics"].short(value) == text

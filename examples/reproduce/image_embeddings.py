@@ -157,6 +157,11 @@ def facts(rows):
             on_faces("GERNE", "ERM, group-balanced", FULL)
         ),
         "gerne_dro": drawn.in_prose(on_faces("GERNE", "GroupDRO", FULL)),
+        # What docs/methods.rst says of the others.
+        "dro_balanced": drawn.in_prose(
+            on_faces("GroupDRO", "ERM, group-balanced", FULL)
+        ),
+        "dfr_balanced": drawn.in_prose(on_faces("DFR", "ERM, group-balanced", FULL)),
         "gerne_dfr": drawn.in_prose(on_faces("GERNE", "DFR", FULL)),
         "dfr": short(mean("DFR", FULL)),
         "dfr_penalised": short(mean("DFR" + penalised, FULL)),
