@@ -30,6 +30,8 @@ from skdebias.attributes import (
     ConfidencePseudoAttributes,
     ErrorSetPseudoAttributes,
     GradientClusterPseudoAttributes,
+    SharedClusterPseudoAttributes,
+    XRMPseudoAttributes,
 )
 from skdebias.finetune import FineTuneClassifier
 from skdebias.methods import GERNE, ULE
@@ -260,6 +262,11 @@ PSEUDO_ATTRIBUTES = {
             hidden_layer_sizes=(8,), max_iter=2, random_state=0
         ),
         random_state=0,
+    ),
+    "shared clusters": SharedClusterPseudoAttributes(5, random_state=0),
+    "twins": XRMPseudoAttributes(min_separation=0.0, random_state=0),
+    "reduced twins": XRMPseudoAttributes(
+        0.1, balance=None, n_components=10, random_state=0
     ),
 }
 

@@ -6,10 +6,15 @@ from skdebias.attributes._gradient_cluster import (
     GradientClusterPseudoAttributes,
     WeakClustersWarning,
 )
+from skdebias.attributes._shared_cluster import SharedClusterPseudoAttributes
+from skdebias.attributes._xrm import NothingInferredWarning, XRMPseudoAttributes
 
 __all__ = [
     "ConfidencePseudoAttributes",
     "ErrorSetPseudoAttributes",
     "GradientClusterPseudoAttributes",
+    "NothingInferredWarning",
+    "SharedClusterPseudoAttributes",
     "WeakClustersWarning",
+    "XRMPseudoAttributes",
 ]

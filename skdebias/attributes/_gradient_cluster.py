@@ -1,12 +1,10 @@
 """Pseudo-attributes from clusters of last-layer gradients (UGC)."""
 
-from dataclasses import replace
 from numbers import Integral, Real
 
 import numpy as np
 import torch
-from sklearn.cluster import KMeans
-from sklearn.metrics import pairwise_distances_argmin, silhouette_samples
+from sklearn.metrics import silhouette_samples
 from sklearn.utils import check_random_state
 
 from skdebias._device import resolve_device
@@ -17,6 +15,7 @@ from skdebias._sklearn import HasMethods, Interval, StrOptions
 from skdebias._validation import validate_features
 from skdebias._warnings import warn_caller
 from skdebias.attributes._base import BasePseudoAttributes
+from skdebias.attributes._clustering import Clustering, k_means
 from skdebias.attributes._gradients import (
     FactoredGradients,
     principal_components,
@@ -24,20 +23,19 @@ from skdebias.attributes._gradients import (
 )
 from skdebias.attributes._last_layer import (
     LastLayer,
+    check_finite,
     logistic,
     logits,
     margins,
     mean_difference,
+    moved,
 )
-from skdebias.attributes._rows import blocks, feature_mean
+from skdebias.attributes._rows import check_range, feature_mean
 
 # Rows of a clustering that the silhouette is computed on: its cost is quadratic.
 _SILHOUETTE_ROWS = 2000
 # Spread of the scores, relative to the largest gradient, that rounding can cause.
 _ROUNDING = 1e-5
-# Largest feature, and the inverse of the smallest difference, that can be squared and
-# added up in float32.
-_LARGEST = 1e15
 # What the best cut through normally distributed margins reaches, wherever it is made.
 _WEAK_SILHOUETTE = 0.58
 
@@ -190,14 +188,14 @@ class GradientClusterPseudoAttributes(BasePseudoAttributes):
             )
         features = Features(X, resolve_device(self.device))
         with torch.no_grad():
-            _check_range(features)
+            check_range(features)
             features, self._layer = self._warm_up(
                 features, X, y, codes, validation, seed, sample_weight
             )
             z = logits(features, self._layer)
-            _check_finite(z, self.warmup)
+            check_finite(z, f"warmup={self.warmup!r}")
             clusters = self._cluster(features, codes, z, seed, sample_weight)
-        self._layer = _moved(self._layer, torch.device("cpu"))
+        self._layer = moved(self._layer, torch.device("cpu"))
         shape = len(self.classes_), self.n_clusters
         self.cluster_sizes_ = np.zeros(shape, dtype=np.int64)
         np.add.at(self.cluster_sizes_, (codes, clusters), 1)
@@ -214,16 +212,14 @@ class GradientClusterPseudoAttributes(BasePseudoAttributes):
         clusters = np.zeros(len(codes), dtype=np.int64)
         with torch.no_grad():
             features = self._last_layer_features(features)
-            layer = _moved(self._layer, features.device)
+            layer = moved(self._layer, features.device)
             residual = residuals(logits(features, layer), codes)
             for unit, model in enumerate(self._clusterings):
                 inside = codes == unit if self.per_class else np.ones_like(codes, bool)
                 rows = np.flatnonzero(inside)
                 if model is not None and len(rows):
-                    clusters[rows] = model.assign(
-                        _gradients(features, rows, residual, layer.center),
-                        features.device,
-                    )
+                    gradients = _gradients(features, rows, residual, layer.center)
+                    clusters[rows] = model.assign(gradients)
         return np.minimum(clusters, 1) if self.pool else clusters
 
     def _warm_up(self, features, X, y, codes, validation, seed, sample_weight):
@@ -276,8 +272,8 @@ class GradientClusterPseudoAttributes(BasePseudoAttributes):
                 points = components.scores
             if np.ptp(points, axis=0).max() <= _ROUNDING * norms.max():
                 continue  # equal rows: k-means would cluster their rounding errors
-            clusters[rows], centers = _k_means(points, self.n_clusters, seed, weights)
-            self._clusterings[unit] = _Clustering(components, centers)
+            clusters[rows], centers = k_means(points, self.n_clusters, seed, weights)
+            self._clusterings[unit] = Clustering(components, centers)
         return clusters
 
     def _warn_of_weak_clusters(self):
@@ -326,75 +322,9 @@ def _last_layer(features, layer, sample_weight):
     return LastLayer(weight, bias + weight @ center, center)
 
 
-def _check_range(features):
-    """Refuse features whose squares float32 cannot hold; constant ones are fine."""
-    first = features.rows(torch.zeros(1, dtype=torch.int64))
-    spread = largest = 0.0
-    for where in blocks(features, np.arange(features.n_rows), 0):
-        block = features.rows(torch.arange(where.start, where.stop))
-        spread = max(spread, float((block - first).abs().max()))
-        largest = max(largest, float(block.abs().max()))
-    if largest > _LARGEST or 0 < spread < 1 / _LARGEST:
-        raise ValueError(
-            f"X cannot be clustered: its values reach {largest:.2g} and differ by up "
-            f"to {spread:.2g}, whose squares float32 does not hold. Standardise X, for "
-            "example with sklearn.preprocessing.StandardScaler."
-        )
-
-
-def _check_finite(z, warmup):
-    if not bool(z.isfinite().all()):
-        raise ValueError(
-            f"X cannot be clustered: the logits of warmup={warmup!r} are not finite. "
-            "Standardise X, for example with sklearn.preprocessing.StandardScaler."
-        )
-
-
-def _moved(fitted, device):
-    """Return a dataclass with its tensors on a device; fitted ones lie on the CPU."""
-    moved = {
-        name: value.to(device)
-        for name, value in vars(fitted).items()
-        if isinstance(value, torch.Tensor)
-    }
-    return replace(fitted, **moved)
-
-
 def _gradients(features, rows, residual, center, sample_weight=None):
     of_rows = residual[torch.from_numpy(rows)]
     return FactoredGradients(features, rows, of_rows, center, sample_weight)
-
-
-class _Clustering:
-    """Assignment of gradients to the nearest of the centres of training."""
-
-    def __init__(self, components, centers):
-        if components is not None:  # the scores are those of the training rows
-            components = replace(components, scores=components.scores[:0])
-            components = _moved(components, torch.device("cpu"))
-        self._components = components
-        self._centers = centers
-
-    def assign(self, gradients, device):
-        if self._components is None:
-            points = gradients.norms()[:, None]
-        else:
-            points = gradients.scores(_moved(self._components, device))
-        return pairwise_distances_argmin(points.cpu().numpy(), self._centers)
-
-
-def _k_means(points, n_clusters, seed, sample_weight):
-    """Cluster by k-means; numbered by size, the same in any order of the rows."""
-    order = np.lexsort(points.T[::-1])
-    distinct = len(np.unique(points, axis=0))
-    model = KMeans(min(n_clusters, distinct), n_init=10, random_state=seed)
-    clusters = np.empty(len(points), dtype=np.int64)
-    weights = None if sample_weight is None else sample_weight[order]
-    clusters[order] = model.fit_predict(points[order], sample_weight=weights)
-    by_size = np.argsort(-np.bincount(clusters, sample_weight), kind="stable")
-    rank = np.empty(len(by_size), dtype=np.int64)
-    rank[by_size] = np.arange(len(by_size))
-    return rank[clusters], model.cluster_centers_[by_size]
 
 
 def _silhouette(margin, codes, inferred, seed, sample_weight):

@@ -1,6 +1,7 @@
 """Linear classifiers on features, fitted by passes over their rows."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -119,6 +120,10 @@ def logistic(
     n_classes: int,
     weight_decay: float,
     sample_weight: NDArray[np.float64] | None = None,
+    *,
+    index: NDArray[np.int64] | None = None,
+    start: LastLayer | None = None,
+    max_iter: int = 15000,
 ) -> LastLayer:
     """Fit an L2-regularised logistic regression, in blocks of rows.
 
@@ -127,20 +132,30 @@ def logistic(
     Parameters
     ----------
     features : Rows
-    y : ndarray of shape (n_rows,)
+    y : ndarray of shape (n,)
         Class codes.
     n_classes : int
     weight_decay : float
         Minimises the mean loss plus `weight_decay / 2` times the squared weights.
-    sample_weight : ndarray of shape (n_rows,), default=None
+    sample_weight : ndarray of shape (n,), default=None
         Positive weights of the rows.
+    index : ndarray of shape (n,), default=None
+        Rows of the features that are fitted. None is all of them.
+    start : LastLayer, default=None
+        Where to start; it has the centre of the rows. None starts at zero.
+    max_iter : int, default=15000
+        Most iterations.
 
     Returns
     -------
     LastLayer
     """
     n, d, device = len(y), features.n_features, features.device
-    center = feature_mean(features, np.arange(n), sample_weight)
+    index = np.arange(n) if index is None else index
+    if start is None:
+        center = feature_mean(features, index, sample_weight)
+    else:
+        center = start.center
     weights = _weights(sample_weight, features)
     shares = None if weights is None else (weights / weights.sum())[:, None]
 
@@ -150,9 +165,8 @@ def logistic(
         grad = weight_decay * head
         grad[:, -1] = 0.0
         loss = 0.5 * weight_decay * float((head[:, :-1] ** 2).sum())
-        for where in blocks(features, np.arange(n), 2 * n_classes):
-            index = torch.arange(where.start, where.stop)
-            X = features.rows(index) - center
+        for where in blocks(features, index, 2 * n_classes):
+            X = features.rows(torch.from_numpy(index[where])) - center
             log_p = torch.log_softmax(X @ layer.weight.T + layer.bias, dim=1)
             target = torch.from_numpy(y[where]).to(device)
             of_class = log_p.gather(1, target[:, None]).double()
@@ -166,8 +180,16 @@ def logistic(
             grad[:, -1] += residual.sum(0)
         return loss, grad.flatten().cpu().numpy()
 
-    start = np.zeros(n_classes * (d + 1))
-    minimum = minimize(objective, start, jac=True, method="L-BFGS-B")
+    initial = np.zeros((n_classes, d + 1))
+    if start is not None:
+        initial[:, :-1], initial[:, -1] = start.weight.cpu(), start.bias.cpu()
+    minimum = minimize(
+        objective,
+        initial.ravel(),
+        jac=True,
+        method="L-BFGS-B",
+        options={"maxiter": max_iter},
+    )
     head = torch.from_numpy(minimum.x.reshape(n_classes, d + 1)).to(device).float()
     return LastLayer(head[:, :-1], head[:, -1], center)
 
@@ -198,3 +220,44 @@ def margins(z: Tensor, y: NDArray[np.int64]) -> NDArray[np.float32]:
     true_class = one_hot(torch.from_numpy(y).to(z.device), z.shape[1]).bool()
     others = z.masked_fill(true_class, -torch.inf).amax(1)
     return (z[true_class] - others).cpu().numpy()
+
+
+def check_finite(z: Tensor, what: str) -> None:
+    """Refuse features on which logits are not finite.
+
+    Parameters
+    ----------
+    z : Tensor
+        Logits.
+    what : str
+        Whose they are.
+
+    Raises
+    ------
+    ValueError
+    """
+    if not bool(z.isfinite().all()):
+        raise ValueError(
+            f"X cannot be used: the logits of {what} are not finite. "
+            "Standardise X, for example with sklearn.preprocessing.StandardScaler."
+        )
+
+
+def moved(fitted: Any, device: torch.device) -> Any:
+    """Return a dataclass with its tensors on a device; fitted ones lie on the CPU.
+
+    Parameters
+    ----------
+    fitted : dataclass
+    device : torch.device
+
+    Returns
+    -------
+    dataclass
+    """
+    of_tensors = {
+        name: value.to(device)
+        for name, value in vars(fitted).items()
+        if isinstance(value, Tensor)
+    }
+    return replace(fitted, **of_tensors)

@@ -10,6 +10,9 @@ from torch import Tensor
 
 # Float32 entries of one block of a pass over the rows.
 _BLOCK_ENTRIES = 1 << 24
+# Largest feature, and the inverse of the smallest difference, that can be squared and
+# added up in float32.
+_LARGEST = 1e15
 
 
 class Rows(Protocol):
@@ -97,3 +100,28 @@ def feature_norms(
         for where in blocks(features, index, 0)
     ]
     return torch.cat(by_block).cpu().numpy()
+
+
+def check_range(features: Rows) -> None:
+    """Refuse features whose squares float32 cannot hold; constant ones are fine.
+
+    Parameters
+    ----------
+    features : Rows
+
+    Raises
+    ------
+    ValueError
+    """
+    first = features.rows(torch.zeros(1, dtype=torch.int64))
+    spread = largest = 0.0
+    for where in blocks(features, np.arange(features.n_rows), 0):
+        block = features.rows(torch.arange(where.start, where.stop))
+        spread = max(spread, float((block - first).abs().max()))
+        largest = max(largest, float(block.abs().max()))
+    if largest > _LARGEST or 0 < spread < 1 / _LARGEST:
+        raise ValueError(
+            f"X cannot be used: its values reach {largest:.2g} and differ by up "
+            f"to {spread:.2g}, whose squares float32 does not hold. Standardise X, for "
+            "example with sklearn.preprocessing.StandardScaler."
+        )

@@ -92,7 +92,7 @@ def test_equal_rows_are_one_cluster(warmup, signature, data):
 def test_clusters_name_a_scale_that_cannot_be_squared(scale, data):
     X, y = data
     for name in ("UGCClassifier", "GradientClusterPseudoAttributes"):
-        with pytest.raises(ValueError, match=r"X cannot be clustered.*Standardise X"):
+        with pytest.raises(ValueError, match=r"X cannot be used.*Standardise X"):
             make(name).fit(X * scale, y)
 
 
