@@ -166,7 +166,8 @@ class ScorerParts(NamedTuple):
     ----------
     function : callable
         Takes true labels and what the response method returns.
-    response_method : str or tuple of str
+    response_method : str or tuple of str, or None
+        None if it is unknown.
     greater_is_better : bool
         Of `function`.
     kwargs : dict
@@ -174,7 +175,7 @@ class ScorerParts(NamedTuple):
     """
 
     function: Callable
-    response_method: str | tuple[str, ...]
+    response_method: str | tuple[str, ...] | None
     greater_is_better: bool
     kwargs: dict
 

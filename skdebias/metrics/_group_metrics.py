@@ -126,7 +126,7 @@ def resolve_groups(groups, metrics):
         raise ValueError(f"groups={groups!r} is none of {', '.join(GROUPINGS)}.")
     if groups != "auto":
         return groups
-    by_label = all(_function(metric) in _MEANS_OVER_ROWS for metric in metrics)
+    by_label = all(inner_function(metric) in _MEANS_OVER_ROWS for metric in metrics)
     return "label_attribute" if by_label else "attribute"
 
 
@@ -346,29 +346,40 @@ def _with_all_labels(metric, y, y_pred):
     if not takes_labels or "labels" in given or not _is_of_scikit_learn(metric):
         return metric
     labels = np.unique(y)
-    if _function(metric) in _OF_PREDICTED_LABELS:
+    if inner_function(metric) in _OF_PREDICTED_LABELS:
         labels = np.union1d(labels, y_pred)
     return partial(metric, labels=labels)
 
 
 def _needs_classes(metric):
     """Return whether a metric says nothing of rows of one class."""
-    return _is_of_scikit_learn(metric) and _function(metric) not in _MEANS_OVER_ROWS
+    return (
+        _is_of_scikit_learn(metric) and inner_function(metric) not in _MEANS_OVER_ROWS
+    )
 
 
 def _is_of_scikit_learn(metric):
-    return _function(metric).__module__.startswith("sklearn.")
+    return inner_function(metric).__module__.startswith("sklearn.")
 
 
-def _function(metric):
-    """Return what `functools.partial` was given."""
+def inner_function(metric):
+    """Return the function whose arguments `functools.partial` has fixed.
+
+    Parameters
+    ----------
+    metric : callable
+
+    Returns
+    -------
+    callable
+    """
     while isinstance(metric, partial):
         metric = metric.func
     return metric
 
 
 def _name(metric):
-    function = _function(metric)
+    function = inner_function(metric)
     return getattr(function, "__name__", repr(function))
 
 

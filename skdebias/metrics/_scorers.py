@@ -13,10 +13,17 @@ from skdebias.metrics._group import (
     worst_class_accuracy_score,
     worst_group_accuracy_score,
 )
-from skdebias.metrics._group_metrics import AGGREGATES, GroupMetric, resolve_groups
+from skdebias.metrics._group_metrics import (
+    AGGREGATES,
+    GroupMetric,
+    inner_function,
+    resolve_groups,
+)
 
-# How scikit-learn names functions of which less is better.
+# How scikit-learn names functions of which less is better, and arguments of functions
+# that take no predicted labels.
 _LOSSES = ("_loss", "_error", "_deviance")
+_NO_LABELS = ("y_score", "y_prob", "y_proba", "pred_decision")
 
 
 def _request_attributes(scorer):
@@ -61,7 +68,9 @@ def make_group_scorer(
         and attribute values for all other metrics, your own included.
     response_method : str or tuple of str, default=None
         What the metric takes: "predict", "predict_proba" or "decision_function". None
-        is what scikit-learn's scorer of the metric has, and "predict" of others.
+        is what scikit-learn's scorer of the metric has, and "predict" of others. It
+        must be given for others that take ``y_score``, ``y_proba`` or
+        ``pred_decision``.
     greater_is_better : bool, default=None
         None is what scikit-learn's scorer of the metric has; functions of other names
         are losses if these end in ``_loss``, ``_error`` or ``_deviance``. As in
@@ -117,6 +126,13 @@ def make_group_scorer(
         raise ValueError(f"aggregate={aggregate!r} is none of {', '.join(AGGREGATES)}.")
     resolve_groups(groups, [])
     parts = _metric_parts(metric)
+    response_method = response_method or parts.response_method
+    if response_method is None:
+        raise ValueError(
+            f"metric={metric!r} takes no predicted labels, and scikit-learn has no "
+            "scorer of it: pass response_method='decision_function' or "
+            "'predict_proba'."
+        )
     if greater_is_better is None:
         greater_is_better = parts.greater_is_better
     kwargs = parts.kwargs | metric_kwargs
@@ -128,7 +144,7 @@ def make_group_scorer(
     signature(parts.function).bind_partial(**kwargs)
     scorer = make_scorer(
         GroupMetric(parts.function, aggregate, groups, bool(greater_is_better)),
-        response_method=response_method or parts.response_method,
+        response_method=response_method,
         greater_is_better=bool(greater_is_better) and aggregate != "gap",
         **kwargs,
     )
@@ -155,13 +171,15 @@ def _metric_parts(metric):
 
 def _registered(function):
     """Return what scikit-learn's scorer of a function does, or what its name says."""
+    inner = inner_function(function)
     for name in sklearn.metrics.get_scorer_names():
         parts = scorer_parts(sklearn.metrics.get_scorer(name))
-        if parts is not None and parts.function is function:
+        if parts is not None and parts.function is inner:
             _, response_method, greater_is_better, _ = parts
             return ScorerParts(function, response_method, greater_is_better, {})
-    is_loss = getattr(function, "__name__", "").endswith(_LOSSES)
-    return ScorerParts(function, "predict", not is_loss, {})
+    is_loss = getattr(inner, "__name__", "").endswith(_LOSSES)
+    of_labels = not set(_NO_LABELS) & set(signature(inner).parameters)
+    return ScorerParts(function, "predict" if of_labels else None, not is_loss, {})
 
 
 #: Scorer of :func:`worst_group_accuracy_score`; requests ``attributes``.

@@ -19,6 +19,7 @@ from sklearn.metrics import (
     f1_score,
     get_scorer,
     get_scorer_names,
+    hinge_loss,
     log_loss,
     make_scorer,
     matthews_corrcoef,
@@ -179,6 +180,23 @@ def test_functions_of_ones_own():
     assert _score(less) == _score(make_group_scorer(my_loss)) == -max(costs)
     cells = make_group_scorer(my_loss, groups="label_attribute")
     assert _score(cells) < _score(less)
+
+
+def test_what_partial_fixes_is_the_same_metric():
+    for first, second in (
+        (partial(log_loss, normalize=True), log_loss),
+        (partial(f1_score, average="macro"), "f1_macro"),
+    ):
+        scorers = [make_group_scorer(metric) for metric in (first, second)]
+        assert _score(scorers[0]) == _score(scorers[1])
+    assert _score(make_group_scorer(partial(log_loss, normalize=True))) < 0
+
+
+def test_scores_that_no_scorer_is_known_for():
+    with pytest.raises(ValueError, match=r"hinge_loss.*pass response_method='dec"):
+        make_group_scorer(hinge_loss)
+    scorer = make_group_scorer(hinge_loss, response_method="predict_proba")
+    assert _score(scorer) == -max(_by_attribute(hinge_loss, SCORES))
 
 
 def test_scorers_are_copied_and_pickled():
