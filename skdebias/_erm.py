@@ -1,5 +1,8 @@
 """Empirical risk minimisation, plain or balanced."""
 
+import numpy as np
+from sklearn.utils import compute_class_weight
+
 from skdebias._base import BaseDebiasedClassifier, shared_parameters
 from skdebias._sklearn import HasMethods, StrOptions
 
@@ -16,6 +19,10 @@ class ERMClassifier(BaseDebiasedClassifier):
         Sample classes, or (label, attribute) groups, uniformly.
     reweight : {None, "class", "group"}, default=None
         Weight the loss so that classes, or groups, count alike.
+    class_weight : dict, "balanced" or None, default=None
+        By what the weights of rows are multiplied, class by class, as in scikit-learn.
+        "balanced" makes classes count alike, as `reweight="class"` does by the loss.
+        Not beside `balance` or `reweight`, which settle how much classes count.
     pseudo_attributes : estimator of `skdebias.attributes`, default=None
         Infers the attributes, in the fit, if it is given none; one that learns from
         annotated rows, such as :class:`~skdebias.attributes.SSAPseudoAttributes`, also
@@ -119,6 +126,7 @@ class ERMClassifier(BaseDebiasedClassifier):
         **BaseDebiasedClassifier._parameter_constraints,
         "balance": [StrOptions({"class", "group"}), None],
         "reweight": [StrOptions({"class", "group"}), None],
+        "class_weight": [dict, StrOptions({"balanced"}), None],
         "pseudo_attributes": [HasMethods(["fit_predict"]), None],
     }
 
@@ -127,6 +135,7 @@ class ERMClassifier(BaseDebiasedClassifier):
         balance=None,
         *,
         reweight=None,
+        class_weight=None,
         pseudo_attributes=None,
         hidden_layer_sizes=(),
         solver="sgd",
@@ -163,7 +172,34 @@ class ERMClassifier(BaseDebiasedClassifier):
         )
         self.balance = balance
         self.reweight = reweight
+        self.class_weight = class_weight
         self.pseudo_attributes = pseudo_attributes
+
+    def _validate_params(self):
+        super()._validate_params()
+        for name in ("balance", "reweight"):
+            value = getattr(self, name)
+            if self.class_weight is not None and value is not None:
+                raise ValueError(
+                    f"class_weight={self.class_weight!r} with {name}={value!r}: "
+                    f"{name} settles how much each class counts, whatever its weight. "
+                    "Leave one of the two at None."
+                )
+
+    def _class_weights(self, y, sample_weight):
+        if self.class_weight is None:
+            return None
+        counted = np.ones(len(y)) if sample_weight is None else sample_weight
+        present = np.unique(y[counted > 0])
+        of_class = compute_class_weight(
+            self.class_weight,
+            classes=present,
+            y=y[counted > 0],
+            sample_weight=counted[counted > 0],
+        )
+        # Rows of weight 0 are left out, and need none.
+        place = np.searchsorted(present, y).clip(max=len(present) - 1)
+        return of_class[place]
 
     def _make_method(self, data, stage):
         from skdebias.methods import ERM  # brings torch, which predicting does not need

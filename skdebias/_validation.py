@@ -144,7 +144,7 @@ def encode_classes(y, user, what="rows"):
     if len(classes) < 2:
         raise ValueError(
             f"{user} needs at least 2 classes, but y holds 1 class, {classes[0]}: pass "
-            f"{what} of other classes too."
+            f"{what} of other classes too (those of sample_weight 0 do not count)."
         )
     return classes, codes
 

@@ -17,18 +17,20 @@ from skdebias import (
     GERNEClassifier,
     GroupDROClassifier,
     JTTClassifier,
+    UGCClassifier,
 )
 from skdebias._engine._sampler import IndexSampler
 from skdebias._groups import Groups
 from skdebias._sample_weight import check_sample_weight
 from skdebias.attributes import ConfidencePseudoAttributes
 from skdebias.datasets import make_spurious_classification
+from skdebias.export import load, save
 from skdebias.methods import Batch, SamplingPlan
 from skdebias.methods._afr import afr_weights, effective_sample_size
 from skdebias.methods._dfr import balanced_draw
 from skdebias.methods._plan import slot_table
 from skdebias.model_selection import BatchedGridSearchCV, BatchedHalvingGridSearchCV
-from tests._instances import HEADS, ONE_OF_EACH, PSEUDO_ATTRIBUTES
+from tests._instances import HEADS, ONE_OF_EACH, PSEUDO_ATTRIBUTES, as_network
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 by_row = pytest.mark.parametrize("row", HEADS.values(), ids=HEADS)
@@ -486,3 +488,131 @@ def test_halving_with_weights(data, weights):
     search.fit(X, y, attributes=attributes, sample_weight=weights)
     single = clone(search.best_estimator_).fit(X, y, attributes, sample_weight=weights)
     np.testing.assert_array_equal(single.coef_, search.best_estimator_.coef_)
+
+
+@pytest.mark.parametrize("solver", ["lbfgs", "sgd"])
+def test_weights_of_classes_multiply_those_of_rows(solver, data, weights):
+    X, y, _ = data
+    labels = np.array(["a", "b"])[y]
+    settings = {"solver": solver, "random_state": 0, "max_iter": 50}
+    by_class = {"a": 3.0, "b": 0.5}
+    found = ERMClassifier(class_weight=by_class, **settings).fit(
+        X, labels, sample_weight=weights
+    )
+    expected = ERMClassifier(**settings).fit(
+        X, labels, sample_weight=weights * np.array([3.0, 0.5])[y]
+    )
+    assert_same(fitted(found), fitted(expected))
+    plain = ERMClassifier(**settings).fit(X, labels, sample_weight=weights)
+    assert np.abs(found.coef_ - plain.coef_).max() > 1e-3
+
+
+def test_balanced_classes_count_alike(data, weights):
+    X, y, _ = data
+    settings = {"solver": "lbfgs", "tol": 1e-9, "max_iter": 300}
+    found = ERMClassifier(class_weight="balanced", **settings)
+    expected = ERMClassifier(reweight="class", **settings)
+    for sample_weight in (None, weights * (1 + y)):
+        found.fit(X, y, sample_weight=sample_weight)
+        expected.fit(X, y, sample_weight=sample_weight)
+        np.testing.assert_allclose(found.coef_, expected.coef_, atol=1e-5)
+
+
+def test_weights_of_classes_in_searches_and_files(data, tmp_path):
+    X, y, _ = data
+    grid = {"class_weight": [None, "balanced", {0: 1.0, 1: 50.0}, {0: 9.0, 1: 0.1}]}
+    model = ERMClassifier(max_iter=30, learning_rate=0.05, random_state=0)
+    search = BatchedGridSearchCV(model, grid, cv=3).fit(X, y)
+    stock = GridSearchCV(model, grid, cv=3).fit(X, y)
+    _compare(search, stock)
+    assert len(set(search.cv_results_["mean_test_score"])) > 1
+    model.set_params(class_weight={0: 1.0, 1: 50.0}).fit(X, y)
+    save(model, tmp_path / "head")
+    assert load(tmp_path / "head").class_weight == {0: 1.0, 1: 50.0}
+
+
+@pytest.mark.parametrize("name", ["balance", "reweight"])
+def test_weights_of_classes_beside_what_settles_them_are_refused(name, data):
+    X, y, _ = data
+    model = ERMClassifier(class_weight="balanced", **{name: "class"})
+    with pytest.raises(ValueError, match=f"class_weight='balanced' with {name}"):
+        model.fit(X, y)
+    with pytest.raises(ValueError, match="y holds 1 class"):
+        ERMClassifier(class_weight={0: 0.0, 1: 1.0}).fit(X, y)
+    with pytest.raises(ValueError, match="class_weight has a negative weight"):
+        ERMClassifier(class_weight={0: -1.0, 1: 1.0}).fit(X, y)
+
+
+@pytest.fixture(scope="module")
+def few():
+    return make_spurious_classification(90, correlation=0.8, random_state=0)
+
+
+NETWORKS = {
+    "GERNE": GERNEClassifier(),
+    "JTT": JTTClassifier(),
+    "UGC": UGCClassifier(2, warmup="epochs"),
+    "ERM with class weights": ERMClassifier(class_weight="balanced"),
+}
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_networks_take_weights_as_heads_do(name, few):
+    X, y, attributes = few
+    weights = np.arange(len(y)) % 3.0
+    kept = weights > 0
+
+    def fit(rows, **arguments):
+        network = as_network(NETWORKS[name], max_iter=2, random_state=0)
+        return network.fit(
+            X[rows], y[rows], attributes[rows], X_val=X, y_val=y, **arguments
+        )
+
+    weighted = fit(slice(None), sample_weight=weights, sample_weight_val=weights)
+    alone = fit(kept, sample_weight=weights[kept], sample_weight_val=weights)
+    plain = fit(slice(None))
+    ones = fit(slice(None), sample_weight=np.ones(len(y)), sample_weight_val=1)
+    values = [model.decision_function(X) for model in (weighted, alone, plain, ones)]
+    np.testing.assert_array_equal(values[0], values[1])
+    np.testing.assert_array_equal(values[2], values[3])
+    assert np.abs(values[0] - values[2]).max() > 1e-4
+    found, expected = (fitted(model.estimator_) for model in (weighted, alone))
+    if "pseudo_attributes_" in found:
+        values = found.pop("pseudo_attributes_")
+        np.testing.assert_array_equal(values[kept], expected.pop("pseudo_attributes_"))
+        assert (values[~kept] == -1).all()
+    assert_same(found, expected)
+
+
+def test_validation_items_of_weight_zero_are_not_there(few):
+    X, y, attributes = few
+    kept = attributes == y
+    network = as_network(ERMClassifier(), max_iter=2, random_state=0)
+    found = clone(network).fit(X, y, X_val=X, y_val=y, sample_weight_val=kept * 2)
+    expected = clone(network).fit(X, y, X_val=X[kept], y_val=y[kept])
+    found.history_.pop("validation_group_weights")
+    assert_same({"": found.history_}, {"": expected.history_}, rtol=1e-12)
+    with pytest.raises(ValueError, match="sample_weight_val has a negative weight"):
+        clone(network).fit(X, y, X_val=X, y_val=y, sample_weight_val=-1)
+
+
+def test_runs_of_networks_are_told_apart_by_their_weights(few, tmp_path):
+    """A checkpoint of other weights is another run's."""
+    X, y, _ = few
+    network = as_network(
+        ERMClassifier(), max_iter=2, random_state=0, checkpoint_dir=tmp_path
+    )
+    weights = 1.0 + np.arange(len(y)) % 3
+    arguments = {"X_val": X, "y_val": y}
+    for more in (
+        {},
+        {"sample_weight": weights},
+        {"sample_weight": 4 - weights},
+        {"sample_weight_val": weights},
+    ):
+        found = clone(network).fit(X, y, **arguments, **more)
+        alone = clone(network).set_params(checkpoint_dir=None)
+        alone.fit(X, y, **arguments, **more)
+        assert found.history_["loss"] == alone.history_["loss"]
+    runs = [path for path in tmp_path.iterdir() if path.is_dir()]
+    assert len([path for path in runs if not path.name.startswith(".")]) == 4
