@@ -299,9 +299,26 @@ def check_annotations(estimator, attributes, attributes_val, n_samples):
     """
     if attributes is not None:
         # Before anything is trained, and where they are not used too.
-        array, _ = read_annotations(attributes, n_samples)
-        if uses_attributes(estimator):
-            _refuse_gaps(estimator, array, "attributes")
+        read_annotations(attributes, n_samples)
+    refuse_gaps(estimator, attributes, attributes_val)
+
+
+def refuse_gaps(estimator, attributes, attributes_val):
+    """Refuse attributes that are missing for some rows, unless something fills them.
+
+    Parameters
+    ----------
+    estimator : HeadClassifier
+    attributes, attributes_val : array-like or None
+        As `fit` was given them. Those of training rows matter if the fit uses them.
+
+    Raises
+    ------
+    ValueError
+    """
+    if attributes is not None and uses_attributes(estimator):
+        array = as_attribute_array(attributes, "attributes")
+        _refuse_gaps(estimator, array, "attributes")
     if attributes_val is not None:
         array = as_attribute_array(attributes_val, "attributes_val")
         _refuse_gaps(estimator, array, "attributes_val")

@@ -12,6 +12,7 @@ import numpy as np
 from sklearn.preprocessing import StandardScaler
 
 from skdebias._debiased import SavedMethod, saved
+from skdebias._saved_inferrer import SavedInferrer, saved_inferrer
 from skdebias._serialize import decode, encode
 from skdebias._sklearn import validate_params
 
@@ -52,6 +53,9 @@ def describe_estimator(
     if "method" in params:
         method = saved(params["method"])
         params["method"] = {"name": method.name, "fields": method.fields}
+    inferrer = saved_inferrer(params.get("pseudo_attributes"))
+    if inferrer is not None:
+        params["pseudo_attributes"] = {"name": inferrer.name, "params": inferrer.params}
     fitted = {
         key: value
         for key, value in vars(estimator).items()
@@ -91,6 +95,8 @@ def rebuild_estimator(
     params = decode(description["params"], arrays)
     if "method" in params:
         params["method"] = _saved_method(params["method"])
+    if params.get("pseudo_attributes") is not None:
+        params["pseudo_attributes"] = _saved_inferrer(params["pseudo_attributes"])
     estimator = known_class(description["class"])(**params)
     validate_params(estimator)
     fitted = decode(description["fitted"], arrays)
@@ -100,6 +106,20 @@ def rebuild_estimator(
     for key, value in fitted.items():
         setattr(estimator, key, value)
     return estimator
+
+
+def _saved_inferrer(value: Any) -> SavedInferrer:
+    """Return an estimator of pseudo-attributes of a file, whose form is checked."""
+    named = isinstance(value, dict) and value.keys() == {"name", "params"}
+    if not (
+        named
+        and isinstance(value["name"], str)
+        and value["name"].isidentifier()
+        and isinstance(value["params"], dict)
+        and all(isinstance(key, str) and key.isidentifier() for key in value["params"])
+    ):
+        raise ValueError(f"its pseudo_attributes is {_describe(value)}")
+    return SavedInferrer(value["name"], value["params"])
 
 
 def _saved_method(value: Any) -> SavedMethod:
@@ -351,6 +371,11 @@ def _attribute_values(value: Any, lengths: _Lengths) -> bool:
     return False
 
 
+def _inferred(value: Any, lengths: _Lengths) -> bool:
+    """Accept attributes of training rows, of which there may be any number."""
+    return _attribute_values(value, {})
+
+
 def _groups(value: Any, lengths: _Lengths) -> bool:
     if not _array("iu", "groups", 2)(value, lengths) or (value < 0).any():
         return False
@@ -420,7 +445,7 @@ _KNOWN: dict[str, _Check] = {
     "beta_": _number(float),
     "beta_bounds_": _pair,
     "extrapolated_distribution_": _array("f", "classes", "attributes", finite=False),
-    "pseudo_attributes_": _array("iu", None),
+    "pseudo_attributes_": _inferred,
     "cluster_sizes_": _array("iu", None, None),
     "silhouette_": _number(float),
     "group_weights_": _array("f", "groups"),

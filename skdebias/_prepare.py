@@ -15,6 +15,7 @@ from skdebias._first_stage import (
     FirstStage,
     FirstStageHooks,
     check_annotations,
+    refuse_gaps,
     run_first_stage,
     uses_attributes,
     warn_of_missing_or_ignored,
@@ -324,6 +325,8 @@ def prepare(estimator, data, encoded=None, stage=None):
     """
     if encoded is None:
         encoded = encode(estimator, data)
+    # Of several heads that share what is encoded, not all need fill the gaps.
+    refuse_gaps(estimator, data.attributes, data.attributes_val)
     warn_of_missing_or_ignored(estimator, data)
     if stage is None:
         stage = run_first_stage(estimator, data, encoded)

@@ -31,6 +31,7 @@ from skdebias.attributes import (
     ErrorSetPseudoAttributes,
     GradientClusterPseudoAttributes,
     SharedClusterPseudoAttributes,
+    SSAPseudoAttributes,
     XRMPseudoAttributes,
 )
 from skdebias.finetune import FineTuneClassifier
@@ -268,6 +269,12 @@ PSEUDO_ATTRIBUTES = {
     "reduced twins": XRMPseudoAttributes(
         0.1, balance=None, n_components=10, random_state=0
     ),
+}
+
+#: What fills attributes that are known of some rows.
+FILLERS = {
+    "ssa": SSAPseudoAttributes(random_state=0),
+    "ssa, two folds, from the surest": SSAPseudoAttributes(0.99, 2, random_state=0),
 }
 
 _SEARCHED = GERNEClassifier(

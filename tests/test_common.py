@@ -10,7 +10,7 @@ import skdebias.attributes
 import skdebias.finetune
 import skdebias.model_selection
 from skdebias import GERNEClassifier
-from tests._instances import HEADS, NETWORKS, PSEUDO_ATTRIBUTES, SEARCHES
+from tests._instances import FILLERS, HEADS, NETWORKS, PSEUDO_ATTRIBUTES, SEARCHES
 
 ESTIMATORS = [
     *(row.make(**settings) for row in HEADS.values() for settings in row.checked),
@@ -68,5 +68,6 @@ def test_every_public_estimator_is_in_the_list(package):
     public = {getattr(package, name) for name in package.__all__}
     public = {c for c in public if inspect.isclass(c) and issubclass(c, BaseEstimator)}
     assert public
-    listed = {type(e) for e in (*ESTIMATORS, *PSEUDO_ATTRIBUTES.values())}
+    inferrers = *PSEUDO_ATTRIBUTES.values(), *FILLERS.values()
+    listed = {type(e) for e in (*ESTIMATORS, *inferrers)}
     assert public <= listed

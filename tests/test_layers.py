@@ -27,7 +27,7 @@ FLOORS = {
         "attributes",
         "_afr _debiased _dfr _gerne _group_dro _jtt _lff _ugc _ule",
         "model_selection",
-        "_fitted _onnx",
+        "_fitted _onnx _saved_inferrer",
         "finetune",
         "export",
         "_head_files",

@@ -7,6 +7,7 @@ from skdebias.attributes._gradient_cluster import (
     WeakClustersWarning,
 )
 from skdebias.attributes._shared_cluster import SharedClusterPseudoAttributes
+from skdebias.attributes._ssa import SSAPseudoAttributes
 from skdebias.attributes._xrm import NothingInferredWarning, XRMPseudoAttributes
 
 __all__ = [
@@ -14,6 +15,7 @@ __all__ = [
     "ErrorSetPseudoAttributes",
     "GradientClusterPseudoAttributes",
     "NothingInferredWarning",
+    "SSAPseudoAttributes",
     "SharedClusterPseudoAttributes",
     "WeakClustersWarning",
     "XRMPseudoAttributes",

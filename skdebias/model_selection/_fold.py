@@ -9,6 +9,7 @@ import joblib
 import numpy as np
 from sklearn.utils import check_random_state
 
+from skdebias._annotations import count_missing
 from skdebias._base import BaseDebiasedClassifier
 from skdebias._first_stage import infers_attributes, run_first_stage
 from skdebias._mapped import take_rows
@@ -144,15 +145,15 @@ class Fold:
         members_by_key = {}
         for number, model in candidates:
             try:
+                if not isinstance(model, BaseDebiasedClassifier):
+                    self._fit_alone(number, model)
+                    continue
                 key, member = self._prepare(number, model)
             except Exception:
                 self._scores.fail(number)
                 self._context.on_scored()
                 continue
-            if member is None:
-                self._fit_alone(number, model)
-            else:
-                members_by_key.setdefault(key, []).append(member)
+            members_by_key.setdefault(key, []).append(member)
         for members in members_by_key.values():
             yield from self._divide(members)
 
@@ -186,8 +187,24 @@ class Fold:
         -------
         key : tuple
             Equal for the heads of one stack.
-        member : StackMember or None
-            None for a head that the engine does not train.
+        member : StackMember
+        """
+        data, encoded, stage_key = self._first_stage(number, model)
+        prepared = prepare(model, data, encoded, self._first_stages[stage_key])
+        if model.solver == "lbfgs":
+            _check_solvable(prepared)
+        structure = self._context.keys.structure(number, model, prepared.method)
+        return (stage_key, structure), StackMember(number, model, prepared)
+
+    def _first_stage(self, number, model):
+        """Run the first stage of a head, unless another has one alike.
+
+        Returns
+        -------
+        data : TrainingData
+        encoded : Encoded
+        stage_key : tuple
+            Of the stage.
         """
         params = self._kept[1]
         given = params["attributes"], params["attributes_val"]
@@ -198,8 +215,6 @@ class Fold:
         else:
             seed = int(draw_seed(model.random_state))
         vars(model).update(self._rows.validation_attributes)
-        if not isinstance(model, BaseDebiasedClassifier):
-            return None, None
         data = self._data(model, seed, with_X=stage_key is not None)
         # Those of classes are parameters of the candidates.
         weights = joblib.hash((data.sample_weight, data.kept))
@@ -210,11 +225,7 @@ class Fold:
         stage_key = type(model), seed, stage_key, weights
         if stage_key not in self._first_stages:
             self._first_stages[stage_key] = run_first_stage(model, data, encoded)
-        prepared = prepare(model, data, encoded, self._first_stages[stage_key])
-        if model.solver == "lbfgs":
-            _check_solvable(prepared)
-        structure = self._context.keys.structure(number, model, prepared.method)
-        return (stage_key, structure), StackMember(number, model, prepared)
+        return data, encoded, stage_key
 
     @cached_property
     def _X_train(self):
@@ -236,15 +247,24 @@ class Fold:
         """Fit and score a head that the engine does not train."""
         rows = self._rows
         start = time.perf_counter()
-        try:
-            train, fit_params = self._kept
-            model.fit(self._X_train, rows.y[train], **fit_params)
-        except Exception:
-            self._scores.fail(number)
-        else:
-            seconds = time.perf_counter() - start
-            self._scores.score(number, model, rows.preprocessing, None, seconds)
+        train, fit_params = self._kept
+        fit_params = fit_params | self._inferred(number, model)
+        model.fit(self._X_train, rows.y[train], **fit_params)
+        seconds = time.perf_counter() - start
+        self._scores.score(number, model, rows.preprocessing, None, seconds)
         self._context.on_scored()
+
+    def _inferred(self, number, model):
+        """Return attributes that are inferred, once for all heads that are alike."""
+        given = self._kept[1]["attributes"], self._kept[1]["attributes_val"]
+        if not infers_attributes(model, *given) or model.pseudo_attributes is None:
+            return {}
+        data, _, stage_key = self._first_stage(number, model)
+        stage = self._first_stages[stage_key]
+        attributes_val = data.attributes_val
+        if count_missing(attributes_val, "attributes_val") == "some":
+            attributes_val = stage.attributes_of_validation(data)
+        return {"attributes": stage.attributes, "attributes_val": attributes_val}
 
 
 def _check_solvable(prepared):
