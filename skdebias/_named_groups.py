@@ -75,6 +75,8 @@ class NamedGroups:
 
         A table or a minimum over few groups can be read with their sizes beside it;
         the worst of many groups of a handful of rows is about 0, whatever the model.
+        An attribute that does not vary within classes, as in a test set of nothing but
+        conflicting rows, is fine; one that has a single value says nothing.
 
         Parameters
         ----------
@@ -85,6 +87,8 @@ class NamedGroups:
         str
             A sentence that names groups and sizes, or the empty string.
         """
+        if len(np.unique(self.groups.cells[:, 1])) == 1:
+            return self._constant(name)
         return self._scattered(name) if self._is_scattered else ""
 
     @property

@@ -106,7 +106,7 @@ class AttributeStratifiedKFold(StratifiedKFold):
                 f"{n_samples}. Use fewer folds."
             )
         rare = np.flatnonzero(strata.groups.counts < self.n_splits)
-        if len(rare):
+        if len(rare) and not strata.unusable_for_scores():  # which has been said
             names = join_descriptions([strata.describe(group) for group in rare])
             warnings.warn(
                 f"Groups with fewer samples than n_splits={self.n_splits} are absent "

@@ -9,7 +9,7 @@ from sklearn.utils.multiclass import type_of_target
 
 from skdebias._annotations import read_annotations, refuse_names
 from skdebias._attributes import encode_attributes, form_groups, on_host
-from skdebias._named_groups import NamedGroups
+from skdebias._named_groups import NamedGroups, warn_of_unusable
 from skdebias._sklearn import _num_samples
 
 MISSING_ATTRIBUTES = (
@@ -44,7 +44,9 @@ def make_strata(X: Any, y: Any, attributes: Any, *, name: str) -> NamedGroups:
     array, annotated = read_annotations(attributes, _num_samples(X))
     if not annotated.all():
         array = _with_gaps_as_a_value(array, annotated)
-    return NamedGroups(*form_groups(y, array))
+    named = NamedGroups(*form_groups(y, array))
+    warn_of_unusable(named.unusable_for_scores())
+    return named
 
 
 def _with_gaps_as_a_value(

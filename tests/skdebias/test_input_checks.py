@@ -25,7 +25,12 @@ from skdebias.metrics import (
     worst_group_accuracy_score,
     worst_group_accuracy_scorer,
 )
-from skdebias.model_selection import BatchedGridSearchCV, BatchedHalvingGridSearchCV
+from skdebias.model_selection import (
+    AttributeStratifiedKFold,
+    AttributeStratifiedShuffleSplit,
+    BatchedGridSearchCV,
+    BatchedHalvingGridSearchCV,
+)
 from tests._instances import ONE_OF_EACH, USING_ATTRIBUTES
 
 NETWORK = "FineTuneClassifier"
@@ -442,6 +447,42 @@ def test_scores_over_rows_say_so(data):
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             score(y, y, attributes=_with(a, 0, 2, int))  # the table shows it
+
+
+ONE_OR_ALL = {
+    "one value": (lambda y: np.zeros(len(y)), "holds one value, 0"),
+    "row numbers": (lambda y: np.arange(len(y)), "160 of 160 groups"),
+    "measurements": (
+        lambda y: np.random.default_rng(0).normal(size=len(y)),
+        "KBinsDiscretizer",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", ONE_OR_ALL)
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda X, y, a: worst_group_accuracy_score(y, y, attributes=a),
+        lambda X, y, a: list(AttributeStratifiedKFold(2).split(X, y, attributes=a)),
+        lambda X, y, a: list(
+            AttributeStratifiedShuffleSplit(2, test_size=0.5).split(X, y, attributes=a)
+        ),
+        lambda X, y, a: make("JTTClassifier").fit(
+            X, y, X_val=X, y_val=y, attributes_val=a
+        ),
+    ],
+    ids=["score", "folds", "shuffled", "validation"],
+)
+def test_what_cannot_be_scored_by_is_said_wherever_it_is_given(use, case, data):
+    X, y, _ = data
+    change, message = ONE_OR_ALL[case]
+    with warnings.catch_warnings(record=True) as record:
+        warnings.simplefilter("always")
+        use(X, y, change(y))
+    (found,) = [w for w in record if w.category is UnusableAttributesWarning]
+    assert message in str(found.message)
+    assert found.filename == __file__
 
 
 def test_warnings_point_at_the_caller_through_pipelines_and_subclasses(data):
