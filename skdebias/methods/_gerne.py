@@ -12,6 +12,7 @@ from skdebias._attributes import (
     encode_attributes,
     factorize,
 )
+from skdebias._sample_weight import check_sample_weight, positive
 from skdebias._warnings import warn_caller
 from skdebias.methods._method import Method
 from skdebias.methods._plan import Batch, SamplingPlan
@@ -246,7 +247,9 @@ def group_beta_bounds(groups: Groups, c: float) -> tuple[float, float]:
     return low, high
 
 
-def beta_bounds(y: ArrayLike, attributes: ArrayLike, c: float) -> tuple[float, float]:
+def beta_bounds(
+    y: ArrayLike, attributes: ArrayLike, c: float, *, sample_weight: Any = None
+) -> tuple[float, float]:
     """Return the range of beta that keeps every `p_ext(a|y)` of GERNE in [0, 1].
 
     Beyond the upper bound a majority group gets a negative weight and the objective has
@@ -261,6 +264,8 @@ def beta_bounds(y: ArrayLike, attributes: ArrayLike, c: float) -> tuple[float, f
         Spurious attributes; several columns are crossed.
     c : float
         Mixing coefficient of the less biased batch, in (0, 1].
+    sample_weight : array-like of shape (n_samples,) or float, default=None
+        As how many rows each row counts, as `fit` takes it.
 
     Returns
     -------
@@ -290,7 +295,10 @@ def beta_bounds(y: ArrayLike, attributes: ArrayLike, c: float) -> tuple[float, f
         raise ValueError(f"c={c!r} is outside (0, 1]: choose a value such as 0.5.")
     y = np.asarray(y)
     checked = check_attributes(attributes, len(y))
+    weights, kept = positive(check_sample_weight(sample_weight, len(y)))
+    if kept is not None:
+        y, checked = y[kept], checked[kept]
     classes, y_codes = factorize(y, "y")
     codes, values = encode_attributes(checked)
-    groups = Groups.from_labels(y_codes, codes, len(classes), len(values))
+    groups = Groups.from_labels(y_codes, codes, len(classes), len(values), weights)
     return group_beta_bounds(groups, c)

@@ -6,6 +6,7 @@ import pytest
 import sklearn
 import torch
 from sklearn.base import clone
+from sklearn.callback import ScoringMonitor
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import accuracy_score, make_scorer
 from sklearn.model_selection import GridSearchCV, StratifiedKFold
@@ -25,7 +26,7 @@ from skdebias._sample_weight import check_sample_weight
 from skdebias.attributes import ConfidencePseudoAttributes
 from skdebias.datasets import make_spurious_classification
 from skdebias.export import load, save
-from skdebias.methods import Batch, SamplingPlan
+from skdebias.methods import Batch, SamplingPlan, beta_bounds
 from skdebias.methods._afr import afr_weights, effective_sample_size
 from skdebias.methods._dfr import balanced_draw
 from skdebias.methods._plan import slot_table
@@ -616,3 +617,22 @@ def test_runs_of_networks_are_told_apart_by_their_weights(few, tmp_path):
         assert found.history_["loss"] == alone.history_["loss"]
     runs = [path for path in tmp_path.iterdir() if path.is_dir()]
     assert len([path for path in runs if not path.name.startswith(".")]) == 4
+
+
+def test_the_bounds_of_beta_are_those_of_a_fit(data, weights):
+    X, y, attributes = data
+    weights = weights * (1 + 3 * y)
+    model = GERNEClassifier(max_iter=1).fit(X, y, attributes, sample_weight=weights)
+    found = beta_bounds(y, attributes, c=0.5, sample_weight=weights)
+    np.testing.assert_allclose(found, model.beta_bounds_)
+    assert abs(found[1] - beta_bounds(y, attributes, c=0.5)[1]) > 0.01
+
+
+def test_callbacks_are_given_the_weights(data, weights):
+    X, y, _ = data
+    monitor = ScoringMonitor(scoring="accuracy")
+    model = ERMClassifier(max_iter=2, random_state=0).set_callbacks(monitor)
+    model.fit(X, y, sample_weight=weights)
+    last = monitor.get_logs().data[-1]["accuracy"]
+    np.testing.assert_allclose(last, model.score(X, y, weights), rtol=1e-12)
+    assert last != model.score(X, y)
