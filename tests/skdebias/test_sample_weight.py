@@ -8,7 +8,7 @@ import torch
 from sklearn.base import clone
 from sklearn.callback import ScoringMonitor
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import accuracy_score, make_scorer
+from sklearn.metrics import accuracy_score, get_scorer, make_scorer
 from sklearn.model_selection import GridSearchCV, StratifiedKFold
 from sklearn.neighbors import KNeighborsClassifier
 
@@ -23,14 +23,16 @@ from skdebias import (
 from skdebias._engine._sampler import IndexSampler
 from skdebias._groups import Groups
 from skdebias._sample_weight import check_sample_weight
+from skdebias._training_checks import CollapsedHeadWarning, warn_if_collapsed
 from skdebias.attributes import ConfidencePseudoAttributes
 from skdebias.datasets import make_spurious_classification
 from skdebias.export import load, save
-from skdebias.methods import Batch, SamplingPlan, beta_bounds
+from skdebias.methods import Batch, SamplingPlan, beta_bounds, least_confident
 from skdebias.methods._afr import afr_weights, effective_sample_size
 from skdebias.methods._dfr import balanced_draw
 from skdebias.methods._plan import slot_table
 from skdebias.model_selection import BatchedGridSearchCV, BatchedHalvingGridSearchCV
+from skdebias.model_selection._counting import Counts
 from tests._instances import HEADS, ONE_OF_EACH, PSEUDO_ATTRIBUTES, as_network
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
@@ -636,3 +638,38 @@ def test_callbacks_are_given_the_weights(data, weights):
     last = monitor.get_logs().data[-1]["accuracy"]
     np.testing.assert_allclose(last, model.score(X, y, weights), rtol=1e-12)
     assert last != model.score(X, y)
+
+
+def test_the_least_confident_have_a_fraction_of_the_weight():
+    confidence = np.array([0.4, 0.1, 0.9, 0.2, 0.3])
+    y = np.zeros(5, dtype=int)
+    weights = np.array([1.0, 3.0, 2.0, 2.0, 2.0])
+    for t, expected in ((0.3, [1]), (0.49, [1]), (0.5, [1, 3]), (0.01, [1])):
+        marked = least_confident(confidence, y, t, weights)
+        np.testing.assert_array_equal(np.flatnonzero(marked), expected)
+    equal = np.full(5, 0.2)
+    for t in (0.2, 0.4, 0.6, 0.99):
+        np.testing.assert_array_equal(
+            least_confident(confidence, y, t, equal), least_confident(confidence, y, t)
+        )
+
+
+def test_weighted_scores_are_not_counted(data):
+    """Whatever the first head of a stack scores, correct rows are not alike."""
+    _, y, _ = data
+    scorer = get_scorer("accuracy")
+    Counts(scorer, y, {})
+    with pytest.raises(ValueError, match="does not only count"):
+        Counts(scorer, y, {"sample_weight": np.ones(len(y))})
+
+
+def test_a_head_that_is_worth_nothing_on_the_weighted_rows_says_so(recwarn):
+    model = ERMClassifier()
+    model.classes_ = np.array([0, 1])
+    y = np.array([0, 0, 0, 0, 1, 1])
+    logits = np.array([-1.0, -1, -1, 1, 1, -1])[:, None]
+    arguments = model, np.zeros((6, 1)), y, lambda rows: logits
+    warn_if_collapsed(*arguments)
+    assert not recwarn
+    with pytest.warns(CollapsedHeadWarning, match="frequent class 0.87"):
+        warn_if_collapsed(*arguments, np.array([1.0, 1, 1, 10, 1, 1]))
