@@ -9,7 +9,8 @@ import joblib
 import numpy as np
 from sklearn.utils import check_random_state
 
-from skdebias._annotations import count_missing
+from skdebias._annotations import count_missing, plain_values
+from skdebias._attributes import as_attribute_array
 from skdebias._base import BaseDebiasedClassifier
 from skdebias._first_stage import infers_attributes, run_first_stage
 from skdebias._mapped import take_rows
@@ -119,6 +120,11 @@ class Fold:
             self._given | weighed_validation(**self._given),
             self._rows.train,
         )
+        if count_missing(params["attributes"]) == "none":
+            # Every candidate asks whether some are missing, which objects are slow to
+            # say.
+            array = as_attribute_array(params["attributes"], "attributes")
+            params = params | {"attributes": plain_values(array)}
         weights = check_sample_weight(params["sample_weight"], len(train))
         weights, kept = positive(weights)
         params = params | {"sample_weight": weights}
