@@ -74,7 +74,7 @@ cnn = nn.Sequential(
 methods = {
     "ERM": ERMClassifier(),
     "GERNE": GERNEClassifier(beta=1.2, c=0.5),
-    "JTT": JTTClassifier(upweight=20, warmup_epochs=5),
+    "JTT": JTTClassifier(upweight=20, warmup_epochs=5, balance=None),
 }
 checkpoints = Path(tempfile.mkdtemp())
 

@@ -40,6 +40,8 @@ class FirstStage:
         What else the method is made of.
     inferrer : estimator of `skdebias.attributes`, default=None
         What inferred attributes, fitted: its `predict(X, y)` assigns other rows.
+    is_easy : ndarray of bool of shape (n_samples,), default=None
+        Whether the model that was trained, if not by `inferrer`, gets a row right.
     groups : Groups, default=None
         Of the attributes; :func:`run_first_stage` adds them.
     attribute_values : ndarray, default=None
@@ -51,6 +53,7 @@ class FirstStage:
     learned: Mapping[str, Any] = field(default_factory=dict)
     for_method: Mapping[str, Any] = field(default_factory=dict)
     inferrer: Any = None
+    is_easy: np.ndarray | None = None
     groups: Groups | None = None
     attribute_values: np.ndarray | None = None
 

@@ -266,9 +266,7 @@ default=None
         task = FitTask(self, prepared)
         set_fitted(self, prepared, self._train(prepared, task))
         task.end(reconstruction_attributes={})
-        warn_if_collapsed(
-            self, data.X, encoded.y_codes, self._logits, data.sample_weight
-        )
+        warn_if_collapsed(self, prepared, self._logits)
         return self
 
     def _validate_params(self):
@@ -309,23 +307,25 @@ default=None
         scores = self._logits(self._as_rows(X))
         return scores.ravel() if len(self.classes_) == 2 else scores
 
-    def _logits(self, X):
+    def _logits(self, X, prefix=""):
         """Return the logits of validated rows, of shape (n_samples, 1 or n_classes)."""
+        layers = fitted_layers(self, prefix)
         rows = max(1, _PREDICT_VALUES // X.shape[1])
         with blas_on_one_thread():
             blocks = [
-                self._block_logits(X[start : start + rows])
+                _block_logits(X[start : start + rows], layers)
                 for start in range(0, len(X), rows)
             ]
         return np.concatenate(blocks)
 
-    def _block_logits(self, block):
-        if is_device_tensor(block):
-            block = as_array(block.cpu())
-        out = block.astype(np.float32) if block.dtype == np.float16 else block
-        for i, (coef, intercept) in enumerate(fitted_layers(self)):
-            out = (out if i == 0 else np.maximum(out, 0)) @ coef + intercept
-        return out
+
+def _block_logits(block, layers):
+    if is_device_tensor(block):
+        block = as_array(block.cpu())
+    out = block.astype(np.float32) if block.dtype == np.float16 else block
+    for i, (coef, intercept) in enumerate(layers):
+        out = (out if i == 0 else np.maximum(out, 0)) @ coef + intercept
+    return out
 
 
 class FitTask:

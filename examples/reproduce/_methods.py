@@ -109,9 +109,17 @@ METHODS = {
     "GERNE unknown": Method(
         GERNEClassifier(c=0.5), {"t": [0.1, 0.3], "beta": [1.0, 2.0]}, BLIND
     ),
-    "JTT": Method(JTTClassifier(), {"upweight": [5, 20]}, BLIND),
-    "AFR": Method(AFRClassifier(), {"gamma": [2.0, 8.0]}, BLIND),
-    "LfF": Method(LfFClassifier(), {"q": [0.3, 0.7]}, BLIND),
+    "JTT": Method(
+        JTTClassifier(warmup_epochs=5, balance=None), {"upweight": [5, 20]}, BLIND
+    ),
+    "AFR": Method(
+        AFRClassifier(regularization=0.1, holdout=0.2, balance=None),
+        {"gamma": [2.0, 8.0]},
+        BLIND,
+    ),
+    "LfF": Method(
+        LfFClassifier(balance=None, biased_weight_decay=None), {"q": [0.3, 0.7]}, BLIND
+    ),
     "UGC": Method(
         UGCClassifier(),
         [

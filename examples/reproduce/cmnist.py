@@ -148,8 +148,8 @@ def settings(minority):
         "resampling": decays(GERNEClassifier(0.0, 1.0, **SHARED)),
         "GERNE": decays(GERNEClassifier(0.8, 0.5, coupling="shared", **SHARED)),
         "GroupDRO": {"": GroupDROClassifier(0.01, **SHARED)},
-        "JTT": {"": JTTClassifier(0.5 / minority, warmup_epochs=1, **adam)},
-        "LfF": {"q=0.7": LfFClassifier(**adam)},
+        "JTT": {"": JTTClassifier(0.5 / minority, 1, balance=None, **adam)},
+        "LfF": {"q=0.7": LfFClassifier(balance=None, biased_weight_decay=None, **adam)},
         "GERNE unknown": decays(unknown)
         | {"stronger biased model, rate lowered": Lowered(lowered)},
         # Two clusters of gradient norms: with more of them, or of the gradients
@@ -164,7 +164,7 @@ def settings(minority):
                 **SHARED,
             )
         },
-        "ULE": {"": ULEClassifier(0.5, **adam)},
+        "ULE": {"": ULEClassifier(0.5, balance=None, **adam)},
     }
 
 

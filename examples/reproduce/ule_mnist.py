@@ -172,6 +172,7 @@ def method(task):
     form, _, lam = task.setting.partition(" lam=")
     return ULEClassifier(
         float(lam),
+        balance=None,
         saliency="logit",
         student_loss="ce",
         student_weight_decay=0.0,

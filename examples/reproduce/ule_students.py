@@ -35,6 +35,7 @@ def fit(task):
         loss, decay = STUDENTS[task.method]
         head = ULEClassifier(
             1.0,
+            balance=None,
             student_loss=loss,
             student_weight_decay=decay,
             random_state=task.seed,

@@ -24,8 +24,11 @@ from skdebias._warnings import AttributesIgnoredWarning, is_routed, warn_once
 class BasePseudoAttributes(BaseEstimator, metaclass=ABCMeta):
     """Base class of estimators that infer one pseudo-attribute per training row.
 
-    A subclass implements :meth:`_infer` and :meth:`_assign`.
+    A subclass implements :meth:`_infer` and :meth:`_assign`. One that trains a model
+    sets `_is_easy`, whether it gets a training row right.
     """
+
+    _is_easy = None
 
     def _validate_params(self):
         super()._validate_params()

@@ -15,7 +15,7 @@ class ConfidencePseudoAttributes(BasePseudoAttributes):
 
     Parameters
     ----------
-    t : float, default=0.1
+    t : float, default=0.2
         Fraction of each class that becomes the pseudo-minority, in (0, 1); of its
         weight, where rows have weights.
     reference_estimator : classifier, default=None
@@ -57,7 +57,7 @@ class ConfidencePseudoAttributes(BasePseudoAttributes):
         "reference_estimator": [HasMethods(["fit", "predict_proba"]), None],
     }
 
-    def __init__(self, t=0.1, *, reference_estimator=None):
+    def __init__(self, t=0.2, *, reference_estimator=None):
         self.t = t
         self.reference_estimator = reference_estimator
 
@@ -65,7 +65,9 @@ class ConfidencePseudoAttributes(BasePseudoAttributes):
         default = biased_reference(ERMClassifier(random_state=0))
         model = self._fit_reference(default, X, y, validation, sample_weight)
         codes = np.searchsorted(self.classes_, y)
-        confidence = model.predict_proba(X)[np.arange(len(codes)), codes]
+        probability = model.predict_proba(X)
+        self._is_easy = probability.argmax(axis=1) == codes
+        confidence = probability[np.arange(len(codes)), codes]
         marked = least_confident(confidence, codes, self.t, sample_weight)
         minority = np.where(marked == 1, confidence, -np.inf)
         self.thresholds_ = np.full(len(self.classes_), -np.inf)

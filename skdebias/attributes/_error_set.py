@@ -63,7 +63,8 @@ class ErrorSetPseudoAttributes(BasePseudoAttributes):
     def _infer(self, X, y, validation, sample_weight):
         default = ERMClassifier(max_iter=1, random_state=0)
         model = self._fit_reference(default, X, y, validation, sample_weight)
-        errors = (model.predict(X) != np.asarray(y)).astype(np.int64)
+        self._is_easy = model.predict(X) == np.asarray(y)
+        errors = (~self._is_easy).astype(np.int64)
         if not errors.any():
             raise EmptyErrorSetError(
                 "reference_estimator makes no mistake on the training rows, so that "

@@ -194,6 +194,7 @@ class GradientClusterPseudoAttributes(BasePseudoAttributes):
             )
             z = logits(features, self._layer)
             check_finite(z, f"warmup={self.warmup!r}")
+            self._is_easy = z.argmax(1).cpu().numpy() == codes
             clusters = self._cluster(features, codes, z, seed, sample_weight)
         self._layer = moved(self._layer, torch.device("cpu"))
         shape = len(self.classes_), self.n_clusters

@@ -26,7 +26,7 @@ class AFR(Method):
         for the rows that it was trained on.
     gamma : float, default=4.0
         How steeply the weight falls with the confidence. 0 weights classes alike.
-    regularization : float, default=0.1
+    regularization : float, default=0.01
         Weight of the squared distance from the first head.
     anchor : (sequence of ndarray, sequence of ndarray), default=None
         The first head, as for :class:`Head`. None pulls the weights to zero.
@@ -56,7 +56,7 @@ class AFR(Method):
 
     confidence: NDArray[np.floating]
     gamma: float = 4.0
-    regularization: float = 0.1
+    regularization: float = 0.01
     anchor: Parameters | None = None
 
     @property

@@ -1,7 +1,7 @@
 """JTT: train again, with the errors of a first model upsampled."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import numpy as np
 
@@ -19,9 +19,11 @@ class JTT(Method):
 
     Parameters
     ----------
-    upweight : float, default=20
-        How many times as often as another row a row of the error set is drawn. 1 is
-        empirical risk minimisation.
+    upweight : float, default=3
+        How many times as often as another row (of its class, if balanced) a row of the
+        error set is drawn.
+    balance : {None, "class"}, default="class"
+        Draw the classes alike, or as their rows come.
 
     References
     ----------
@@ -43,7 +45,8 @@ class JTT(Method):
 
     stackable: ClassVar[tuple[str, ...]] = ("upweight",)
 
-    upweight: float = 20
+    upweight: float = 3
+    balance: Literal["class"] | None = "class"
 
     def plan(self, groups: Groups) -> SamplingPlan:
         """Return the one-batch plan over correct rows and errors.
@@ -58,8 +61,14 @@ class JTT(Method):
         -------
         SamplingPlan
         """
-        strata = groups.cells[groups.ids, 1]
-        share = np.bincount(strata, groups.weights).astype(np.float64)
-        if len(share) > 1:
-            share[1] *= self.upweight
-        return SamplingPlan(strata, (Batch("all", share / share.sum()),))
+        if self.balance is None:
+            strata = groups.cells[groups.ids, 1]
+            factors = np.ones(int(strata.max()) + 1)
+            factors[1:] = self.upweight
+            share = np.bincount(strata, groups.weights) * factors
+            return SamplingPlan(strata, (Batch("all", share / share.sum()),))
+        classes, errors = groups.cells.T
+        factors = np.where(errors == 1, float(self.upweight), 1.0)
+        share = np.bincount(groups.ids, groups.weights) * factors
+        share /= np.bincount(classes, share)[classes]
+        return SamplingPlan(groups.ids, (Batch("all", share / share.sum()),), classes)

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Self
+from typing import ClassVar, Literal, Self
 
 import torch
 from torch import Tensor
@@ -31,6 +31,10 @@ class LfF(Method):
         Exponent of the generalised cross-entropy; 0 is the cross-entropy.
     alpha : float, default=0.7
         Decay of the moving averages. A row's first loss starts its average.
+    balance : {None, "class"}, default="class"
+        Sample classes uniformly, for both heads.
+    biased_weight_decay : float, default=10.0
+        Weight decay of the biased head; None is that of the debiased one.
 
     References
     ----------
@@ -49,15 +53,19 @@ class LfF(Method):
     (1, 20)
     """
 
-    stackable: ClassVar[tuple[str, ...]] = ("q", "alpha")
+    stackable: ClassVar[tuple[str, ...]] = ("q", "alpha", "biased_weight_decay")
+    reference_head: ClassVar[str] = "biased"
 
     q: float = 0.7
     alpha: float = 0.7
+    balance: Literal["class"] | None = "class"
+    biased_weight_decay: float | None = 10.0
 
     @property
     def heads(self) -> tuple[Head, ...]:
         """The biased head, then the debiased one; each has a loss of its own."""
-        return Head("biased", start="zero"), Head(start="zero")
+        decay = self.biased_weight_decay
+        return Head("biased", start="zero", weight_decay=decay), Head(start="zero")
 
     @property
     def uses_attributes(self) -> bool:
@@ -65,7 +73,7 @@ class LfF(Method):
         return False
 
     def plan(self, groups: Groups) -> SamplingPlan:
-        """Return the plan of empirical risk minimisation.
+        """Return the plan of plain or class-balanced training.
 
         Parameters
         ----------
@@ -76,7 +84,7 @@ class LfF(Method):
         -------
         SamplingPlan
         """
-        return ERM().plan(groups)
+        return ERM(balance=self.balance).plan(groups)
 
     @classmethod
     def weighting(

@@ -56,6 +56,9 @@ class Method(ABC):
     #: large as each of them, of the rows that `fit` is given as `X_unlabeled`. They
     #: have no loss, and the objective is told of them by :attr:`Step.y`, which is -1.
     uses_unlabeled: ClassVar[bool] = False
+    #: Name of the head whose failures the last one learns from. A last head that has
+    #: lost much of what this one can do is warned of.
+    reference_head: ClassVar[str | None] = None
 
     @property
     def heads(self) -> tuple[Head, ...]:

@@ -30,7 +30,7 @@ class ULE(Method):
 
     Parameters
     ----------
-    lam : float, default=0.5
+    lam : float, default=0.8
         1 is ERM.
     saliency : {"loss", "logit", "log_probability"}, default="loss"
         What is differentiated in the input: the cross-entropy, the largest logit, or
@@ -51,7 +51,7 @@ class ULE(Method):
     scale : {"initial", "none"}, default="initial"
         Bring the penalty to the magnitude of the cross-entropy by the first loss and
         what equal saliencies have at the first step.
-    balance : {None, "class"}, default=None
+    balance : {None, "class"}, default="class"
         Sample classes uniformly for both.
     gram : bool, default=False
         Compare Gram matrices of the logits instead of saliencies; the two heads may
@@ -77,7 +77,7 @@ class ULE(Method):
     (50,)
     """
 
-    lam: float = 0.5
+    lam: float = 0.8
     saliency: Literal["loss", "logit", "log_probability"] = "loss"
     normalize: Literal["l2", "max"] = "l2"
     normalize_over: Literal["batch", "sample"] = "batch"
@@ -86,12 +86,13 @@ class ULE(Method):
     student_loss: Literal["gce", "ce"] = "gce"
     student_q: float = 0.7
     scale: Literal["initial", "none"] = "initial"
-    balance: Literal["class"] | None = None
+    balance: Literal["class"] | None = "class"
     gram: bool = False
     student_weight_decay: float | None = None
     student_epochs: int | None = None
 
     stackable: ClassVar[tuple[str, ...]] = ("lam", "student_weight_decay")
+    reference_head: ClassVar[str] = "student"
 
     @property
     def heads(self) -> tuple[Head, ...]:

@@ -23,10 +23,12 @@ from skdebias import (
     LfFClassifier,
     MissingAttributesWarning,
 )
+from skdebias._attributes import Groups
 from skdebias._head import fitted_layers
 from skdebias.attributes import ErrorSetPseudoAttributes
 from skdebias.datasets import make_spurious_classification
 from skdebias.export import load, save, to_torch
+from skdebias.methods import LfF
 from skdebias.metrics import worst_group_accuracy_score, worst_group_accuracy_scorer
 from tests._instances import HEADS
 
@@ -63,8 +65,16 @@ def _layers(estimator, prefix=""):
     return [array for pair in fitted_layers(estimator, prefix) for array in pair]
 
 
+# Where the attribute is strong, stronger settings than the defaults gain more.
+STRONGER = {
+    "JTT": JTTClassifier(upweight=20),
+    "LfF": LfFClassifier(balance=None, biased_weight_decay=None),
+    "AFR": AFRClassifier(weight_decay=1e-2, regularization=0.1),
+}
+
+
 @pytest.mark.parametrize("seed", range(3))
-def test_each_beats_erm_at_its_defaults(seed):
+def test_each_beats_erm(seed):
     """ERM reads the attribute here; LfF does too where it is as weak as the class."""
     train, (X, y, attributes) = _generated(10 * seed)
 
@@ -78,9 +88,12 @@ def test_each_beats_erm_at_its_defaults(seed):
     assert erm < 0.3
     assert score(GroupDROClassifier()) > 0.85
     assert score(DFRClassifier()) > 0.85
-    assert score(JTTClassifier()) > 0.8
-    assert score(LfFClassifier()) > 0.75
-    assert score(AFRClassifier()) > erm + 0.4
+    assert score(STRONGER["JTT"]) > 0.8
+    assert score(STRONGER["LfF"]) > 0.75
+    assert score(STRONGER["AFR"]) > erm + 0.4
+    assert score(JTTClassifier()) > erm + 0.2
+    assert score(LfFClassifier()) > erm + 0.1
+    assert score(AFRClassifier()) > erm
 
 
 @every_head
@@ -93,8 +106,8 @@ def test_crossed_attributes_and_missing_cells(name, n_classes):
     X += (place[:, None] == np.array(["ant", "bee", "cat"] * 2)) * 2.0
     crossed = np.column_stack([place, rng.choice(["day", "night"], 300)])
     X -= X.mean(0)
-    # JTT's 20 times is for rarer errors, and 0.5 within the bounds of GERNE.
-    model = HEADS[name].make(upweight=2, beta=0.5, **MORE, **SHORT)
+    # 0.5 is within the bounds of GERNE.
+    model = HEADS[name].make(beta=0.5, **MORE, **SHORT)
     model.fit(X, y, attributes=HEADS[name].used(crossed))
     probabilities = model.predict_proba(X)
     assert probabilities.shape == (300, n_classes)
@@ -222,11 +235,12 @@ def test_group_dro_adjustment_favours_small_groups(data):
 # --- JTT -------------------------------------------------------------------------
 
 
-def test_jtt_error_set_is_that_of_a_short_erm(data):
+@pytest.mark.parametrize("balance", [None, "class"])
+def test_jtt_error_set_is_that_of_a_short_erm(balance, data):
     X, y, _ = data
     seed = check_random_state(0).randint(np.iinfo(np.int32).max)
-    weak = ERMClassifier(max_iter=5, random_state=seed, device="cpu")
-    model = JTTClassifier(warmup_epochs=5, **SHORT).fit(X, y)
+    weak = ERMClassifier(balance=balance, max_iter=5, random_state=seed, device="cpu")
+    model = JTTClassifier(warmup_epochs=5, balance=balance, **SHORT).fit(X, y)
     errors = weak.fit(X, y).predict(X) != y
     assert 0 < errors.sum() < len(y) / 4
     np.testing.assert_array_equal(model.pseudo_attributes_, errors)
@@ -247,7 +261,7 @@ def test_jtt_without_errors_says_so_and_goes_on():
     X = np.random.default_rng(0).normal(size=(200, 4)) + 20 * y[:, None]
     X -= X.mean(0)
     with pytest.warns(UserWarning, match="warmup_epochs=5"):
-        model = JTTClassifier(**SHORT).fit(X, y)
+        model = JTTClassifier(warmup_epochs=5, **SHORT).fit(X, y)
     assert not model.pseudo_attributes_.any()
     assert model.score(X, y) == 1.0
 
@@ -255,13 +269,22 @@ def test_jtt_without_errors_says_so_and_goes_on():
 # --- AFR -------------------------------------------------------------------------
 
 
-def test_afr_first_stage_sees_the_other_rows_only(data):
+@pytest.mark.parametrize("balance", [None, "class"])
+def test_afr_first_stage_sees_the_other_rows_only(balance, data):
     X, y, attributes = data
-    model = AFRClassifier(holdout=0.3, **SHORT).fit(X, y, attributes=attributes)
+    model = AFRClassifier(holdout=0.3, balance=balance, **SHORT).fit(
+        X, y, attributes=attributes
+    )
     held = np.isfinite(model.confidence_)
     assert np.bincount(y[held]).tolist() == [60, 60]
     seed = check_random_state(0).randint(np.iinfo(np.int32).max)
-    first = ERMClassifier(max_iter=4, random_state=seed, device="cpu")
+    first = ERMClassifier(
+        balance=balance,
+        weight_decay=model.weight_decay,
+        max_iter=4,
+        random_state=seed,
+        device="cpu",
+    )
     first.fit(X[~held], y[~held])
     np.testing.assert_array_equal(model.first_coef_, first.coef_)
     np.testing.assert_allclose(
@@ -294,12 +317,30 @@ def test_afr_under_a_strong_pull_stays_the_first_head(hidden, solver, data):
 
 def test_lff_biased_head_reads_the_attribute():
     (X, y, _), (X_test, y_test, attributes_test) = _generated(0)
-    model = LfFClassifier(random_state=0).fit(X, y)
+    model = clone(STRONGER["LfF"]).set_params(random_state=0).fit(X, y)
     biased = (X_test @ model.biased_coef_[0] + model.biased_intercept_ > 0).astype(int)
     assert (biased == attributes_test).mean() > 0.8
     debiased = model.predict(X_test)
     assert (debiased == y_test).mean() > 0.8
     assert (debiased == attributes_test).mean() < 0.6
+
+
+def test_lff_decays_the_biased_head_by_itself(data):
+    X, y, _ = data
+    norms = {
+        decay: np.linalg.norm(
+            LfFClassifier(biased_weight_decay=decay, **SHORT).fit(X, y).biased_coef_
+        )
+        for decay in (None, 1e-2, 30.0)
+    }
+    assert norms[None] == norms[1e-2] > 1.5 * norms[30.0]
+
+
+def test_lff_draws_classes_alike():
+    groups = Groups.from_labels(np.repeat([0, 1], [30, 10]), np.zeros(40, int), 2, 1)
+    plain, balanced = (LfF(balance=balance).plan(groups) for balance in (None, "class"))
+    assert len(plain.batches[0].probabilities) == 1
+    np.testing.assert_allclose(balanced.batches[0].probabilities, [0.5, 0.5])
 
 
 # --- DFR -------------------------------------------------------------------------

@@ -1073,7 +1073,7 @@ def test_a_scorer_without_routing_names_the_line(data):
         (ERMClassifier(balance="group"), True),
         (ERMClassifier(reweight="group"), True),
         (GERNEClassifier(out_of_bounds="clip"), True),
-        (GERNEClassifier(out_of_bounds="clip", t=0.2), False),  # infers them so
+        (GERNEClassifier(out_of_bounds="clip", t=0.3), False),  # infers them so
     ],
     ids=repr,
 )

@@ -64,7 +64,7 @@ def test_refit_with_attributes_drops_the_pseudo_attributes(data):
 def test_beyond_the_bounds_raises_if_known_and_warns_if_inferred(data):
     X, y, attributes = data
     model = GERNEClassifier(
-        beta=30.0, t=0.2, max_iter=1, learning_rate=1e-6, random_state=0
+        beta=30.0, t=0.25, max_iter=1, learning_rate=1e-6, random_state=0
     )
     with pytest.raises(ValueError, match="outside the bounds"):
         clone(model).fit(X, y, attributes=attributes)
@@ -82,7 +82,7 @@ def test_beyond_the_bounds_raises_if_known_and_warns_if_inferred(data):
 def test_clip_stays_at_the_bound_of_the_pseudo_groups(data):
     X, y, _ = data
     model = GERNEClassifier(
-        beta=30.0, t=0.2, out_of_bounds="clip", max_iter=1, random_state=0
+        beta=30.0, t=0.25, out_of_bounds="clip", max_iter=1, random_state=0
     )
     with warnings.catch_warnings():
         warnings.simplefilter("error")

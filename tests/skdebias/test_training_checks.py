@@ -5,11 +5,29 @@ import warnings
 import numpy as np
 import pytest
 import torch
+from sklearn.base import clone
+from sklearn.preprocessing import StandardScaler
 
-from skdebias import CollapsedHeadWarning, ERMClassifier, GERNEClassifier, JTTClassifier
+from skdebias import (
+    AFRClassifier,
+    CollapsedHeadWarning,
+    DebiasedClassifier,
+    ERMClassifier,
+    GERNEClassifier,
+    JTTClassifier,
+    LfFClassifier,
+    UGCClassifier,
+    ULEClassifier,
+)
+from skdebias._prepare import prepare, training_data
+from skdebias._training_checks import warn_if_collapsed
+from skdebias.attributes import ConfidencePseudoAttributes
 from skdebias.datasets import make_spurious_classification
+from skdebias.methods import GERNE
 from skdebias.model_selection import BatchedGridSearchCV
 from tests._instances import ONE_OF_EACH
+
+NOTHING = dict.fromkeys(["attributes", "X_val", "y_val", "attributes_val"])
 
 
 def _imbalanced(n_rows=2000, share=0.1, seed=0):
@@ -23,10 +41,10 @@ def _unit_norm(X):
     return (X / np.linalg.norm(X, axis=1, keepdims=True)).astype(np.float32)
 
 
-@pytest.mark.parametrize("kind", [ERMClassifier, JTTClassifier])
-def test_unit_norm_embeddings_without_a_scaler(kind):
+@pytest.mark.parametrize("head", [ERMClassifier(), JTTClassifier(balance=None)])
+def test_unit_norm_embeddings_without_a_scaler(head):
     X, y, _ = _imbalanced()
-    head = kind(max_iter=2, random_state=0, learning_rate=1e-5)
+    head = clone(head).set_params(max_iter=2, random_state=0, learning_rate=1e-5)
     with pytest.warns(CollapsedHeadWarning, match="Standardise X") as caught:
         head.fit(_unit_norm(X), y)
     assert __file__ in {warning.filename for warning in caught}
@@ -60,11 +78,68 @@ def test_a_balanced_head_on_a_rare_class_is_no_collapse():
 def test_a_head_that_answers_at_random_is_a_collapse():
     X, y, _ = _imbalanced()
     flipped = ERMClassifier(max_iter=5, random_state=0).fit(X, y)
-    from skdebias._training_checks import warn_if_collapsed
-
+    prepared = prepare(flipped, training_data(flipped, X, y, **NOTHING))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", CollapsedHeadWarning)
+        warn_if_collapsed(flipped, prepared, flipped._logits)
     flipped.coef_, flipped.intercept_ = -flipped.coef_, -flipped.intercept_
     with pytest.warns(CollapsedHeadWarning, match="class-balanced accuracy"):
-        warn_if_collapsed(flipped, X, y, flipped._logits)
+        warn_if_collapsed(flipped, prepared, flipped._logits)
+
+
+def _two_cues(n_noise, n_rows=2000):
+    """A weak cue of both classes, and a shortcut that fails in every tenth row."""
+    rng = np.random.default_rng(0)
+    y = np.arange(n_rows) % 2
+    shortcut = np.where(rng.random(n_rows) < 0.9, y, 1 - y)
+    cue = y + 3 * rng.normal(size=n_rows)
+    X = np.column_stack([cue, shortcut, rng.normal(size=(n_rows, n_noise))])
+    return StandardScaler().fit_transform(X).astype(np.float32), y
+
+
+FAST = {"learning_rate": 1e-2, "max_iter": 20, "random_state": 0}
+# Too strong a setting of every method that starts from another model, and the number of
+# useless features it is driven into.
+TOO_STRONG = {
+    "JTT": (JTTClassifier(1000, balance=None, **FAST), 20),
+    "AFR": (
+        AFRClassifier(100.0, regularization=0.0, **FAST | {"weight_decay": 1.0}),
+        20,
+    ),
+    "GERNE": (GERNEClassifier(beta=2.5, **FAST), 20),
+    "UGC": (UGCClassifier(robust="group_dro", **FAST), 20),
+    "LfF": (
+        LfFClassifier(biased_weight_decay=0.01, **FAST | {"learning_rate": 0.1}),
+        300,
+    ),
+    "ULE": (ULEClassifier(0.3, **FAST), 20),
+    "any method": (
+        DebiasedClassifier(
+            GERNE(2.5), pseudo_attributes=ConfidencePseudoAttributes(0.1), **FAST
+        ),
+        20,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", TOO_STRONG)
+def test_a_head_that_lost_what_its_first_stage_could_do(name):
+    head, n_noise = TOO_STRONG[name]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        warnings.simplefilter("always", CollapsedHeadWarning)
+        with pytest.warns(CollapsedHeadWarning, match="that the model it started from"):
+            clone(head).fit(*_two_cues(n_noise))
+
+
+@pytest.mark.parametrize(
+    "kind", [JTTClassifier, AFRClassifier, LfFClassifier, ULEClassifier]
+)
+def test_untouched_it_keeps_them(kind):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        warnings.simplefilter("error", CollapsedHeadWarning)
+        kind(random_state=0).fit(*_two_cues(20))
 
 
 @pytest.mark.parametrize("convert", [np.float16, np.float64, torch.from_numpy])

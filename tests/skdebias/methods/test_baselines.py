@@ -121,19 +121,25 @@ def test_group_dro_without_steps_is_group_balanced_erm(hidden):
 
 def test_jtt_samples_errors_more_often():
     table = np.array([[30, 10], [55, 5]])  # columns: correct, error
-    (batch,) = JTT(upweight=4).plan(_groups(table)).batches
+    (batch,) = JTT(upweight=4, balance=None).plan(_groups(table)).batches
     np.testing.assert_allclose(batch.probabilities, np.array([85, 60]) / 145)
+    plan = JTT(upweight=4).plan(_groups(table))
+    shares = [30 / 70, 40 / 70, 55 / 75, 20 / 75]  # within the classes
+    np.testing.assert_allclose(plan.batches[0].probabilities, np.array(shares) / 2)
+    np.testing.assert_array_equal(plan.blocks, [0, 0, 1, 1])
 
 
 def test_jtt_with_weight_one_draws_rows_alike():
-    plan = JTT(upweight=1).plan(_groups([[30, 10], [55, 5]]))
+    plan = JTT(upweight=1, balance=None).plan(_groups([[30, 10], [55, 5]]))
     per_row = plan.batches[0].probabilities / np.bincount(plan.strata)
     np.testing.assert_allclose(per_row, 1 / 100)
 
 
 def test_jtt_without_errors_is_one_stratum():
-    plan = JTT(upweight=7).plan(_groups([[3], [5]]))
+    plan = JTT(upweight=7, balance=None).plan(_groups([[3], [5]]))
     np.testing.assert_array_equal(plan.batches[0].probabilities, [1.0])
+    plan = JTT(upweight=7).plan(_groups([[3], [5]]))
+    np.testing.assert_array_equal(plan.batches[0].probabilities, [0.5, 0.5])
 
 
 def test_afr_weights_by_hand():
