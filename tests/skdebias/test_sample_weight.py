@@ -1,5 +1,7 @@
 """Weights of rows: w copies of a row, of every estimator and everything it counts."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -21,7 +23,9 @@ from skdebias import (
     UGCClassifier,
 )
 from skdebias._engine._sampler import IndexSampler
+from skdebias._first_stage import FirstStage
 from skdebias._groups import Groups
+from skdebias._prepare import Encoded, Prepared
 from skdebias._sample_weight import check_sample_weight
 from skdebias._training_checks import CollapsedHeadWarning, warn_if_collapsed
 from skdebias.attributes import ConfidencePseudoAttributes
@@ -669,8 +673,15 @@ def test_a_head_that_is_worth_nothing_on_the_weighted_rows_says_so(recwarn):
     model.classes_ = np.array([0, 1])
     y = np.array([0, 0, 0, 0, 1, 1])
     logits = np.array([-1.0, -1, -1, 1, 1, -1])[:, None]
-    arguments = model, np.zeros((6, 1)), y, lambda rows: logits
-    warn_if_collapsed(*arguments)
+
+    def check(sample_weight):
+        data = SimpleNamespace(X=np.zeros((6, 1)), sample_weight=sample_weight)
+        prepared = Prepared(
+            data, Encoded(model.classes_, y, None), FirstStage(None), None
+        )
+        warn_if_collapsed(model, prepared, lambda rows, prefix: logits)
+
+    check(None)
     assert not recwarn
     with pytest.warns(CollapsedHeadWarning, match="frequent class 0.87"):
-        warn_if_collapsed(*arguments, np.array([1.0, 1, 1, 10, 1, 1]))
+        check(np.array([1.0, 1, 1, 10, 1, 1]))
