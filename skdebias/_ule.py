@@ -31,7 +31,7 @@ class ULEClassifier(BaseDebiasedClassifier):
 
     Parameters
     ----------
-    lam : float, default=0.8
+    lam : float, default=0.9
         Share of the cross-entropy, in [0, 1]. 1 is ERM. Below some value, often .1 to
         .4, the teacher becomes the negative of the student.
     saliency : {"loss", "logit", "log_probability"}, default="loss"
@@ -217,7 +217,7 @@ class ULEClassifier(BaseDebiasedClassifier):
 
     def __init__(
         self,
-        lam=0.8,
+        lam=0.9,
         *,
         saliency="loss",
         normalize="l2",

@@ -30,7 +30,7 @@ class ULE(Method):
 
     Parameters
     ----------
-    lam : float, default=0.8
+    lam : float, default=0.9
         1 is ERM.
     saliency : {"loss", "logit", "log_probability"}, default="loss"
         What is differentiated in the input: the cross-entropy, the largest logit, or
@@ -77,7 +77,7 @@ class ULE(Method):
     (50,)
     """
 
-    lam: float = 0.8
+    lam: float = 0.9
     saliency: Literal["loss", "logit", "log_probability"] = "loss"
     normalize: Literal["l2", "max"] = "l2"
     normalize_over: Literal["batch", "sample"] = "batch"

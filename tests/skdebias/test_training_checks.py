@@ -106,7 +106,7 @@ TOO_STRONG = {
         AFRClassifier(100.0, regularization=0.0, **FAST | {"weight_decay": 1.0}),
         20,
     ),
-    "GERNE": (GERNEClassifier(beta=2.5, **FAST), 20),
+    "GERNE": (GERNEClassifier(beta=2.5, t=0.1, **FAST), 20),
     "UGC": (UGCClassifier(robust="group_dro", **FAST), 20),
     "LfF": (
         LfFClassifier(biased_weight_decay=0.01, **FAST | {"learning_rate": 0.1}),
