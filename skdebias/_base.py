@@ -35,6 +35,7 @@ class BaseDebiasedClassifier(HeadClassifier):
                 {
                     "auto",
                     "worst_group",
+                    "worst_inferred_group",
                     "group_balanced",
                     "worst_class",
                     "accuracy",

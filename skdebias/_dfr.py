@@ -55,10 +55,11 @@ class DFRClassifier(HeadClassifier):
         Most passes of the solver over a draw.
     tol : float, default=1e-3
         Tolerance of the solver.
-    selection : {"auto", "worst_group", "group_balanced", "worst_class", "accuracy"}, \
-default="auto"
+    selection : {"auto", "worst_group", "worst_inferred_group", "group_balanced", \
+"worst_class", "accuracy"}, default="auto"
         Score by which C is chosen. "auto" is worst-group accuracy, or worst-class
-        accuracy on a validation set without `attributes_val`.
+        accuracy on a validation set without `attributes_val`. "worst_inferred_group"
+        infers those by `pseudo_attributes`.
     random_state : int, RandomState instance or None, default=None
         Seed of the draws and of the solver.
 
@@ -137,7 +138,14 @@ default="auto"
         "tol": [Interval(Real, 0, None, closed="neither")],
         "selection": [
             StrOptions(
-                {"auto", "worst_group", "group_balanced", "worst_class", "accuracy"}
+                {
+                    "auto",
+                    "worst_group",
+                    "worst_inferred_group",
+                    "group_balanced",
+                    "worst_class",
+                    "accuracy",
+                }
             )
         ],
         "random_state": BaseDebiasedClassifier._parameter_constraints["random_state"],
@@ -221,7 +229,9 @@ default="auto"
             rows, held = halves(groups, rng)
             if not len(held):  # every group has one row
                 return np.full(len(Cs), np.nan)
-            selection = "worst_group" if self.selection == "auto" else self.selection
+            # The groups of held-out training rows are those of training.
+            inferred = self.selection in ("auto", "worst_inferred_group")
+            selection = "worst_group" if inferred else self.selection
             held_out = HeadValidationScorer(
                 y[held],
                 _restricted(groups, held),

@@ -14,6 +14,7 @@ from skdebias._attributes import (
     missing_rows,
 )
 from skdebias._groups import Groups
+from skdebias._mapped import take_rows
 from skdebias._sample_weight import refuse_unweighted
 from skdebias._training_data import given_weights
 from skdebias._warnings import (
@@ -57,13 +58,16 @@ class FirstStage:
     groups: Groups | None = None
     attribute_values: np.ndarray | None = None
 
-    def attributes_of_validation(self, data):
+    def attributes_of_validation(self, data, encoded):
         """Return the attributes of the validation rows: as given, else inferred.
 
         Parameters
         ----------
         data : TrainingData
             With `X_val` and `y_val`.
+        encoded : Encoded
+            With the validation set. Rows whose label is not of the training rows are
+            given the attribute of another row.
 
         Returns
         -------
@@ -74,6 +78,15 @@ class FirstStage:
         ValueError
             If nothing was inferred, or what inferred cannot assign other rows.
         """
+        if self.inferrer is None:
+            raise ValueError(
+                "selection='worst_inferred_group' needs a fit that infers attributes, "
+                "and this one infers none: choose another selection, or infer those of "
+                "the validation rows before, such as attributes_val="
+                "XRMPseudoAttributes().fit(X, y).predict(X_val, y_val) with "
+                "XRMPseudoAttributes of skdebias.attributes and "
+                "selection='worst_group'."
+            )
         if not hasattr(self.inferrer, "predict"):
             raise ValueError(
                 f"the attributes of the validation rows are inferred by "
@@ -81,7 +94,16 @@ class FirstStage:
                 "not fitted to: choose pseudo_attributes that has predict(X, y), such "
                 "as those of skdebias.attributes."
             )
-        inferred = self.inferrer.predict(data.X_val, data.y_val)
+        codes = encoded.validation["y"]
+        # Networks read items, and what inferred them reads items too.
+        X = encoded.validation["X"] if data.models is None else data.X_val
+        labels, rows = encoded.classes[codes], np.flatnonzero(codes >= 0)
+        if len(rows) == len(codes):
+            inferred = self.inferrer.predict(X, labels)
+        else:
+            of_rows = self.inferrer.predict(take_rows(X, rows), labels[rows])
+            inferred = np.repeat(of_rows[:1], len(codes), axis=0)
+            inferred[rows] = of_rows
         return fill_missing(data.attributes_val, inferred, "attributes_val")
 
 

@@ -58,10 +58,13 @@ class GroupDROClassifier(BaseDebiasedClassifier):
     early_stopping : bool, default=False
         Stop when the validation score, or the training loss if no validation set is
         given, has stopped improving. Otherwise all `max_iter` epochs are run.
-    selection : {"auto", "worst_group", "group_balanced", "worst_class", "accuracy", \
-"last"}, default="auto"
+    selection : {"auto", "worst_group", "worst_inferred_group", "group_balanced", \
+"worst_class", "accuracy", "last"}, default="auto"
         Score on the validation set given to `fit` that selects the epoch. "auto" is
-        worst-group accuracy with `attributes_val`, worst-class accuracy without.
+        worst-group accuracy with `attributes_val`; without, the last epoch counts (with
+        `early_stopping`, that of the best worst class). "worst_inferred_group" needs no
+        `attributes_val`: what infers the attributes of the training rows in this fit
+        infers those of the validation rows.
         Ties go to the epoch of the best mean of the group accuracies, then of the
         least validation loss, then to the later one.
     warm_start : bool, default=False

@@ -269,9 +269,35 @@ def _encode_validation(estimator, data, classes):
         data.y_val,
         data.attributes_val,
         classes,
-        estimator.selection,
+        blind_selection(estimator, data.attributes_val),
         data.sample_weight_val,
     )
+
+
+def blind_selection(estimator, attributes_val):
+    """Return the score by which an estimator selects, before groups are inferred.
+
+    Parameters
+    ----------
+    estimator : HeadClassifier, or a network
+    attributes_val : array-like or None
+
+    Returns
+    -------
+    str
+        That of the parameter; what "auto" is without attributes: the last epoch, unless
+        a score is needed.
+    """
+    if estimator.selection != "auto":
+        return estimator.selection
+    if count_missing(attributes_val, "attributes_val") != "all":
+        return "worst_group"
+    # Of all epochs, the one with the best worst class is often one of the first, in
+    # which little has been learned yet, and that with the best worst inferred group is
+    # on average no better than the last where training is stable. Early stopping and
+    # what has no epochs need a score all the same.
+    needs_score = getattr(estimator, "early_stopping", True)
+    return "worst_class" if needs_score else "last"
 
 
 def encode_validation_rows(X, y, attributes, classes, selection, weights=None):
@@ -282,7 +308,8 @@ def encode_validation_rows(X, y, attributes, classes, selection, weights=None):
     X : ndarray or Tensor of shape (n_samples, n_features), or items
     y : array-like of shape (n_samples,)
     attributes : array-like or None
-        If some are missing, :func:`prepare` fills them.
+        If some are missing, :func:`prepare` fills them; if all are, it infers them for
+        a selection by inferred groups.
     classes : ndarray of shape (n_classes,)
         Classes of the training set.
     selection : str
@@ -296,6 +323,12 @@ def encode_validation_rows(X, y, attributes, classes, selection, weights=None):
         What `encode_validation_set` returns.
     """
     missing = count_missing(attributes, "attributes_val")
+    if selection == "worst_inferred_group" and missing != "all":
+        raise ValueError(
+            "selection='worst_inferred_group' infers the attributes of the validation "
+            "rows, and attributes_val was given: choose selection='worst_group', or "
+            "leave attributes_val out."
+        )
     if missing == "some":
         encoded = encode_validation_set(X, y, None, classes, "last", weights)
         read_annotations(attributes, len(encoded["y"]), "attributes_val")
@@ -330,8 +363,7 @@ def prepare(estimator, data, encoded=None, stage=None):
     warn_of_missing_or_ignored(estimator, data)
     if stage is None:
         stage = run_first_stage(estimator, data, encoded)
-    if count_missing(data.attributes_val, "attributes_val") == "some":
-        encoded = _filled(estimator, data, encoded, stage)
+    encoded = _with_inferred_groups(estimator, data, encoded, stage)
     method = estimator._make_method(data, stage)
     if method is not None:
         from skdebias.methods._checks import for_groups  # torch, which others lack
@@ -340,14 +372,25 @@ def prepare(estimator, data, encoded=None, stage=None):
     return Prepared(data, encoded, stage, method)
 
 
-def _filled(estimator, data, encoded, stage):
-    """Encode the validation set with the attributes that a first stage inferred."""
+def _with_inferred_groups(estimator, data, encoded, stage):
+    """Encode the validation set with the attributes that a first stage inferred.
+
+    Those that were given stay. Where none were, they are inferred for a selection by
+    the worst of the inferred groups alone.
+    """
+    missing = count_missing(data.attributes_val, "attributes_val")
+    selection = blind_selection(estimator, data.attributes_val)
+    is_whole = missing == "none" or (
+        missing == "all" and selection != "worst_inferred_group"
+    )
+    if encoded.validation is None or is_whole:
+        return encoded
     validation = encode_validation_set(
         encoded.validation["X"],
         data.y_val,
-        stage.attributes_of_validation(data),
+        stage.attributes_of_validation(data, encoded),
         encoded.classes,
-        estimator.selection,
+        selection,
         data.sample_weight_val,
     )
     return replace(encoded, validation=validation)

@@ -282,7 +282,11 @@ def encode_validation_set(X, y, attributes, classes, selection, weights=None):
         )
     if not len(y):
         raise ValueError("X_val and y_val have no rows: pass some, or neither.")
-    selection = _resolved(selection, attributes is not None)
+    if selection == "worst_group" and attributes is None:
+        raise ValueError(
+            "selection='worst_group' needs attributes_val, which is None: pass it, or "
+            "choose selection='worst_inferred_group'."
+        )
     groups, classes_val, values = form_groups(
         y, attributes, y_name="y_val", name="attributes_val", weights=weights
     )
@@ -300,18 +304,6 @@ def encode_validation_set(X, y, attributes, classes, selection, weights=None):
         "labels": [(classes_val[c], values[a]) for c, a in groups.cells],
         "unusable": unusable,
     }
-
-
-def _resolved(selection, has_attributes):
-    """Return the name of the score that selects the epoch."""
-    if selection == "auto":
-        return "worst_group" if has_attributes else "worst_class"
-    if selection == "worst_group" and not has_attributes:
-        raise ValueError(
-            "selection='worst_group' needs attributes_val, which is None: pass it, or "
-            "choose selection='worst_class'."
-        )
-    return selection
 
 
 def _positions(classes_val, classes, y_codes_val):

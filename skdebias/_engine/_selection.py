@@ -34,8 +34,9 @@ class ValidationScorer:
         is always counted as wrong.
     groups : Groups
         Groups of the validation rows.
-    selection : {"worst_group", "group_balanced", "worst_class", "accuracy", "last"}
-        The score that selects the epoch.
+    selection : {"worst_group", "worst_inferred_group", "group_balanced", \
+"worst_class", "accuracy", "last"}
+        The score that selects the epoch. Groups are inferred before.
     """
 
     y: NDArray[np.int64]
@@ -101,7 +102,7 @@ class ValidationScorer:
         ndarray of shape (n_total_heads,)
         """
         counts = self.groups.counts[:, None].astype(float)
-        if self.selection == "worst_group":
+        if self.selection in ("worst_group", "worst_inferred_group"):
             return accuracies.min(0)
         if self.selection == "group_balanced":
             return accuracies.mean(0)

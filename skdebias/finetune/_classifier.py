@@ -120,10 +120,13 @@ class FineTuneClassifier(BaseNetworkClassifier):
     early_stopping : bool, default=False
         Stop when the validation score, or the training loss if no validation set is
         given, has stopped improving.
-    selection : {"auto", "worst_group", "group_balanced", "worst_class", "accuracy", \
-"last"}, default="auto"
+    selection : {"auto", "worst_group", "worst_inferred_group", "group_balanced", \
+"worst_class", "accuracy", "last"}, default="auto"
         Score on the validation set given to `fit` that selects the epoch. "auto" is
-        worst-group accuracy with `attributes_val`, worst-class accuracy without.
+        worst-group accuracy with `attributes_val`; without, the last epoch counts (with
+        `early_stopping`, that of the best worst class). "worst_inferred_group" needs no
+        `attributes_val`: what infers the attributes of the training items infers those
+        of the validation items.
         Ties go to the epoch of the best mean of the group accuracies, then of the
         least validation loss, then to the later one.
     saliency_layer : str, default="input"

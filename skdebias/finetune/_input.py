@@ -14,7 +14,7 @@ from sklearn.utils.validation import validate_data
 from skdebias._annotations import check_same_kind, refuse_names
 from skdebias._attributes import on_host
 from skdebias._first_stage import check_annotations
-from skdebias._prepare import Encoded, encode_validation_rows
+from skdebias._prepare import Encoded, blind_selection, encode_validation_rows
 from skdebias._rows import refuse_masked
 from skdebias._sklearn import through_pipelines
 from skdebias._training_data import TrainingData, weighed
@@ -159,7 +159,7 @@ def check_fit_input(
             y_val,
             attributes_val,
             classes,
-            classifier.selection,
+            blind_selection(classifier, attributes_val),
             data.sample_weight_val,
         )
     if attributes is not None and attributes_val is not None:

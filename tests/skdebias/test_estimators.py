@@ -680,11 +680,20 @@ def test_the_validation_set_selects_the_epoch_and_nothing_else(estimator, spurio
     assert len(alone.loss_curve_) == 8
 
 
-def test_selection_without_attributes_is_by_worst_class(spurious):
+def test_without_attributes_the_last_epoch_is_kept(spurious):
     (X, y, _), (X_val, y_val, _), _ = spurious
     model = ERMClassifier(**COMMON).fit(X, y, X_val=X_val, y_val=y_val)
+    assert model.history_["validation_group_accuracy"].shape == (8, 2)
+    assert model.best_epoch_ == model.n_iter_ == 8
+    alone = ERMClassifier(**COMMON).fit(X, y)
+    np.testing.assert_array_equal(model.coef_, alone.coef_)
+
+
+def test_early_stopping_without_attributes_is_by_worst_class(spurious):
+    (X, y, _), (X_val, y_val, _), _ = spurious
+    model = ERMClassifier(**COMMON, early_stopping=True)
+    model.fit(X, y, X_val=X_val, y_val=y_val)
     table = model.history_["validation_group_accuracy"]
-    assert table.shape == (8, 2)
     np.testing.assert_array_equal(model.history_["validation_score"], table.min(1))
 
 
