@@ -34,14 +34,16 @@ class UGCClassifier(BaseDebiasedClassifier):
     ----------
     n_clusters : int, default=4
         Clusters of k-means, per class or in all. With 1, groups are the classes.
-    warmup : {"mean_difference", "epochs", "logistic"}, default="mean_difference"
+    warmup : {"auto", "mean_difference", "epochs", "logistic"}, default="auto"
         The classifier whose gradients are clustered. "mean_difference" is the linear
         head along the differences of the class means, with the scale of least log loss:
         no hyper-parameter, no seed; also with hidden layers it works on X itself.
         "epochs" trains this estimator's head by ERM for `warmup_epochs`, as in the
         paper, and "logistic" fits a logistic regression with this estimator's
         `weight_decay` to convergence; with hidden layers, on the activations of the
-        head trained for `warmup_epochs`.
+        head trained for `warmup_epochs`. "auto" is "mean_difference", unless its
+        clusters are weak, X has at most 100 features, and "logistic" on X has clusters
+        that are not.
     warmup_epochs : int, default=1
         Epochs of the warm-up.
     per_class : bool, default=True
@@ -110,6 +112,8 @@ default="feature_magnitude"
     ----------
     pseudo_attributes_ : ndarray of shape (n_samples,)
         Cluster of every row; with `pool`, 0 for the majority and 1 for the rest.
+    warmup_ : str
+        The warm-up that was taken.
     cluster_sizes_ : ndarray of shape (n_classes, n_clusters)
         Rows of every class in every cluster, before pooling, clusters sorted by size.
     silhouette_ : float
@@ -161,9 +165,11 @@ default="feature_magnitude"
 
     Features are centred in the first stage, never scaled: standardise X. With few
     features the mean-difference warm-up can mistake the hard rows of a class for those
-    that conflict with the spurious attribute, and do harm;
-    :class:`~skdebias.attributes.WeakClustersWarning` then points to
-    `warmup="logistic"`, which finds them where the shortcut is strong.
+    that conflict with the spurious attribute, and do harm. There "auto" takes the
+    logistic warm-up where that finds clear clusters. Where neither does, the clusters
+    of the mean difference are used all the same: on embeddings of faces and texts, weak
+    as they are, they gain over class-balanced ERM.
+    :class:`~skdebias.attributes.WeakClustersWarning` says so.
 
     References
     ----------
@@ -189,7 +195,7 @@ default="feature_magnitude"
     _parameter_constraints: dict = {
         **BaseDebiasedClassifier._parameter_constraints,
         "n_clusters": [Interval(Integral, 1, None, closed="left")],
-        "warmup": [StrOptions({"mean_difference", "epochs", "logistic"})],
+        "warmup": [StrOptions({"auto", "mean_difference", "epochs", "logistic"})],
         "warmup_epochs": [Interval(Integral, 1, None, closed="left")],
         "per_class": ["boolean"],
         "pool": ["boolean"],
@@ -202,7 +208,7 @@ default="feature_magnitude"
     def __init__(
         self,
         n_clusters=4,
-        warmup="mean_difference",
+        warmup="auto",
         *,
         warmup_epochs=1,
         per_class=True,
@@ -268,7 +274,7 @@ default="feature_magnitude"
         norms = None
         if self.robust == "feature_magnitude":
             norms = self._feature_norms(X, weights)
-        names = ("pseudo_attributes_", "cluster_sizes_", "silhouette_")
+        names = ("pseudo_attributes_", "warmup_", "cluster_sizes_", "silhouette_")
         return FirstStage(
             inferrer.pseudo_attributes_,
             True,

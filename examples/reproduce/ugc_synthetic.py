@@ -49,7 +49,7 @@ PAPER_FORM = {
 METHODS = {
     "ERM": ERMClassifier(**HEAD),
     "ERM, core features only": ERMClassifier(**HEAD),
-    "UGC": UGCClassifier(**HEAD),
+    "UGC": UGCClassifier(warmup="mean_difference", **HEAD),
     "UGC, logistic warm-up": UGCClassifier(warmup="logistic", **HEAD),
     "UGC, logistic warm-up, GroupDRO": UGCClassifier(
         warmup="logistic", robust="group_dro", step_size=0.1, **HEAD

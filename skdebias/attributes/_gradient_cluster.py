@@ -1,6 +1,7 @@
 """Pseudo-attributes from clusters of last-layer gradients (UGC)."""
 
 from numbers import Integral, Real
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -40,6 +41,22 @@ _ROUNDING = 1e-5
 _WEAK_SILHOUETTE = 0.58
 
 
+# Up to so many features a logistic regression is tried where clusters are weak. With
+# embeddings its clusters were weak wherever those of the mean difference were.
+_FEW_FEATURES = 100
+
+
+class _Found(NamedTuple):
+    """What one warm-up led to."""
+
+    warmup: str
+    layer: LastLayer
+    clusters: np.ndarray
+    clusterings: list
+    silhouette: float
+    is_easy: np.ndarray
+
+
 class WeakClustersWarning(UserWarning):
     """Warning that gradient clusters carry no signal.
 
@@ -62,11 +79,13 @@ class GradientClusterPseudoAttributes(BasePseudoAttributes):
     ----------
     n_clusters : int, default=2
         Clusters of k-means, per class or in all.
-    warmup : {"mean_difference", "epochs", "logistic"}, default="mean_difference"
+    warmup : {"auto", "mean_difference", "epochs", "logistic"}, default="auto"
         The classifier whose gradients are taken. "mean_difference" is the linear head
         along the differences of the class means, its scale fitted by a line search: no
         hyper-parameter, no seed. "epochs" trains `reference_estimator` briefly, as in
-        the paper. "logistic" fits an L2-regularised logistic regression.
+        the paper. "logistic" fits an L2-regularised logistic regression. "auto" is
+        "mean_difference", unless its clusters are weak, X has at most 100 features, and
+        "logistic" on X has clusters that are not.
     warmup_epochs : int, default=1
         Epochs of the default reference estimator.
     per_class : bool, default=True
@@ -85,8 +104,8 @@ class GradientClusterPseudoAttributes(BasePseudoAttributes):
     reference_estimator : classifier, default=None
         The network of `warmup="epochs"`, a head estimator of skdebias. Its hidden
         activations, if any, are the features of the last layer, also for "logistic",
-        which refits its last layer; "mean_difference" always works on X. None is a
-        linear head trained for `warmup_epochs`.
+        which refits its last layer; "mean_difference" and "auto" always work on X. None
+        is a linear head trained for `warmup_epochs`.
     device : str, default="auto"
         Torch device; "auto" takes CUDA where there is one.
     random_state : int, RandomState instance or None, default=None
@@ -96,6 +115,8 @@ class GradientClusterPseudoAttributes(BasePseudoAttributes):
     ----------
     pseudo_attributes_ : ndarray of shape (n_samples,)
         Cluster of every row; with `pool`, 0 for the majority and 1 for the rest.
+    warmup_ : str
+        The warm-up that was taken.
     cluster_sizes_ : ndarray of shape (n_classes, n_clusters)
         Rows of every class in every cluster, before pooling. Clusters are sorted by
         size, per class or in all.
@@ -137,7 +158,7 @@ class GradientClusterPseudoAttributes(BasePseudoAttributes):
 
     _parameter_constraints: dict = {
         "n_clusters": [Interval(Integral, 1, None, closed="left")],
-        "warmup": [StrOptions({"mean_difference", "epochs", "logistic"})],
+        "warmup": [StrOptions({"auto", "mean_difference", "epochs", "logistic"})],
         "warmup_epochs": [Interval(Integral, 1, None, closed="left")],
         "per_class": ["boolean"],
         "pool": ["boolean"],
@@ -153,7 +174,7 @@ class GradientClusterPseudoAttributes(BasePseudoAttributes):
         self,
         n_clusters=2,
         *,
-        warmup="mean_difference",
+        warmup="auto",
         warmup_epochs=1,
         per_class=True,
         pool=True,
@@ -189,23 +210,45 @@ class GradientClusterPseudoAttributes(BasePseudoAttributes):
         features = Features(X, resolve_device(self.device))
         with torch.no_grad():
             check_range(features)
-            features, self._layer = self._warm_up(
-                features, X, y, codes, validation, seed, sample_weight
-            )
-            z = logits(features, self._layer)
-            check_finite(z, f"warmup={self.warmup!r}")
-            self._is_easy = z.argmax(1).cpu().numpy() == codes
-            clusters = self._cluster(features, codes, z, seed, sample_weight)
-        self._layer = moved(self._layer, torch.device("cpu"))
+            found = self._found(features, X, y, codes, validation, seed, sample_weight)
+        self.warmup_, self.silhouette_ = found.warmup, found.silhouette
+        self._layer = moved(found.layer, torch.device("cpu"))
+        self._clusterings, self._is_easy = found.clusterings, found.is_easy
         shape = len(self.classes_), self.n_clusters
         self.cluster_sizes_ = np.zeros(shape, dtype=np.int64)
-        np.add.at(self.cluster_sizes_, (codes, clusters), 1)
-        inferred = np.minimum(clusters, 1) if self.pool else clusters
-        self.silhouette_ = _silhouette(
+        np.add.at(self.cluster_sizes_, (codes, found.clusters), 1)
+        self._warn_of_weak_clusters()
+        return self._pooled(found.clusters)
+
+    def _found(self, features, X, y, codes, *rest):
+        """Return the clusters; of "auto", those of the first warm-up unless weak."""
+        if self.warmup != "auto":
+            return self._try(self.warmup, features, X, y, codes, *rest)
+        first = self._try("mean_difference", features, X, y, codes, *rest)
+        if first.silhouette > _WEAK_SILHOUETTE or features.n_features > _FEW_FEATURES:
+            return first
+        second = self._try("logistic", features, X, y, codes, *rest)
+        return second if second.silhouette > _WEAK_SILHOUETTE else first
+
+    def _try(self, warmup, features, X, y, codes, validation, seed, sample_weight):
+        """Return the clusters after one warm-up."""
+        features, layer = self._warm_up(
+            warmup, features, X, y, codes, validation, seed, sample_weight
+        )
+        z = logits(features, layer)
+        check_finite(z, f"warmup={warmup!r}")
+        clusters, clusterings = self._cluster(
+            features, layer, codes, z, seed, sample_weight
+        )
+        inferred = self._pooled(clusters)
+        silhouette = _silhouette(
             margins(z, codes), codes, inferred, seed, sample_weight
         )
-        self._warn_of_weak_clusters()
-        return inferred
+        is_easy = z.argmax(1).cpu().numpy() == codes
+        return _Found(warmup, layer, clusters, clusterings, silhouette, is_easy)
+
+    def _pooled(self, clusters):
+        return np.minimum(clusters, 1) if self.pool else clusters
 
     def _assign(self, X, codes):
         X = validate_features(self, X, reset=False)
@@ -221,51 +264,51 @@ class GradientClusterPseudoAttributes(BasePseudoAttributes):
                 if model is not None and len(rows):
                     gradients = _gradients(features, rows, residual, layer.center)
                     clusters[rows] = model.assign(gradients)
-        return np.minimum(clusters, 1) if self.pool else clusters
+        return self._pooled(clusters)
 
-    def _warm_up(self, features, X, y, codes, validation, seed, sample_weight):
+    def _warm_up(self, warmup, features, X, y, codes, validation, seed, sample_weight):
         """Return the features of the last layer, and that layer."""
         n_classes = int(codes.max()) + 1
-        if self.warmup == "mean_difference":
+        if warmup == "mean_difference":
             return features, mean_difference(features, codes, n_classes, sample_weight)
         if not self._has_reference():
             return features, self._logistic(features, codes, sample_weight)
         default = ERMClassifier(max_iter=self.warmup_epochs, random_state=seed)
         model = self._fit_reference(default, X, y, validation, sample_weight)
         features = self._last_layer_features(features)
-        if self.warmup == "logistic":
+        if warmup == "logistic":
             return features, self._logistic(features, codes, sample_weight)
         last = fitted_layers(model)[-1]
         return features, _last_layer(features, last, sample_weight)
 
     def _last_layer_features(self, features):
         """Return what the last layer reads: the activations of a network, or X."""
-        if self.warmup == "mean_difference" or not self._has_reference():
+        if not self._has_reference():
             return features
         return _Activations(features, fitted_layers(self.reference_estimator_)[:-1])
 
     def _has_reference(self):
+        if self.warmup in ("auto", "mean_difference"):
+            return False
         return self.warmup == "epochs" or self.reference_estimator is not None
 
     def _logistic(self, features, codes, sample_weight):
         n_classes = int(codes.max()) + 1
         return logistic(features, codes, n_classes, self.weight_decay, sample_weight)
 
-    def _cluster(self, features, codes, z, seed, sample_weight):
-        """Return the k-means cluster of every row, and keep what assigns others."""
+    def _cluster(self, features, layer, codes, z, seed, sample_weight):
+        """Return the k-means cluster of every row, and what assigns others."""
         residual = residuals(z, codes)
         units = [np.arange(len(codes))]
         if self.per_class:
             units = [np.flatnonzero(codes == c) for c in range(len(self.classes_))]
         clusters = np.zeros(len(codes), dtype=np.int64)
-        self._clusterings = [None] * len(units)
+        clusterings = [None] * len(units)
         for unit, rows in enumerate(units):
             if len(rows) < 2:
                 continue  # a single row is a cluster of its own
             weights = None if sample_weight is None else sample_weight[rows]
-            gradients = _gradients(
-                features, rows, residual, self._layer.center, weights
-            )
+            gradients = _gradients(features, rows, residual, layer.center, weights)
             norms, components = gradients.norms()[:, None].cpu().numpy(), None
             points = norms
             if self.signature == "gradient":
@@ -274,8 +317,8 @@ class GradientClusterPseudoAttributes(BasePseudoAttributes):
             if np.ptp(points, axis=0).max() <= _ROUNDING * norms.max():
                 continue  # equal rows: k-means would cluster their rounding errors
             clusters[rows], centers = k_means(points, self.n_clusters, seed, weights)
-            self._clusterings[unit] = Clustering(components, centers)
-        return clusters
+            clusterings[unit] = Clustering(components, centers)
+        return clusters, clusterings
 
     def _warn_of_weak_clusters(self):
         if self.silhouette_ > _WEAK_SILHOUETTE:

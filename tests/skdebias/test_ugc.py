@@ -147,3 +147,43 @@ def test_no_conflicting_rows_warns_and_fits():
     with pytest.warns(WeakClustersWarning):
         model = UGCClassifier(max_iter=3, random_state=0).fit(X, y)
     assert model.score(X, y) > 0.9
+
+
+def _few_features(shift, n_rows=2000):
+    """The set of the paper, harder: five cues of the class and one shortcut."""
+    rng = np.random.default_rng(0)
+    y = rng.integers(0, 2, n_rows)
+    shortcut = np.where(rng.random(n_rows) < 0.95, y, 1 - y)
+    cues = rng.normal(size=(n_rows, 5)) + shift * y[:, None]
+    X = np.column_stack([(cues - cues.mean(0)) / cues.std(0), 2 * shortcut])
+    return X, y, shortcut
+
+
+def test_with_few_features_the_clusters_that_are_clear_are_taken():
+    X, y, shortcut = _few_features(0.75)
+
+    def minority(warmup, features=X):
+        inferrer = GradientClusterPseudoAttributes(
+            4, warmup=warmup, random_state=0
+        ).fit(features, y)
+        conflicting = (shortcut != y)[inferrer.pseudo_attributes_ == 1]
+        return inferrer, conflicting.mean()
+
+    with pytest.warns(WeakClustersWarning):
+        _, share = minority("mean_difference")
+    assert share < 0.6
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", WeakClustersWarning)
+        chosen, share = minority("auto")
+    assert chosen.warmup_ == "logistic"
+    assert share > 0.9
+    logistic, _ = minority("logistic")
+    np.testing.assert_array_equal(
+        chosen.predict(X[:100], y[:100]), logistic.predict(X[:100], y[:100])
+    )
+    many = np.hstack([X, np.zeros((len(X), 100))])
+    with pytest.warns(WeakClustersWarning):
+        assert minority("auto", many)[0].warmup_ == "mean_difference"
+    easy, _, _ = _few_features(2.0)  # neither is clear
+    with pytest.warns(WeakClustersWarning):
+        assert minority("auto", easy)[0].warmup_ == "mean_difference"
