@@ -25,6 +25,7 @@ PAGES = {
     "finetune_cmnist": "finetune_cmnist",
     "frozen_finetuned": "frozen_finetuned",
     "image_embeddings": "image",
+    "inferred_groups": "inferred_groups",
     "text_embeddings": "text",
     "ugc_page": "ugc",
     "ule_mnist": "ule_mnist",
