@@ -323,6 +323,10 @@ def _number(kind: type, low: float = -np.inf) -> _Check:
     return check
 
 
+def _name(*names: str) -> _Check:
+    return lambda value, _: type(value) is str and value in names
+
+
 def _either(*checks: _Check) -> _Check:
     return lambda value, lengths: any(check(value, lengths) for check in checks)
 
@@ -446,6 +450,7 @@ _KNOWN: dict[str, _Check] = {
     "beta_bounds_": _pair,
     "extrapolated_distribution_": _array("f", "classes", "attributes", finite=False),
     "pseudo_attributes_": _inferred,
+    "warmup_": _name("mean_difference", "epochs", "logistic"),
     "cluster_sizes_": _array("iu", None, None),
     "silhouette_": _number(float),
     "group_weights_": _array("f", "groups"),
