@@ -1,6 +1,7 @@
 """Base class of the estimators whose head the engine trains."""
 
 from abc import abstractmethod
+from copy import copy
 from numbers import Integral, Real
 
 import numpy as np
@@ -8,6 +9,8 @@ import numpy as np
 from skdebias._head import HeadClassifier
 from skdebias._sklearn import Interval, StrOptions
 
+# Of "auto" where nothing chooses.
+DEFAULT_DECAY = 1e-2
 # A wider layer would need gigabytes for the weights of a few hundred features.
 _WIDEST = 1 << 20
 
@@ -24,7 +27,7 @@ class BaseDebiasedClassifier(HeadClassifier):
         "solver": [StrOptions({"sgd", "adamw", "lbfgs"})],
         "learning_rate": [Interval(Real, 0, None, closed="neither")],
         "momentum": [Interval(Real, 0, 1, closed="left")],
-        "weight_decay": [Interval(Real, 0, None, closed="left")],
+        "weight_decay": [Interval(Real, 0, None, closed="left"), StrOptions({"auto"})],
         "batch_size": [Interval(Integral, 1, None, closed="left")],
         "max_iter": [Interval(Integral, 1, None, closed="left")],
         "tol": [Interval(Real, 0, None, closed="left")],
@@ -117,13 +120,36 @@ class BaseDebiasedClassifier(HeadClassifier):
         return True
 
     def _n_epochs(self):
-        return self.max_iter
+        return self._optimizer_parameters()["max_iter"]
+
+    def _optimizer_parameters(self, groups_known=True):
+        """Return the parameters of the optimizer, with what "auto" stands for.
+
+        Parameters
+        ----------
+        groups_known : bool, default=True
+            Whether the groups of the training rows are known, and not inferred.
+
+        Returns
+        -------
+        dict of str to object
+            `solver`, `max_iter` and `weight_decay`, which stays "auto" where the solver
+            chooses it.
+        """
+        decay = self.weight_decay
+        if decay == "auto" and not (self.solver == "lbfgs" and groups_known):
+            decay = DEFAULT_DECAY
+        return {
+            "solver": self.solver,
+            "max_iter": self.max_iter,
+            "weight_decay": decay,
+        }
 
     def _train(self, prepared, task):
         from skdebias._fit import StackFit
 
         (trained,) = StackFit([self], [prepared], task=task).run()
-        prepared.method.check_result(trained.result)
+        trained.method.check_result(trained.result)
         return trained.attributes
 
     def _check_warm_start(self, before, classes):
@@ -156,6 +182,29 @@ def shared_parameters():
         Their defaults, by name.
     """
     return BaseDebiasedClassifier.__init__.__kwdefaults__
+
+
+def with_numbers(estimator, groups_known=True):
+    """Return an estimator whose optimizer has numbers in place of "auto".
+
+    Parameters
+    ----------
+    estimator : BaseDebiasedClassifier
+        It is not changed.
+    groups_known : bool, default=True
+        Whether the groups of the training rows are known, and not inferred.
+
+    Returns
+    -------
+    BaseDebiasedClassifier
+        The same, or a copy. A weight decay that its solver chooses stays "auto".
+    """
+    parameters = estimator._optimizer_parameters(groups_known)
+    if all(getattr(estimator, name) == value for name, value in parameters.items()):
+        return estimator
+    numbered = copy(estimator)
+    vars(numbered).update(parameters)
+    return numbered
 
 
 def trains_networks(estimator):

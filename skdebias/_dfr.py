@@ -10,7 +10,6 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 
 from skdebias._base import BaseDebiasedClassifier
-from skdebias._groups import Groups
 from skdebias._head import HeadClassifier
 from skdebias._quiet import ignored
 from skdebias._sklearn import HasMethods, Interval, StrOptions
@@ -234,7 +233,7 @@ class DFRClassifier(HeadClassifier):
             selection = "worst_group" if inferred else self.selection
             held_out = HeadValidationScorer(
                 y[held],
-                _restricted(groups, held),
+                groups.take(held),
                 selection,
                 Features(features.rows(torch.from_numpy(held)), cpu),
             )
@@ -246,7 +245,7 @@ class DFRClassifier(HeadClassifier):
                 validation["selection"],
                 Features(validation["X"], cpu),
             )
-        groups_of_rows = _restricted(groups, rows)
+        groups_of_rows = groups.take(rows)
         heads, _ = self._heads(features, rows, groups_of_rows, scaling, Cs, 1, rng)
         stack = stack_parameters([([c], [b]) for c, b in heads], 1, cpu)
         return held_out.score(held_out.group_accuracies(stack))
@@ -330,10 +329,3 @@ def _moments(features, sample_weight):
     variance = np.maximum(squares / counted - mean**2, 0.0)
     constant = variance <= 1e-12 * np.maximum(1.0, (shift + mean) ** 2)
     return shift + mean, np.where(constant, 1.0, np.sqrt(variance))
-
-
-def _restricted(groups, rows):
-    """Return the groups of some rows."""
-    cells = groups.cells[groups.ids[rows]]
-    weights = None if groups.weights is None else groups.weights[rows]
-    return Groups.from_labels(*cells.T, groups.n_classes, groups.n_attributes, weights)

@@ -3,7 +3,11 @@
 import numpy as np
 from sklearn.utils import compute_class_weight
 
-from skdebias._base import BaseDebiasedClassifier, shared_parameters
+from skdebias._base import (
+    BaseDebiasedClassifier,
+    shared_parameters,
+    with_numbers,
+)
 from skdebias._sklearn import HasMethods, StrOptions
 
 
@@ -227,7 +231,7 @@ def make_erm(estimator, **changes):
     -------
     ERMClassifier
     """
-    params = estimator.get_params(deep=False)
+    params = with_numbers(estimator, groups_known=False).get_params(deep=False)
     shared = {name: params[name] for name in shared_parameters()}
     return ERMClassifier(**(shared | {"warm_start": False} | changes))
 

@@ -9,6 +9,8 @@ import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 from tqdm import tqdm
 
+from skdebias._base import with_numbers
+from skdebias._choice import choice_attributes, choose, default_decay, with_choices
 from skdebias._device import resolve_device
 from skdebias._engine._features import AppendedFeatures, Features, JoinedFeatures
 from skdebias._engine._lbfgs import solve
@@ -19,6 +21,7 @@ from skdebias._engine._sgd import Training
 from skdebias._head import HEAD_ATTRIBUTES, fitted_layers, layer_parameters
 from skdebias._validation import VALIDATED
 from skdebias._warnings import warn_caller
+from skdebias.methods import Method
 from skdebias.methods._checks import check_learned
 
 
@@ -31,10 +34,13 @@ class Trained(NamedTuple):
         Fitted attributes.
     result : Fitted
         What its method may look at.
+    method : skdebias.methods.Method
+        What was trained.
     """
 
     attributes: dict
     result: Fitted
+    method: Method
 
 
 class StackFit:
@@ -71,7 +77,11 @@ class StackFit:
         rows=None,
         allow_divergence=False,
     ):
-        self._prepared = prepared
+        estimators = [
+            with_numbers(estimator, groups_known=not one.stage.inferred)
+            for estimator, one in zip(estimators, prepared)
+        ]
+        self._prepared, self._choices = prepared, [None] * len(prepared)
         first, shared = estimators[0], prepared[0]
         self._first, self._shared, self._task = first, shared, task
         methods = [one.method for one in prepared]
@@ -100,15 +110,15 @@ class StackFit:
             initial=None if starts[0] is None else [*chain(*starts)],
             n_unlabeled=n_unlabeled,
         )
-        config = _optimizer_config(estimators, methods)
         scorer = _validation_scorer(shared.validation, device, X_student)
         task_data = features, codes.astype(np.int64), len(shared.classes)
         self._training = None
         if first.solver == "lbfgs":
             self._solve = partial(
-                solve, *task_data, problem, config, tol=first.tol, validation=scorer
+                self._choose_and_solve, estimators, task_data, problem, scorer
             )
             return
+        config = _optimizer_config(estimators, methods)
         self._training = Training(
             *task_data,
             [problem],
@@ -144,9 +154,18 @@ class StackFit:
                     until, on_epoch_begin=observer.begin, on_epoch_end=observer.end
                 )
         return [
-            _trained(one, self.fitted.part(position, self._n_heads))
-            for position, one in enumerate(self._prepared)
+            _trained(one, self.fitted.part(position, self._n_heads), choice)
+            for position, (one, choice) in enumerate(zip(self._prepared, self._choices))
         ]
+
+    def _choose_and_solve(self, estimators, data, problem, scorer):
+        """Choose what "auto" leaves open, and solve for what is chosen."""
+        config = _optimizer_config(estimators, problem.methods)
+        self._choices = choose(
+            estimators, self._prepared, data, problem, config, scorer
+        )
+        problem, config = with_choices(problem, config, self._choices, data)
+        return solve(*data, problem, config, tol=self._first.tol, validation=scorer)
 
     def select(self, positions):
         """Go on with some of the estimators; the heads of the others are dropped.
@@ -172,15 +191,21 @@ def _warn_if_unsolved(fitted, estimator):
         )
 
 
-def _trained(prepared, result):
+def _trained(prepared, result, choice):
     """Return what training gave one estimator."""
+    chosen = {}
+    if choice is not None:
+        prepared = replace(prepared, method=choice.best.method)
+        chosen = choice_attributes(choice)
     return Trained(
         {
             **heads_attributes(prepared.method.heads, result.stack),
             **training_attributes(prepared, result),
+            **chosen,
         },
         # The weights are in the attributes: of a stack, they would be kept whole.
         replace(result, stack=None),
+        prepared.method,
     )
 
 
@@ -269,9 +294,10 @@ def _optimizer_config(estimators, methods):
             np.array([getattr(e, name) for e in estimators], dtype=float), n_heads
         )
 
+    own = np.repeat([default_decay(estimator) for estimator in estimators], n_heads)
     decays = [
         default if head.weight_decay is None else head.weight_decay
-        for default, head in zip(per_head("weight_decay"), heads)
+        for default, head in zip(own, heads)
     ]
     epochs = None
     if any(head.epochs is not None for head in heads):

@@ -445,6 +445,11 @@ _KNOWN: dict[str, _Check] = {
     "first_intercept_": _array("f", "logits"),
     "first_coefs_": _layers("first"),
     "first_intercepts_": _biases("first"),
+    # What "auto" chose.
+    "weight_decay_": _number(float, 0),
+    "weight_decay_path_": _history,
+    "selected_strength_": _number(float),
+    "strength_path_": _history,
     # What single methods learn.
     "beta_": _number(float),
     "beta_bounds_": _pair,

@@ -1,8 +1,12 @@
 """GERNE: gradient extrapolation for debiased representation learning."""
 
-from numbers import Real
+from numbers import Integral, Real
 
-from skdebias._base import BaseDebiasedClassifier, shared_parameters
+from skdebias._base import (
+    DEFAULT_DECAY,
+    BaseDebiasedClassifier,
+    shared_parameters,
+)
 from skdebias._erm import model_factory
 from skdebias._sklearn import HasMethods, Interval, StrOptions
 
@@ -19,11 +23,19 @@ class GERNEClassifier(BaseDebiasedClassifier):
     extrapolated loss `L_lb + beta (L_lb - L_b)` (equation 7), which in expectation
     trains under `p_ext(a|y) = alpha + c (1 + beta) (1/A - alpha)` (equation 8).
 
+    Untouched, and with attributes, it finds the strength `s = c (1 + beta)` and the
+    weight decay itself; with `beta` given, such as `GERNEClassifier(beta=1.0)`, it is
+    the paper's algorithm.
+
     Parameters
     ----------
-    beta : float, default=1.0
+    beta : float or "auto", default="auto"
         Extrapolation factor. -1 is class-balanced training. Above `1/c - 1` minority
-        groups count more than majority groups.
+        groups count more than majority groups. "auto" is chosen with `solver="lbfgs"`
+        on the validation set or, if `fit` is given none with attributes, on three folds
+        of the training rows: by the smooth error of the worst group. Where nothing
+        chooses (without attributes, with another solver or hidden layers, in a whole
+        network) it is group balance, `1/c - 1`.
     c : float, default=0.5
         How far the less biased batch moves towards group balance, in (0, 1]. With
         `beta=0`, `c=1` is group resampling.
@@ -51,21 +63,24 @@ class GERNEClassifier(BaseDebiasedClassifier):
         :class:`~skdebias.attributes.SSAPseudoAttributes`, also those of single rows.
     hidden_layer_sizes : array-like of int, default=()
         Sizes of hidden ReLU layers. Empty is a linear head.
-    solver : {"sgd", "adamw", "lbfgs"}, default="sgd"
+    solver : {"auto", "sgd", "adamw", "lbfgs"}, default="auto"
         SGD with heavy-ball momentum, AdamW, or for a linear head batched L-BFGS on the
         expected objective: deterministic, to a gradient of at most `tol` in at most
-        `max_iter` iterations, the validation set selecting nothing.
+        `max_iter` iterations, the validation set selecting no more than what is "auto".
+        "auto" is "lbfgs" where it chooses beta, and else "sgd".
     learning_rate : float, default=1e-3
         Constant step size; the default suits standardised embeddings.
     momentum : float, default=0.9
         Momentum of SGD, or the first-moment decay of AdamW.
-    weight_decay : float, default=1e-2
-        L2 penalty on the weights (not the biases); decoupled for AdamW.
+    weight_decay : float or "auto", default="auto"
+        L2 penalty on the weights (not the biases); decoupled for AdamW. "auto" is
+        chosen as beta is with `solver="lbfgs"`, and else 1e-2.
     batch_size : int, default=256
         Rows per step over all batches of the method. Every group of a balanced batch
         gets at least one row, even if that takes more.
-    max_iter : int, default=50
-        Epochs, each of `ceil(n_samples / batch_size)` steps.
+    max_iter : int or "auto", default="auto"
+        Epochs, each of `ceil(n_samples / batch_size)` steps. "auto" is 50 epochs, or
+        1000 iterations of "lbfgs".
     tol : float, default=1e-4
         Least progress that counts for `early_stopping`.
     n_iter_no_change : int, default=10
@@ -95,7 +110,14 @@ class GERNEClassifier(BaseDebiasedClassifier):
     Attributes
     ----------
     beta_ : float
-        The beta used; differs from `beta` only after clipping.
+        The beta used: chosen, given, or clipped.
+    selected_strength_ : float
+        The chosen strength, `c (1 + beta_)`, where one was chosen.
+    weight_decay_ : float
+        The weight decay with it.
+    strength_path_ : dict of ndarray
+        What was chosen from: `strength`, `weight_decay`, and the smooth worst-group
+        `error` on held-out rows.
     beta_bounds_ : tuple of float
         Bounds (low, high) of beta for the fitted data and `c` (equation 9).
     extrapolated_distribution_ : ndarray of shape (n_classes, n_attribute_values)
@@ -168,18 +190,20 @@ class GERNEClassifier(BaseDebiasedClassifier):
 
     _parameter_constraints: dict = {
         **BaseDebiasedClassifier._parameter_constraints,
-        "beta": [Interval(Real, None, None, closed="neither")],
+        "beta": [Interval(Real, None, None, closed="neither"), StrOptions({"auto"})],
         "c": [Interval(Real, 0, 1, closed="right")],
         "coupling": [StrOptions({"independent", "shared"})],
         "out_of_bounds": [StrOptions({"auto", "raise", "warn", "clip"})],
         "t": [Interval(Real, 0, 1, closed="neither")],
         "reference_estimator": [HasMethods(["fit", "predict_proba"]), None],
         "pseudo_attributes": [HasMethods(["fit_predict"]), None],
+        "solver": [StrOptions({"auto", "sgd", "adamw", "lbfgs"})],
+        "max_iter": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"})],
     }
 
     def __init__(
         self,
-        beta=1.0,
+        beta="auto",
         c=0.5,
         t=_T,
         *,
@@ -188,12 +212,12 @@ class GERNEClassifier(BaseDebiasedClassifier):
         reference_estimator=None,
         pseudo_attributes=None,
         hidden_layer_sizes=(),
-        solver="sgd",
+        solver="auto",
         learning_rate=1e-3,
         momentum=0.9,
-        weight_decay=1e-2,
+        weight_decay="auto",
         batch_size=256,
-        max_iter=50,
+        max_iter="auto",
         tol=1e-4,
         n_iter_no_change=10,
         early_stopping=False,
@@ -227,6 +251,20 @@ class GERNEClassifier(BaseDebiasedClassifier):
         self.out_of_bounds = out_of_bounds
         self.reference_estimator = reference_estimator
         self.pseudo_attributes = pseudo_attributes
+
+    def _optimizer_parameters(self, groups_known=True):
+        parameters = super()._optimizer_parameters()
+        linear = not len(self.hidden_layer_sizes)
+        if self.solver == "auto":
+            chooses = self.beta == "auto" and linear and groups_known
+            parameters["solver"] = "lbfgs" if chooses else "sgd"
+        exact = parameters["solver"] == "lbfgs"
+        if self.max_iter == "auto":
+            parameters["max_iter"] = 1000 if exact else 50
+        decay = self.weight_decay
+        if decay == "auto" and not (exact and groups_known):
+            decay = DEFAULT_DECAY
+        return parameters | {"weight_decay": decay}
 
     def _without_attributes(self):
         if self.reference_estimator is not None or self.t != _T:

@@ -105,6 +105,21 @@ class Groups:
             weights=weights,
         )
 
+    def take(self, rows: npt.NDArray[np.int64]) -> Self:
+        """Return the groups of some of the samples, numbered anew.
+
+        Parameters
+        ----------
+        rows : ndarray of shape (n_rows,)
+
+        Returns
+        -------
+        Groups
+        """
+        cells = self.cells[self.ids[rows]]
+        weights = None if self.weights is None else self.weights[rows]
+        return self.from_labels(*cells.T, self.n_classes, self.n_attributes, weights)
+
     @property
     def n_groups(self) -> int:
         """Number of non-empty groups."""

@@ -69,12 +69,15 @@ class Prepared:
         What was learned before, with the groups to train on.
     method : skdebias.methods.Method or None
         What trains the head, for these groups. None where the engine does not.
+    candidates : tuple of skdebias.methods.Method, default=()
+        What a solver that chooses on held-out rows takes instead.
     """
 
     data: TrainingData
     encoded: Encoded
     stage: FirstStage
     method: Any
+    candidates: tuple[Any, ...] = ()
 
     @property
     def classes(self) -> np.ndarray:
@@ -364,12 +367,14 @@ def prepare(estimator, data, encoded=None, stage=None):
     if stage is None:
         stage = run_first_stage(estimator, data, encoded)
     encoded = _with_inferred_groups(estimator, data, encoded, stage)
-    method = estimator._make_method(data, stage)
+    method, candidates = estimator._make_method(data, stage), ()
     if method is not None:
         from skdebias.methods._checks import for_groups  # torch, which others lack
 
+        if not stage.inferred:
+            candidates = method.candidates(stage.groups)
         method = for_groups(method, stage.groups, inferred=stage.inferred)
-    return Prepared(data, encoded, stage, method)
+    return Prepared(data, encoded, stage, method, candidates or (method,))
 
 
 def _with_inferred_groups(estimator, data, encoded, stage):

@@ -45,7 +45,12 @@ from skdebias.model_selection import (
 #: Settings with which any head is fitted in no time.
 QUICK = {"max_iter": 2, "warmup_epochs": 1, "n_draws": 1, "random_state": 0}
 HIDDEN = {"hidden_layer_sizes": (16,), "learning_rate": 0.05}
-DETERMINISTIC = {"solver": "lbfgs", "max_iter": 200, "tol": 1e-10}
+DETERMINISTIC = {
+    "solver": "lbfgs",
+    "max_iter": 200,
+    "tol": 1e-10,
+    "weight_decay": 0.01,
+}
 RATES = {"learning_rate": [1e-3, 1e-2, 3e-2], "weight_decay": [0.0, 0.1]}
 BETAS = {"beta": [-1.0, 0.0, 0.5], "c": [0.3, 0.5], "out_of_bounds": ["clip"]}
 
@@ -132,14 +137,14 @@ HEADS = {
         ),
         Head(
             "GERNE",
-            GERNEClassifier(),
+            GERNEClassifier(1.0),
             BETAS,
             uses_attributes=True,
             checked=({"max_iter": 20}, DETERMINISTIC),
         ),
         Head(
             "GERNE, shared draws",
-            GERNEClassifier(coupling="shared"),
+            GERNEClassifier(1.0, coupling="shared"),
             BETAS,
             uses_attributes=True,
             checked=(HIDDEN,),

@@ -30,8 +30,8 @@ _FEW_LOGITS = 8
 # Problems of at most this many entries are solved in double precision throughout: with
 # little weight decay the rounding of float32 ends the line search too early.
 _DOUBLE_ENTRIES = 1 << 20
-# Rows that are not in one piece, or not in the precision of the products, are copied
-# once if the copy takes no more bytes than this.
+# Rows in memory that are not in one piece, or not in the precision of the products, are
+# copied once if the copy takes no more bytes than this.
 _COPIED_BYTES = 1 << 30
 
 
@@ -160,7 +160,8 @@ class WeightedRows:
         self.y = torch.from_numpy(y[index]).to(device)
         self._copy: Tensor | None = None
         direct = self._whole and features.dtype == self.dtype
-        if not direct and size * self.dtype.itemsize <= _COPIED_BYTES:
+        fits = size * self.dtype.itemsize <= _COPIED_BYTES
+        if not direct and fits and not features.is_mapped:
             whole = slice(0, features.n_rows)
             taken = features.block(whole) if self._whole else features.rows(self._index)
             self._copy = taken.to(self.dtype)

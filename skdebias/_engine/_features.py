@@ -51,7 +51,9 @@ class Features:
             tensor = tensor.to(device)
         self._tensor = tensor
         large = tensor.numel() * tensor.element_size() > _STREAMED_BYTES
-        self._streamed = tensor.device != device or (large and is_mapped(X))
+        #: Whether the rows lie in a file, perhaps because memory does not hold them.
+        self.is_mapped = is_mapped(X)
+        self._streamed = tensor.device != device or (large and self.is_mapped)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -200,6 +202,7 @@ class JoinedFeatures:
         ends = np.cumsum([0, *widths]).tolist()
         self.n_features = ends[-1]
         self.dtype = torch.float32
+        self.is_mapped = any(source.is_mapped for source in sources)
         #: Columns of each part.
         self.columns = [slice(a, b) for a, b in pairwise(ends)]
 
@@ -244,6 +247,7 @@ class AppendedFeatures:
     def __init__(self, features: Features, further: Features) -> None:
         self._parts = features, further
         self.device, self.n_features = features.device, features.n_features
+        self.is_mapped = features.is_mapped
         self.n_rows = features.n_rows + further.n_rows
         self.dtype = torch.float32
 

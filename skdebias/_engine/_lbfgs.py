@@ -24,7 +24,7 @@ from skdebias._engine._expected_risk import (
     flat_parameters,
 )
 from skdebias._engine._features import Features, JoinedFeatures
-from skdebias._engine._heads import initial_parameters
+from skdebias._engine._heads import HeadStack, initial_parameters
 from skdebias._engine._loss import n_logits
 from skdebias._engine._problem import Fitted, OptimizerConfig, Problem
 from skdebias._engine._selection import HeadValidationScorer
@@ -125,18 +125,23 @@ def solve(
     if starts is None:
         sizes = (features.n_features, n_logits(n_classes))
         starts = [initial_parameters(sizes, problem.seed)] * len(problem.methods)
-    with workers(device) as threads, torch.no_grad(), exact_float32():
+    flat_starts = flat_parameters([starts[h] for h in distinct], device)
+    flat_anchors = None
+    if anchors is not None:
+        flat_anchors = flat_parameters([anchors[h] for h in distinct], device)
+    decays = settings.weight_decay[distinct]
+
+    def minimise() -> tuple[_State, NDArray[np.float64], HeadStack]:
+        """Return the solution; what it took of memory ends here."""
         rows = WeightedRows(features, y, problem.rows, plans, device)
         objective = ExpectedRisk(
             rows,
             [problem.methods[h] for h in distinct],
             [plans[h] for h in distinct],
             context,
-            settings.weight_decay[distinct],
-            flat_parameters([starts[h] for h in distinct], device),
-            None
-            if anchors is None
-            else flat_parameters([anchors[h] for h in distinct], device),
+            decays,
+            flat_starts,
+            flat_anchors,
             threads,
         )
         curvature = sampled_curvature(
@@ -145,13 +150,16 @@ def solve(
             problem.rows,
             rows.dtype,
             objective.n_out,
-            settings.weight_decay[distinct],
+            decays,
             objective.decayed,
             plans[0].draw_weights,
         )
         state = _minimise(objective, curvature, settings.max_iter, tol)
-        shares = objective.shares(state.w)
         stack = objective.stack(state.w[torch.from_numpy(position)])
+        return state, objective.shares(state.w), stack
+
+    with workers(device) as threads, torch.no_grad(), exact_float32():
+        state, shares, stack = minimise()
     history = {"loss": [loss[position] for loss in state.losses]}
     if validation is not None:
         accuracies = validation.group_accuracies(stack)

@@ -4,6 +4,7 @@ from numbers import Real
 
 import numpy as np
 
+from skdebias._base import with_numbers
 from skdebias._erm import ERMClassifier, HeadFactory
 from skdebias._sklearn import HasMethods, Interval
 from skdebias.attributes._base import BasePseudoAttributes
@@ -96,9 +97,10 @@ def biased_reference(estimator, models=None):
         ERM on class-balanced batches, learning rate divided by 10, weight decay
         doubled, epoch selected by the mean recall of the classes.
     """
+    numbered = with_numbers(estimator, groups_known=False)
     return (models or HeadFactory(estimator)).erm(
         balance="class",
         learning_rate=estimator.learning_rate / 10,
-        weight_decay=estimator.weight_decay * 2,
+        weight_decay=numbered.weight_decay * 2,
         selection="group_balanced",
     )

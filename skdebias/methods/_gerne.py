@@ -20,6 +20,10 @@ from skdebias.methods._step import TrainingResult
 
 # Slack for a beta that was itself computed from the bound.
 _TOLERANCE = 1e-9
+# Strengths that "auto" chooses from: group balance, and from there shares of the way to
+# the bound, where majority groups no longer count; never further than this.
+_BEYOND_BALANCE = (0.0, 0.15, 0.3, 0.5)
+_STRONGEST = 2.0
 
 
 @dataclass(frozen=True)
@@ -33,8 +37,9 @@ class GERNE(Method):
 
     Parameters
     ----------
-    beta : float, default=1.0
-        Extrapolation factor. -1 is class-balanced training.
+    beta : float or "auto", default=1.0
+        Extrapolation factor. -1 is class-balanced training. "auto" is chosen on
+        held-out rows where a solver can do that, and else group balance, `1/c - 1`.
     c : float, default=0.5
         How far the less biased batch moves towards balance, in (0, 1]. `c=1, beta=0`
         is group resampling.
@@ -61,7 +66,7 @@ class GERNE(Method):
     0.5
     """
 
-    beta: float = 1.0
+    beta: float | Literal["auto"] = 1.0
     c: float = 0.5
     shared: bool = False
     out_of_bounds: Literal["auto", "raise", "warn", "clip"] = "auto"
@@ -87,6 +92,8 @@ class GERNE(Method):
         ValueError
             If beta is out of its bounds, as `out_of_bounds` says.
         """
+        if self.beta == "auto":
+            return replace(self, beta=1.0 / self.c - 1.0)
         low, high = group_beta_bounds(groups, self.c)
         if low - _TOLERANCE <= self.beta <= high + _TOLERANCE:
             return replace(self, beta=float(self.beta))
@@ -102,6 +109,43 @@ class GERNE(Method):
             warn_caller(message)
             return replace(self, beta=float(self.beta))
         raise ValueError(message)
+
+    @property
+    def strength(self) -> float | None:
+        """`s = c (1 + beta)`; None while beta is left open."""
+        if self.beta == "auto":
+            return None
+        return extrapolation_strength(self.beta, self.c)
+
+    def candidates(self, groups: Groups) -> tuple[Self, ...]:
+        """Return the methods of several strengths, or this one if beta is given.
+
+        Parameters
+        ----------
+        groups : Groups
+            Groups of the training rows.
+
+        Returns
+        -------
+        tuple of GERNE
+            Their beta is cut at the bounds of whatever groups they are trained on.
+        """
+        # Of a part of the rows the bounds are a little different.
+        method = replace(self, out_of_bounds="clip")
+        if self.beta != "auto":
+            return (method,)
+        strengths = path_strengths(groups)
+        return tuple(replace(method, beta=s / self.c - 1.0) for s in strengths)
+
+    @property
+    def _factor(self) -> float:
+        """The number that beta is."""
+        if self.beta == "auto":
+            raise ValueError(
+                "beta='auto' stands for no number yet: take one of candidates(groups), "
+                "or for_groups(groups)."
+            )
+        return self.beta
 
     def learned(self, groups: Groups, fitted: TrainingResult) -> dict[str, Any]:
         """Return the bounds of beta, beta itself, and the distribution that it means.
@@ -120,7 +164,7 @@ class GERNE(Method):
         """
         distribution = np.zeros((groups.n_classes, groups.n_attributes))
         distribution[tuple(groups.cells.T)] = extrapolated_distribution(
-            groups, self.beta, self.c
+            groups, self._factor, self.c
         )
         return {
             "beta_bounds_": group_beta_bounds(groups, self.c),
@@ -143,11 +187,11 @@ class GERNE(Method):
         """
         alpha, uniform = conditional_distribution(groups)
         n_classes = len(np.unique(groups.cells[:, 0]))
-        biased = Batch("biased", alpha / n_classes, -self.beta)
+        biased = Batch("biased", alpha / n_classes, -self._factor)
         less_biased = Batch(
             "less_biased",
             (alpha + self.c * (uniform - alpha)) / n_classes,
-            1.0 + self.beta,
+            1.0 + self._factor,
         )
         return SamplingPlan(
             groups.ids,
@@ -201,6 +245,27 @@ def extrapolation_strength(beta: float, c: float) -> float:
     1.0
     """
     return c * (1.0 + beta)
+
+
+def path_strengths(groups: Groups) -> tuple[float, ...]:
+    """Return the strengths that `beta="auto"` chooses from.
+
+    Parameters
+    ----------
+    groups : Groups
+        Groups of the training rows.
+
+    Returns
+    -------
+    tuple of float
+        Increasing, within the bounds. 1 alone where every class is balanced over its
+        attribute values, so that the strength changes nothing.
+    """
+    _, high = group_beta_bounds(groups, 1.0)
+    if np.isinf(high):
+        return (1.0,)
+    strengths = [min(_STRONGEST, 1.0 + share * high) for share in _BEYOND_BALANCE]
+    return tuple(dict.fromkeys(strengths))
 
 
 def extrapolated_distribution(

@@ -108,6 +108,29 @@ class Method(ABC):
         """
         return self
 
+    @property
+    def strength(self) -> float | None:
+        """How far the method goes from plain training; None if it has no measure."""
+        return None
+
+    def candidates(self, groups: Groups) -> tuple[Self, ...]:
+        """Return the methods that a fit chooses from on held-out rows.
+
+        They may be trained on parts of the groups. Where nothing is held out,
+        :meth:`for_groups` says which one is trained.
+
+        Parameters
+        ----------
+        groups : Groups
+            Groups of the training rows, whose attributes are known.
+
+        Returns
+        -------
+        tuple of Method
+            This one alone, unless a hyper-parameter is left open.
+        """
+        return (self,)
+
     def learned(self, groups: Groups, fitted: TrainingResult) -> dict[str, Any]:
         """Return what training showed, beside the heads.
 

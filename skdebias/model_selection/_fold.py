@@ -11,7 +11,7 @@ from sklearn.utils import check_random_state
 
 from skdebias._annotations import count_missing, plain_values
 from skdebias._attributes import as_attribute_array
-from skdebias._base import BaseDebiasedClassifier
+from skdebias._base import BaseDebiasedClassifier, with_numbers
 from skdebias._first_stage import infers_attributes, run_first_stage
 from skdebias._mapped import take_rows
 from skdebias._prepare import (
@@ -197,7 +197,8 @@ class Fold:
         """
         data, encoded, stage_key = self._first_stage(number, model)
         prepared = prepare(model, data, encoded, self._first_stages[stage_key])
-        if model.solver == "lbfgs":
+        numbered = with_numbers(model, groups_known=not prepared.stage.inferred)
+        if numbered.solver == "lbfgs":
             _check_solvable(prepared)
         structure = self._context.keys.structure(number, model, prepared.method)
         return (stage_key, structure), StackMember(number, model, prepared)

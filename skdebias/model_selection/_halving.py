@@ -8,7 +8,7 @@ from sklearn.base import clone
 from sklearn.model_selection import ParameterGrid
 from sklearn.pipeline import Pipeline
 
-from skdebias._base import BaseDebiasedClassifier
+from skdebias._base import BaseDebiasedClassifier, with_numbers
 from skdebias._head import final_head
 from skdebias._sklearn import (
     Interval,
@@ -234,9 +234,11 @@ class BatchedHalvingGridSearchCV(BaseBatchedSearchCV):
                     f"estimator={model!r} is not trained in epochs, which the rungs "
                     f"raise: choose another one, {others}"
                 )
-            if model.solver == "lbfgs":
+            if with_numbers(model).solver == "lbfgs":
+                stands_for = " stands for 'lbfgs' here, which"
                 raise ValueError(
-                    "solver='lbfgs' has no epochs, which the rungs raise: choose "
+                    f"solver={model.solver!r}{stands_for * (model.solver == 'auto')} "
+                    "has no epochs, which the rungs raise: choose "
                     f"solver='sgd' or 'adamw', {others}"
                 )
             if model.early_stopping:
@@ -251,9 +253,9 @@ class BatchedHalvingGridSearchCV(BaseBatchedSearchCV):
         if most == "auto":
             head = final_head(self.estimator)
             constraints = {"max_iter": [_RESOURCES]}
-            params = {"max_iter": head.max_iter}
+            most = with_numbers(head, groups_known=False).max_iter
+            params = {"max_iter": most}
             validate_parameter_constraints(constraints, params, type(head).__name__)
-            most = head.max_iter
         required = 1 + _n_factors(n_candidates, factor)
         least = 1 if isinstance(self.min_resources, str) else self.min_resources
         if self.min_resources == "exhaust":

@@ -133,7 +133,7 @@ class CandidateStack:
         """Give a head what training has learned."""
         member, trained = self._members[position], self._trained[position]
         set_fitted(member.model, member.prepared, trained.attributes)
-        member.prepared.method.check_result(trained.result)
+        trained.method.check_result(trained.result)
 
     def _score_head(self, position, decision_values, counted):
         same_as = None

@@ -2,6 +2,8 @@
 
 from itertools import pairwise
 
+from skdebias._base import with_numbers
+
 # Bytes that a stack may take with max_heads="auto". As many stacks as there are threads
 # train at once.
 _STACK_BYTES = 1 << 28
@@ -76,11 +78,12 @@ class StackLimits:
         int
         """
         n_weights = sum(a * b for a, b in pairwise(widths))
+        solver = with_numbers(model).solver
         most = n_candidates
         if self._max_heads == "auto":
             # Weights, gradients, two moments, kept ones; activations and what follows.
             # The deterministic solver remembers 20 steps and gradients in double.
-            copies = 100 if model.solver == "lbfgs" else 6
+            copies = 100 if solver == "lbfgs" else 6
             n_outputs = sum(widths[1:])
             floats = copies * n_weights + 16 * model.batch_size * n_outputs
             floats += 3 * min(n_rows, 4 * _SCORED_ROWS) * n_outputs
@@ -88,7 +91,7 @@ class StackLimits:
         else:
             most = self._max_heads // n_heads
         n_stacks = -(-n_candidates // max(1, most))
-        if model.solver != "lbfgs":  # which divides the rows
+        if solver != "lbfgs":  # which divides the rows
             work = model.batch_size * n_weights * n_heads * n_candidates
             n_parts = -(-_PARTS // self._n_splits)
             n_stacks = max(n_stacks, min(n_parts, work // _PART_WORK))

@@ -33,7 +33,7 @@ COMMON = {"learning_rate": 0.05, "max_iter": 8, "random_state": 0, "device": "cp
 ESTIMATORS = [
     pytest.param(ERMClassifier(**COMMON), id="erm"),
     pytest.param(ERMClassifier(balance="group", **COMMON), id="group-resampling"),
-    pytest.param(GERNEClassifier(**COMMON), id="gerne"),
+    pytest.param(GERNEClassifier(beta=1.0, **COMMON), id="gerne"),
     pytest.param(GERNEClassifier(hidden_layer_sizes=(6,), **COMMON), id="gerne-mlp"),
 ]
 every_estimator = pytest.mark.parametrize("estimator", ESTIMATORS)
@@ -722,7 +722,7 @@ def test_a_validation_class_that_training_lacks_is_counted_as_wrong(labels, spur
 def test_a_validation_attribute_that_training_lacks_is_a_group_of_its_own(spurious):
     (X, y, a), (X_val, y_val, a_val), _ = spurious
     unseen = np.where(np.arange(len(y_val)) % 5 == 0, 9, a_val)
-    model = GERNEClassifier(**COMMON).fit(
+    model = GERNEClassifier(1.0, **COMMON).fit(
         X, y, attributes=a, X_val=X_val, y_val=y_val, attributes_val=unseen
     )
     assert list(model.attribute_values_) == [0, 1]

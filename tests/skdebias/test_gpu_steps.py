@@ -31,8 +31,8 @@ pytestmark = [
 SETTINGS = {"batch_size": 64, "random_state": 0, "device": "cuda", "max_iter": 1}
 # Number of classes, and kernels and waits of a step.
 HEADS = {
-    "gerne": (GERNEClassifier(**SETTINGS), 2, 22, 0),
-    "gerne, 3 classes": (GERNEClassifier(**SETTINGS), 3, 21, 0),
+    "gerne": (GERNEClassifier(1.0, **SETTINGS), 2, 22, 0),
+    "gerne, 3 classes": (GERNEClassifier(1.0, **SETTINGS), 3, 21, 0),
     "gerne, adamw": (GERNEClassifier(solver="adamw", **SETTINGS), 2, 48, 0),
     "gerne, hidden": (GERNEClassifier(hidden_layer_sizes=(8,), **SETTINGS), 2, 34, 0),
     "group dro": (GroupDROClassifier(**SETTINGS), 2, 38, 0),
@@ -84,7 +84,7 @@ def test_steps_of_heads(name, monkeypatch):
 
 @pytest.mark.parametrize(
     ("estimator", "n_kernels", "n_waits"),
-    [(GERNEClassifier(), 78, 4), (ULEClassifier(), 314, 9)],
+    [(GERNEClassifier(1.0), 78, 4), (ULEClassifier(), 314, 9)],
 )
 def test_steps_of_networks(estimator, n_kernels, n_waits, monkeypatch):
     X, y, a = make_spurious_classification(256, n_features=8, random_state=0)

@@ -489,7 +489,7 @@ def test_weights_are_requested_as_in_scikit_learn(data, weights):
 def test_halving_with_weights(data, weights):
     X, y, attributes = data
     search = BatchedHalvingGridSearchCV(
-        GERNEClassifier(max_iter=8, random_state=0),
+        GERNEClassifier(1.0, max_iter=8, random_state=0),
         {"weight_decay": [0.01, 0.1, 1.0]},
         cv=2,
     )

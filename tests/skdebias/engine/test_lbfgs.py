@@ -211,8 +211,9 @@ def test_a_stack_gives_what_its_heads_give_alone():
 
 def test_the_same_for_any_seed_and_after_a_warm_start():
     X, y, attributes = _data()
-    one = GERNEClassifier(random_state=0, **SOLVER).fit(X, y, attributes)
-    two = GERNEClassifier(random_state=1, warm_start=True, **SOLVER)
+    settings = {"beta": 1.0, "weight_decay": 0.01, **SOLVER}
+    one = GERNEClassifier(random_state=0, **settings).fit(X, y, attributes)
+    two = GERNEClassifier(random_state=1, warm_start=True, **settings)
     two.fit(X, y, attributes)
     np.testing.assert_array_equal(one.coef_, two.coef_)
     n_iter = two.n_iter_

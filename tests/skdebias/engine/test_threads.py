@@ -108,7 +108,9 @@ def _fit(model, data):
 def _assert_same(found, expected):
     assert found.keys() == expected.keys()
     for name, value in expected.items():
-        if isinstance(value, list):
+        if isinstance(value, dict):
+            _assert_same(found[name], value)
+        elif isinstance(value, list):
             assert len(found[name]) == len(value)
             for own, other in zip(found[name], value):
                 np.testing.assert_array_equal(own, other, err_msg=name)

@@ -1,0 +1,495 @@
+"""Hyper-parameters that a fit chooses itself, on rows that it holds out.
+
+What "auto" leaves open, the strength of a method and the weight decay, is solved for as
+one stack of heads, loosely: a stack of fifty costs a pass over the rows little more
+than one head does. The smooth error of the worst group on held-out rows chooses, and
+what is chosen is solved for exactly.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from skdebias._base import DEFAULT_DECAY
+from skdebias._engine._features import Features, JoinedFeatures
+from skdebias._engine._heads import HeadStack, initial_parameters
+from skdebias._engine._lbfgs import check_solvable, solve
+from skdebias._engine._loss import n_logits
+from skdebias._engine._problem import OptimizerConfig, Problem
+from skdebias._engine._selection import HeadValidationScorer
+from skdebias._groups import Groups
+from skdebias._named_groups import UnusableAttributesWarning
+from skdebias._warnings import warn_caller
+from skdebias.methods import Method, TrainingContext
+from skdebias.methods._head import Parameters
+
+#: Weight decays that "auto" chooses from, for standardised features.
+DECAYS = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
+# Largest entry of the gradient of what is chosen from.
+_LOOSE = 1e-2
+# Without a validation set every row is held out once.
+_N_FOLDS = 3
+# Rows that the smallest group of a validation set needs, or as many as in training.
+_FEWEST = 5
+# Width of the step from right to wrong, in root mean squares of the heads' margins: a
+# sharp step leaves ties among few rows, a wide one is no error any more.
+_WIDTH = 0.2
+# Rows at which a group's own error and the mean of all groups count alike: the error of
+# a group of few rows says little by itself.
+_PRIOR_ROWS = 10.0
+# Groups whose errors are nearer than this share the maximum.
+_TEMPERATURE = 0.03
+# Rows from which the scale of the margins is taken, and rows of a block.
+_SCALE_ROWS = 10_000
+_BLOCK_VALUES = 1 << 20
+# Margin of rows whose class is unseen in training.
+_HOPELESS = -1e4
+# The solver remembers 20 steps and gradients in double precision.
+_BYTES_PER_WEIGHT = 8 * 45
+_STACK_BYTES = 1 << 30
+
+
+class Point(NamedTuple):
+    """What is chosen from: a method and a weight decay."""
+
+    method: Method
+    weight_decay: float
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What was chosen for one estimator, and from what.
+
+    Parameters
+    ----------
+    points : sequence of Point
+    errors : ndarray of shape (n_points,)
+        Smooth error of every point on held-out rows; of those that were left out on the
+        way, on the rows so far.
+    best : Point
+        What was chosen, with the method as it is trained.
+    start : (coefs, intercepts)
+        Its loose solution.
+    """
+
+    points: Sequence[Point]
+    errors: NDArray[np.float64]
+    best: Point
+    start: Parameters
+
+
+class HeldOut(NamedTuple):
+    """Rows that choose.
+
+    Parameters
+    ----------
+    features : Features or JoinedFeatures
+    rows : ndarray of shape (n_rows,)
+        Which of the features.
+    y : ndarray of shape (n_rows,)
+        Class codes; -1 is a class unseen in training, which is always wrong.
+    ids : ndarray of shape (n_rows,)
+        Groups.
+    weights : ndarray of shape (n_rows,) or None
+        None counts all rows alike.
+    """
+
+    features: Features | JoinedFeatures
+    rows: NDArray[np.int64]
+    y: NDArray[np.int64]
+    ids: NDArray[np.int64]
+    weights: NDArray[np.float64] | None
+
+
+def choose(
+    estimators: Sequence[Any],
+    prepared: Sequence[Any],
+    data: tuple[Features, NDArray[np.int64], int],
+    problem: Problem,
+    config: OptimizerConfig,
+    validation: HeadValidationScorer | None,
+) -> list[Choice | None]:
+    """Choose what "auto" leaves open, for every estimator of a stack.
+
+    Parameters
+    ----------
+    estimators : sequence of BaseDebiasedClassifier
+        Solved for by the deterministic solver.
+    prepared : sequence of Prepared
+        One per estimator.
+    data : (Features, ndarray of shape (n_samples,), int)
+        All rows, their class codes, and the number of classes.
+    problem : Problem
+        Of the estimators, in order.
+    config : OptimizerConfig
+    validation : HeadValidationScorer or None
+
+    Returns
+    -------
+    list of Choice or None
+        None where nothing is open, or where no row can be held out.
+    """
+    choices: list[Choice | None] = [None] * len(estimators)
+    points = [_points(*pair) for pair in zip(estimators, prepared)]
+    open_ones = [place for place, of_one in enumerate(points) if len(of_one) > 1]
+    if not open_ones:
+        return choices
+    features, y, _ = data
+    context = TrainingContext((problem.groups,), torch.from_numpy(y), features.device)
+    for method, plan in zip(problem.methods, problem.plans()):
+        check_solvable(method, plan, context)
+    parts = _held_out(prepared[0], data, problem, validation)
+    if not parts:
+        return choices
+    for place, choice in zip(
+        open_ones,
+        _choose_among(
+            [points[place] for place in open_ones],
+            parts,
+            partial(_solve_loosely, data, problem, config),
+            estimators[0].selection,
+            _most_points(data),
+        ),
+    ):
+        method, decay = choice.best
+        # A single method is trained as it was prepared, within its bounds or not.
+        alone = len(prepared[place].candidates) == 1
+        trained = prepared[place].method if alone else _as_trained(method, problem)
+        choices[place] = replace(choice, best=Point(trained, decay))
+    return choices
+
+
+def _as_trained(method: Method, problem: Problem) -> Method:
+    return method.for_groups(problem.groups, inferred=False)
+
+
+def _choose_among(
+    points: Sequence[Sequence[Point]],
+    parts: Sequence[tuple[NDArray[np.int64] | None, HeldOut]],
+    solve_loosely: Callable[..., HeadStack],
+    selection: str,
+    most: int,
+) -> list[Choice]:
+    """Choose one of the points of each estimator.
+
+    After each part the better half is left, which halves the cost of three folds and
+    changes no choice of any that was looked at.
+    """
+    flat = [(owner, point) for owner, of_one in enumerate(points) for point in of_one]
+    owners = np.array([owner for owner, _ in flat])
+    n_groups = 1 + max(int(held.ids.max()) for _, held in parts)
+    sums, counts = np.zeros((n_groups, len(flat))), np.zeros(n_groups)
+    errors = np.full(len(flat), np.inf)
+    starts: dict[int, Parameters] = {}
+    left = np.arange(len(flat))
+    for number, (rows, held) in enumerate(parts):
+        for first in range(0, len(left), most):
+            some = left[first : first + most]
+            stack = solve_loosely([flat[place] for place in some], rows)
+            sums[:, some] += group_errors(stack, held, n_groups)
+            starts |= {place: stack.numpy(head) for head, place in enumerate(some)}
+        counts += np.bincount(held.ids, held.weights, minlength=n_groups)
+        errors[left] = smooth_error(sums[:, left], counts, selection)
+        if number < len(parts) - 1:
+            left = _better_half(errors, owners, left)
+    choices = []
+    for owner, of_one in enumerate(points):
+        own = np.flatnonzero(owners == owner)
+        rest = own[np.isin(own, left)]
+        best = rest[errors[rest].argmin()]
+        point = of_one[best - own[0]]
+        choices.append(Choice(of_one, errors[own], point, starts[best]))
+    return choices
+
+
+def _better_half(
+    errors: NDArray[np.float64], owners: NDArray[np.int64], left: NDArray[np.int64]
+) -> NDArray[np.int64]:
+    """Return half of the points that each owner has left, those of least error."""
+    kept = []
+    for owner in np.unique(owners[left]):
+        own = left[owners[left] == owner]
+        order = np.argsort(errors[own], kind="stable")
+        kept.append(own[order[: -(-len(own) // 2)]])
+    return np.sort(np.concatenate(kept))
+
+
+def with_choices(
+    problem: Problem,
+    config: OptimizerConfig,
+    choices: Sequence[Choice | None],
+    data: tuple[Features, NDArray[np.int64], int],
+) -> tuple[Problem, OptimizerConfig]:
+    """Return a stack's problem with what was chosen, near its solution.
+
+    Parameters
+    ----------
+    problem : Problem
+    config : OptimizerConfig
+    choices : sequence of Choice or None
+        One per method.
+    data : (Features, ndarray of shape (n_samples,), int)
+
+    Returns
+    -------
+    problem : Problem
+    config : OptimizerConfig
+    """
+    if not any(choices):
+        return problem, config
+    methods, decays = [*problem.methods], config.weight_decay.copy()
+    sizes = data[0].n_features, n_logits(data[2])
+    zeros = [initial_parameters(sizes, problem.seed)] * len(methods)
+    starts = [*(problem.initial or problem.anchors() or zeros)]
+    for place, choice in enumerate(choices):
+        if choice is not None:
+            methods[place], decays[place] = choice.best
+            starts[place] = choice.start
+    return (
+        replace(problem, methods=methods, initial=starts),
+        replace(config, weight_decay=decays),
+    )
+
+
+def default_decay(estimator: Any) -> float:
+    """Return the weight decay of an estimator, or where a choice of it begins."""
+    return DEFAULT_DECAY if estimator.weight_decay == "auto" else estimator.weight_decay
+
+
+def _points(estimator: Any, prepared: Any) -> list[Point]:
+    """Return what is open for an estimator; a single point if nothing is."""
+    decay = estimator.weight_decay
+    decays = DECAYS if decay == "auto" else (decay,)
+    return [Point(method, d) for method in prepared.candidates for d in decays]
+
+
+def _held_out(
+    prepared: Any,
+    data: tuple[Features, NDArray[np.int64], int],
+    problem: Problem,
+    validation: HeadValidationScorer | None,
+) -> list[tuple[NDArray[np.int64] | None, HeldOut]]:
+    """Return the validation set, or folds of the training rows, as parts that choose.
+
+    Each comes with the training rows that are solved for; None is all of them. A
+    validation set counts if its groups are as well known as those in training, and none
+    is so small that a row or two decide.
+    """
+    groups = problem.groups
+    if validation is not None and _as_well_known(prepared, validation.groups, groups):
+        rows, known = np.arange(len(validation.y)), validation.groups
+        held = HeldOut(
+            validation.features, rows, validation.y, known.ids, known.weights
+        )
+        return [(None, held)]
+    features, y, _ = data
+    numbers = np.arange(len(groups.ids)) if problem.rows is None else problem.rows
+    parts = []
+    for fold in stratified_folds(groups, problem.seed):
+        others = np.setdiff1d(np.arange(len(groups.ids)), fold, assume_unique=True)
+        held_rows = numbers[fold]
+        weights = None if groups.weights is None else groups.weights[fold]
+        held = HeldOut(features, held_rows, y[held_rows], groups.ids[fold], weights)
+        parts.append((others, held))
+    return parts
+
+
+def _as_well_known(prepared: Any, held: Groups, groups: Groups) -> bool:
+    """Return whether validation rows tell of every group; warn if it has too few."""
+    data = prepared.data
+    alike = (data.attributes is None) == (data.attributes_val is None)
+    if not alike or prepared.stage.inferred:
+        return False
+    fewest = min(_FEWEST, int(groups.sizes.min()))
+    if held.n_groups >= groups.n_groups and held.sizes.min() >= fewest:
+        return True
+    if not prepared.validation["unusable"]:  # or that is said already
+        _warn_of_few_rows(held, groups)
+    return False
+
+
+def _warn_of_few_rows(held: Groups, groups: Groups) -> None:
+    warn_caller(
+        f"X_val has {held.n_groups} groups, the smallest of {held.sizes.min()} rows, "
+        f"and X {groups.n_groups}, the smallest of {groups.sizes.min()}: a row or two "
+        f"would decide, so that {_N_FOLDS} folds of X, and not X_val, choose what is "
+        f"'auto'. Give every group {_FEWEST} rows of X_val or more, or no X_val.",
+        UnusableAttributesWarning,
+    )
+
+
+def _solve_loosely(
+    data: tuple[Features, NDArray[np.int64], int],
+    problem: Problem,
+    config: OptimizerConfig,
+    flat: Sequence[tuple[int, Point]],
+    rows: NDArray[np.int64] | None,
+) -> HeadStack:
+    """Solve for points of some estimators of a problem, on some of its rows."""
+    groups, numbers = problem.groups, problem.rows
+    if rows is not None:
+        groups = groups.take(rows)
+        numbers = rows if numbers is None else numbers[rows]
+    methods = [point.method.for_groups(groups, inferred=False) for _, point in flat]
+    decays = np.array([point.weight_decay for _, point in flat])
+    return solve(
+        *data,
+        # From zero: what is solved for loosely remembers where it started, and heads of
+        # another fold, or of a fit before, saw the rows that are held out here.
+        Problem(methods, groups, problem.seed, numbers),
+        replace(config, weight_decay=decays),
+        tol=_LOOSE,
+    ).stack
+
+
+def _most_points(data: tuple[Features, NDArray[np.int64], int]) -> int:
+    """Return how many points are solved for at a time."""
+    features, _, n_classes = data
+    n_bytes = _BYTES_PER_WEIGHT * (features.n_features + 1) * n_logits(n_classes)
+    return max(1, _STACK_BYTES // n_bytes)
+
+
+def group_errors(stack: HeadStack, held: HeldOut, n_groups: int) -> NDArray[np.float64]:
+    """Sum the smooth errors of all heads over the rows of each group.
+
+    The error of a row is a sigmoid of its margin, the logit of its class less the
+    largest other one, in units of the margins' root mean square: heads that decay more
+    have smaller logits and no smaller errors.
+
+    Parameters
+    ----------
+    stack : HeadStack
+        Linear heads of one stream.
+    held : HeldOut
+    n_groups : int
+
+    Returns
+    -------
+    ndarray of shape (n_groups, n_heads)
+    """
+    spaced = np.arange(0, len(held.rows), -(-len(held.rows) // _SCALE_ROWS))
+    spaced = spaced[held.y[spaced] >= 0]
+    squares = torch.cat([m.square() for _, m in _margins(stack, held, spaced)])
+    if held.weights is not None:
+        share = torch.from_numpy(held.weights[spaced]).to(squares)
+        squares *= (share / share.mean())[:, None]
+    width = _WIDTH * squares.mean(0).sqrt()
+    width = width.clamp_min(torch.finfo(width.dtype).tiny)
+    sums = torch.zeros(n_groups, stack.n_heads, dtype=torch.float64)
+    for places, margins in _margins(stack, held, np.arange(len(held.rows))):
+        errors = torch.sigmoid(-margins / width).double().cpu()
+        if held.weights is not None:
+            errors *= torch.from_numpy(held.weights[places])[:, None]
+        sums.index_add_(0, torch.from_numpy(held.ids[places]), errors)
+    return sums.numpy()
+
+
+def _margins(
+    stack: HeadStack, held: HeldOut, places: NDArray[np.int64]
+) -> Iterator[tuple[NDArray[np.int64], torch.Tensor]]:
+    """Yield places among the held-out rows, and margins (n_places, n_heads) there.
+
+    The margin of a class unseen in training is far below zero.
+    """
+    size = max(1, _BLOCK_VALUES // max(held.features.n_features, stack.n_heads))
+    for start in range(0, len(places), size):
+        some = places[start : start + size]
+        X = held.features.rows(torch.from_numpy(held.rows[some]))
+        logits = stack.forward(X[None])[0][0].float()  # (rows, heads, logits)
+        codes = torch.from_numpy(held.y[some]).to(logits.device)
+        if logits.shape[2] == 1:
+            margins = logits[..., 0] * (2 * codes - 1)[:, None]
+        else:
+            index = codes.clamp_min(0)[:, None, None].expand(-1, logits.shape[1], 1)
+            others = logits.scatter(2, index, -torch.inf).amax(2)
+            margins = logits.gather(2, index)[..., 0] - others
+        yield some, torch.where((codes >= 0)[:, None], margins, _HOPELESS)
+
+
+def smooth_error(
+    sums: NDArray[np.float64], counts: NDArray[np.float64], selection: str
+) -> NDArray[np.float64]:
+    """Reduce the groups' errors to one number per head; smaller is better.
+
+    Parameters
+    ----------
+    sums : ndarray of shape (n_groups, n_heads)
+        Summed smooth errors.
+    counts : ndarray of shape (n_groups,)
+        Rows.
+    selection : str
+        "group_balanced" is the mean over groups, "accuracy" over rows; all others are
+        the smooth maximum over groups, each drawn to the mean of all as far as its rows
+        are few.
+
+    Returns
+    -------
+    ndarray of shape (n_heads,)
+    """
+    present = counts > 0
+    sums, n = sums[present], counts[present, None]
+    if selection == "accuracy":
+        return sums.sum(0) / n.sum()
+    mean = (sums / n).mean(0)
+    if selection == "group_balanced":
+        return mean
+    drawn = (sums + _PRIOR_ROWS * mean) / (n + _PRIOR_ROWS)
+    most = drawn.max(0)
+    spread = np.exp((drawn - most) / _TEMPERATURE).mean(0)
+    return most + _TEMPERATURE * np.log(spread)
+
+
+def stratified_folds(groups: Groups, seed: int) -> list[NDArray[np.int64]]:
+    """Deal the rows of every group to folds, in turn.
+
+    Parameters
+    ----------
+    groups : Groups
+    seed : int
+
+    Returns
+    -------
+    list of ndarray
+        Row numbers of each fold, sorted. Empty if some class has a single row, which
+        cannot be held out.
+    """
+    per_class = np.bincount(groups.cells[:, 0], weights=groups.sizes)
+    n_folds = min(_N_FOLDS, int(per_class[per_class > 0].min()))
+    if n_folds < 2:
+        return []
+    order = np.random.default_rng(seed).permutation(len(groups.ids))
+    # Groups are in the order of their classes, which are dealt evenly too.
+    order = order[np.argsort(groups.ids[order], kind="stable")]
+    fold = np.arange(len(order)) % n_folds
+    return [np.sort(order[fold == number]) for number in range(n_folds)]
+
+
+def choice_attributes(choice: Choice) -> dict[str, Any]:
+    """Return the fitted attributes that tell what was chosen, and from what.
+
+    Parameters
+    ----------
+    choice : Choice
+
+    Returns
+    -------
+    dict
+    """
+    best, points = choice.best, choice.points
+    path = {
+        "weight_decay": np.array([point.weight_decay for point in points]),
+        "error": choice.errors,
+    }
+    if best.method.strength is None:
+        return {"weight_decay_": best.weight_decay, "weight_decay_path_": path}
+    strengths = np.array([point.method.strength for point in points])
+    return {
+        "weight_decay_": best.weight_decay,
+        "selected_strength_": best.method.strength,
+        "strength_path_": {"strength": strengths, **path},
+    }
