@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 from functools import partial
-from itertools import chain, pairwise
+from itertools import chain
 from typing import NamedTuple
 
 import numpy as np
@@ -14,11 +14,11 @@ from skdebias._choice import choice_attributes, choose, default_decay, with_choi
 from skdebias._device import resolve_device
 from skdebias._engine._features import AppendedFeatures, Features, JoinedFeatures
 from skdebias._engine._lbfgs import solve
-from skdebias._engine._loss import n_logits
 from skdebias._engine._problem import Fitted, OptimizerConfig, Problem
 from skdebias._engine._selection import HeadValidationScorer, Stopping
 from skdebias._engine._sgd import Training
-from skdebias._head import HEAD_ATTRIBUTES, fitted_layers, layer_parameters
+from skdebias._head import HEAD_ATTRIBUTES
+from skdebias._starts import check_anchors, hidden_layer_sizes, warm_start
 from skdebias._validation import VALIDATED
 from skdebias._warnings import warn_caller
 from skdebias.methods import Method
@@ -89,8 +89,8 @@ class StackFit:
         device = resolve_device(first.device)
         X_student = shared.data.X_student
         for pair in zip(estimators, prepared):
-            _check_anchors(*pair)
-        starts = [_warm_start(*pair) for pair in zip(estimators, prepared)]
+            check_anchors(*pair)
+        starts = [warm_start(*pair) for pair in zip(estimators, prepared)]
         codes = shared.y_codes if codes is None else codes
         if features is None:
             features = _features(shared.data.X, X_student, device)
@@ -281,10 +281,6 @@ def head_attributes(stack, head=-1, prefix=""):
     }
 
 
-def _hidden_layer_sizes(estimator):
-    return tuple(int(size) for size in estimator.hidden_layer_sizes)
-
-
 def _optimizer_config(estimators, methods):
     first, n_heads = estimators[0], methods[0].n_heads
     heads = [head for method in methods for head in method.heads]
@@ -309,7 +305,7 @@ def _optimizer_config(estimators, methods):
         per_head("momentum"),
         first.batch_size,
         first.max_iter,
-        _hidden_layer_sizes(first),
+        hidden_layer_sizes(first),
         epochs,
     )
 
@@ -331,60 +327,6 @@ def _validation_scorer(encoded, device, X_student=None):
     return HeadValidationScorer(
         encoded["y"], encoded["groups"], encoded["selection"], features
     )
-
-
-def _warm_start(estimator, prepared):
-    """Return the weights of the previous fit, if asked for and of the right shape."""
-    if not (estimator.warm_start and hasattr(estimator, "n_iter_")):
-        return None
-    method = prepared.method
-    for head in method.heads:
-        if not {f"{head.prefix}coef_", f"{head.prefix}coefs_"} & {*vars(estimator)}:
-            raise ValueError(
-                f"warm_start=True, but no head {head.name!r}, which "
-                f"{type(method).__name__} trains, was fitted before: fit a clone "
-                "instead."
-            )
-    heads = [fitted_layers(estimator, head.prefix) for head in method.heads]
-    for layers, sizes in zip(heads, _sizes_of_heads(estimator, prepared)):
-        shapes = [coef.shape for coef, _ in layers]
-        if tuple(shapes) != tuple(pairwise(sizes)):
-            raise ValueError(
-                f"warm_start=True, but a fitted head has layers of shape {shapes} and "
-                f"the data and hidden_layer_sizes ask for sizes {sizes}: fit a clone "
-                "instead."
-            )
-    weights = (array for layers in heads for layer in layers for array in layer)
-    if not all(np.isfinite(array).all() for array in weights):
-        raise ValueError(
-            "warm_start=True, but weights of the fitted head are not finite: fit a "
-            "clone instead."
-        )
-    return [layer_parameters(layers) for layers in heads]
-
-
-def _sizes_of_heads(estimator, prepared):
-    """Return the widths of the layers of every head, input to output."""
-    widths = [estimator.n_features_in_] * prepared.method.n_heads
-    if prepared.data.X_student is not None:
-        widths[0] = prepared.data.X_student.shape[1]
-    further = *_hidden_layer_sizes(estimator), n_logits(len(prepared.classes))
-    return [(width, *further) for width in widths]
-
-
-def _check_anchors(estimator, prepared):
-    """Refuse anchors that are no heads of these data."""
-    sizes_of_heads = _sizes_of_heads(estimator, prepared)
-    for head, sizes in zip(prepared.method.heads, sizes_of_heads):
-        if head.anchor is None:
-            continue
-        shapes = [coef.shape[::-1] for coef in head.anchor[0]]
-        if shapes != [*pairwise(sizes)]:
-            raise ValueError(
-                f"{type(prepared.method).__name__}.heads has an anchor with layers of "
-                f"shape {shapes}, and the data and hidden_layer_sizes ask for sizes "
-                f"{sizes}: give the weights of a head of these data."
-            )
 
 
 def fitted_history(history, validation):

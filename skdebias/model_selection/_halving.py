@@ -183,7 +183,8 @@ class BatchedHalvingGridSearchCV(BaseBatchedSearchCV):
     def _evaluate(self, candidates, scorers, data, report):
         self._check_metric(isinstance(scorers, _MultimetricScorer))
         resource = self._resource()
-        self._check_candidates(candidates, resource)
+        groups_known = data[3].get("attributes") is not None
+        self._check_candidates(candidates, resource, groups_known)
         self._plan_rungs(len(candidates))
         # What is read of max_iter before the first epoch is that of the last rung.
         of_last_rung = [c | {resource: self.max_resources_} for c in candidates]
@@ -217,7 +218,7 @@ class BatchedHalvingGridSearchCV(BaseBatchedSearchCV):
             return f"{self.estimator.steps[-1][0]}__max_iter"
         return "max_iter"
 
-    def _check_candidates(self, candidates, resource):
+    def _check_candidates(self, candidates, resource, groups_known):
         """Refuse what cannot go on from where it is."""
         others = "or search with BatchedGridSearchCV."
         for candidate in candidates:
@@ -234,7 +235,7 @@ class BatchedHalvingGridSearchCV(BaseBatchedSearchCV):
                     f"estimator={model!r} is not trained in epochs, which the rungs "
                     f"raise: choose another one, {others}"
                 )
-            if with_numbers(model).solver == "lbfgs":
+            if with_numbers(model, groups_known).solver == "lbfgs":
                 stands_for = " stands for 'lbfgs' here, which"
                 raise ValueError(
                     f"solver={model.solver!r}{stands_for * (model.solver == 'auto')} "

@@ -18,15 +18,10 @@ from skdebias import (
     GroupDROClassifier,
     UnusableAttributesWarning,
 )
-from skdebias._choice import (
-    DECAYS,
-    HeldOut,
-    group_errors,
-    smooth_error,
-    stratified_folds,
-)
+from skdebias._choice import DECAYS, stratified_folds
 from skdebias._engine._features import Features
 from skdebias._engine._heads import stack_parameters
+from skdebias._engine._held_out import HeldOut, group_errors, smooth_error
 from skdebias._groups import Groups
 from skdebias.datasets import make_spurious_classification
 from skdebias.export import load, save

@@ -150,7 +150,10 @@ def test_heads_that_no_engine_trains(data):
 )
 def test_a_candidate_that_cannot_be_trained_fails_alone(bad, data):
     X, y = data
-    (name, value), model = *bad.items(), GERNEClassifier(1.0, max_iter=2, random_state=0)
+    (name, value), model = (
+        *bad.items(),
+        GERNEClassifier(1.0, max_iter=2, random_state=0),
+    )
     grid = {name: [model.get_params()[name], value]}
     attributes = np.arange(len(y)) % 2
     search = BatchedGridSearchCV(model, grid, cv=2)
