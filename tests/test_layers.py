@@ -22,7 +22,7 @@ FLOORS = {
         "_engine",
         "_first_stage _prepare",
         "_head",
-        "_fit _base",
+        "_base _choice _fit _starts",
         "_erm",  # what the first stages of others train
         "attributes",
         "_afr _debiased _dfr _gerne _group_dro _jtt _lff _ugc _ule",
