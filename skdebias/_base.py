@@ -1,16 +1,14 @@
 """Base class of the estimators whose head the engine trains."""
 
 from abc import abstractmethod
-from copy import copy
 from numbers import Integral, Real
 
 import numpy as np
 
+from skdebias._auto import DEFAULT_DECAY
 from skdebias._head import HeadClassifier
 from skdebias._sklearn import Interval, StrOptions
 
-# Of "auto" where nothing chooses.
-DEFAULT_DECAY = 1e-2
 # A wider layer would need gigabytes for the weights of a few hundred features.
 _WIDEST = 1 << 20
 
@@ -182,29 +180,6 @@ def shared_parameters():
         Their defaults, by name.
     """
     return BaseDebiasedClassifier.__init__.__kwdefaults__
-
-
-def with_numbers(estimator, groups_known=True):
-    """Return an estimator whose optimizer has numbers in place of "auto".
-
-    Parameters
-    ----------
-    estimator : BaseDebiasedClassifier
-        It is not changed.
-    groups_known : bool, default=True
-        Whether the groups of the training rows are known, and not inferred.
-
-    Returns
-    -------
-    BaseDebiasedClassifier
-        The same, or a copy. A weight decay that its solver chooses stays "auto".
-    """
-    parameters = estimator._optimizer_parameters(groups_known)
-    if all(getattr(estimator, name) == value for name, value in parameters.items()):
-        return estimator
-    numbered = copy(estimator)
-    vars(numbered).update(parameters)
-    return numbered
 
 
 def trains_networks(estimator):

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from skdebias._base import DEFAULT_DECAY
+from skdebias._auto import DEFAULT_DECAY
 from skdebias._engine._features import Features
 from skdebias._engine._heads import HeadStack, initial_parameters
 from skdebias._engine._held_out import HeldOut, group_errors, smooth_error

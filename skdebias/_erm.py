@@ -3,11 +3,8 @@
 import numpy as np
 from sklearn.utils import compute_class_weight
 
-from skdebias._base import (
-    BaseDebiasedClassifier,
-    shared_parameters,
-    with_numbers,
-)
+from skdebias._auto import with_numbers
+from skdebias._base import BaseDebiasedClassifier, shared_parameters
 from skdebias._sklearn import HasMethods, StrOptions
 
 

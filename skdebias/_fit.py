@@ -9,7 +9,7 @@ import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 from tqdm import tqdm
 
-from skdebias._base import with_numbers
+from skdebias._auto import with_numbers
 from skdebias._choice import choice_attributes, choose, default_decay, with_choices
 from skdebias._device import resolve_device
 from skdebias._engine._features import AppendedFeatures, Features, JoinedFeatures

@@ -2,11 +2,8 @@
 
 from numbers import Integral, Real
 
-from skdebias._base import (
-    DEFAULT_DECAY,
-    BaseDebiasedClassifier,
-    shared_parameters,
-)
+from skdebias._auto import DEFAULT_DECAY
+from skdebias._base import BaseDebiasedClassifier, shared_parameters
 from skdebias._erm import model_factory
 from skdebias._sklearn import HasMethods, Interval, StrOptions
 

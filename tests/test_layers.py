@@ -13,8 +13,8 @@ from tests._sources import PACKAGES, ROOT, SOURCES, dotted, relative
 # is of the last floor.
 FLOORS = {
     "skdebias": (
-        "_atomic _blas _context _device _mapped _precision _quiet _rows _serialize "
-        "_sklearn _thread_limits _warnings assets",
+        "_atomic _auto _blas _context _device _mapped _precision _quiet _rows "
+        "_serialize _sklearn _thread_limits _warnings assets",
         "_annotations _attributes _groups _named_groups _sample_weight "
         "_training_checks _training_data _validation",
         "datasets metrics",

@@ -4,7 +4,7 @@ from numbers import Real
 
 import numpy as np
 
-from skdebias._base import with_numbers
+from skdebias._auto import with_numbers
 from skdebias._erm import ERMClassifier, HeadFactory
 from skdebias._sklearn import HasMethods, Interval
 from skdebias.attributes._base import BasePseudoAttributes

@@ -11,7 +11,8 @@ from sklearn.utils import check_random_state
 
 from skdebias._annotations import count_missing, plain_values
 from skdebias._attributes import as_attribute_array
-from skdebias._base import BaseDebiasedClassifier, with_numbers
+from skdebias._auto import with_numbers
+from skdebias._base import BaseDebiasedClassifier
 from skdebias._first_stage import infers_attributes, run_first_stage
 from skdebias._mapped import take_rows
 from skdebias._prepare import (

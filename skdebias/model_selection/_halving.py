@@ -8,7 +8,8 @@ from sklearn.base import clone
 from sklearn.model_selection import ParameterGrid
 from sklearn.pipeline import Pipeline
 
-from skdebias._base import BaseDebiasedClassifier, with_numbers
+from skdebias._auto import with_numbers
+from skdebias._base import BaseDebiasedClassifier
 from skdebias._head import final_head
 from skdebias._sklearn import (
     Interval,

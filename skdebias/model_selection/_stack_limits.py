@@ -2,7 +2,7 @@
 
 from itertools import pairwise
 
-from skdebias._base import with_numbers
+from skdebias._auto import with_numbers
 
 # Bytes that a stack may take with max_heads="auto". As many stacks as there are threads
 # train at once.

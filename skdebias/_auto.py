@@ -1,0 +1,29 @@
+"""What "auto" stands for in the parameters of optimizers."""
+
+from copy import copy
+
+#: Weight decay where nothing chooses one.
+DEFAULT_DECAY = 1e-2
+
+
+def with_numbers(estimator, groups_known=True):
+    """Return an estimator whose optimizer has numbers in place of "auto".
+
+    Parameters
+    ----------
+    estimator : BaseDebiasedClassifier
+        It is not changed.
+    groups_known : bool, default=True
+        Whether the groups of the training rows are known, and not inferred.
+
+    Returns
+    -------
+    BaseDebiasedClassifier
+        The same, or a copy. A weight decay that its solver chooses stays "auto".
+    """
+    parameters = estimator._optimizer_parameters(groups_known)
+    if all(getattr(estimator, name) == value for name, value in parameters.items()):
+        return estimator
+    numbered = copy(estimator)
+    vars(numbered).update(parameters)
+    return numbered
