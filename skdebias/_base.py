@@ -5,7 +5,7 @@ from numbers import Integral, Real
 
 import numpy as np
 
-from skdebias._auto import DEFAULT_DECAY
+from skdebias._auto import OptimizerHooks
 from skdebias._head import HeadClassifier
 from skdebias._sklearn import Interval, StrOptions
 
@@ -13,7 +13,7 @@ from skdebias._sklearn import Interval, StrOptions
 _WIDEST = 1 << 20
 
 
-class BaseDebiasedClassifier(HeadClassifier):
+class BaseDebiasedClassifier(OptimizerHooks, HeadClassifier):
     """Classifier whose head is trained by a debiasing method.
 
     A subclass declares its parameters and says in :meth:`_make_method` which method
@@ -119,29 +119,6 @@ class BaseDebiasedClassifier(HeadClassifier):
 
     def _n_epochs(self):
         return self._optimizer_parameters()["max_iter"]
-
-    def _optimizer_parameters(self, groups_known=True):
-        """Return the parameters of the optimizer, with what "auto" stands for.
-
-        Parameters
-        ----------
-        groups_known : bool, default=True
-            Whether the groups of the training rows are known, and not inferred.
-
-        Returns
-        -------
-        dict of str to object
-            `solver`, `max_iter` and `weight_decay`, which stays "auto" where the solver
-            chooses it.
-        """
-        decay = self.weight_decay
-        if decay == "auto" and not (self.solver == "lbfgs" and groups_known):
-            decay = DEFAULT_DECAY
-        return {
-            "solver": self.solver,
-            "max_iter": self.max_iter,
-            "weight_decay": decay,
-        }
 
     def _train(self, prepared, task):
         from skdebias._fit import StackFit
