@@ -30,6 +30,7 @@ NAMES = (
     "ule_mnist",
     "ule_page",
     "untouched_blind",
+    "untouched_defaults",
 )
 
 
@@ -57,6 +58,80 @@ def facts():
 
 # File, quoted text with fields, as often as it is quoted. White space is any.
 QUOTES = [
+    # What untouched defaults do, by what is known.
+    (
+        "docs/methods.rst",
+        ":class:`GERNEClassifier` - {untouched_defaults.both_gerne} - "
+        "{untouched_defaults.training_gerne} - "
+        "{untouched_defaults.validation_gerne} - "
+        "{untouched_defaults.none_gerne}",
+    ),
+    (
+        "docs/methods.rst",
+        ":class:`DFRClassifier` - {untouched_defaults.both_dfr} - - - "
+        "{untouched_defaults.validation_dfr} - -",
+    ),
+    (
+        "docs/methods.rst",
+        ":class:`GroupDROClassifier` - {untouched_defaults.both_groupdro}"
+        " - {untouched_defaults.training_groupdro} - "
+        "{untouched_defaults.validation_groupdro} - -",
+    ),
+    (
+        "docs/methods.rst",
+        ':class:`ERMClassifier`, ``balance="group"`` - '
+        "{untouched_defaults.both_ermgroupbalanced} - "
+        "{untouched_defaults.training_ermgroupbalanced} - "
+        "{untouched_defaults.validation_ermgroupbalanced} - -",
+    ),
+    (
+        "docs/methods.rst",
+        ':class:`ERMClassifier`, ``balance="class"`` - '
+        "{untouched_defaults.both_ermclassbalanced} - "
+        "{untouched_defaults.training_ermclassbalanced} - - - "
+        "{untouched_defaults.none_ermclassbalanced}",
+    ),
+    (
+        "docs/methods.rst",
+        ":class:`GERNEClassifier` with ``pseudo_attributes=`` "
+        ":class:`~skdebias.attributes.SSAPseudoAttributes` - - - - - "
+        "{untouched_defaults.validation_gernessa} - -",
+    ),
+    (
+        "docs/methods.rst",
+        ":class:`GERNEClassifier` with ``pseudo_attributes=`` "
+        ":class:`~skdebias.attributes.XRMPseudoAttributes` - - - - - - - "
+        "{untouched_defaults.none_gernexrm}",
+    ),
+    (
+        "docs/methods.rst",
+        ":class:`UGCClassifier` - - - - - - - {untouched_defaults.none_ugc}",
+    ),
+    (
+        "docs/methods.rst",
+        ":class:`JTTClassifier` - - - - - - - {untouched_defaults.none_jtt}",
+    ),
+    (
+        "docs/methods.rst",
+        ":class:`LfFClassifier` - - - - - - - {untouched_defaults.none_lff}",
+    ),
+    (
+        "docs/methods.rst",
+        ":class:`AFRClassifier` - - - - - - - {untouched_defaults.none_afr}",
+    ),
+    (
+        "docs/methods.rst",
+        ":class:`ULEClassifier` - - - - - - - {untouched_defaults.none_ule}",
+    ),
+    (
+        "docs/methods.rst",
+        ":class:`ERMClassifier` - - - - - - - {untouched_defaults.none_erm}",
+    ),
+    (
+        "docs/methods.rst",
+        "validation rows, has {untouched_defaults.both_logisticregressiontuned} where",
+    ),
+    # End of untouched defaults.
     (
         "README.md",
         "adds {demo_seeds.tuned_mean} on average if validation rows choose, and "
@@ -188,6 +263,7 @@ WRITTEN_OUT = {
     "ule_mnist": "0.02 0.2 0.6 0.05 0.3 96.6 94.5 0.01 0.04",
     "ule_page": ".2 .4 .6 .8 .9 .4 .6 .8 .9 .01 .3 .01 0.67 85.3 .8 .5 .8 3.9 5.5 5.6 "
     "4.2",
+    "untouched_defaults": ".003 .01",
 }
 
 

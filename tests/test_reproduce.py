@@ -30,6 +30,7 @@ PAGES = {
     "ugc_page": "ugc",
     "ule_mnist": "ule_mnist",
     "ule_page": "ule",
+    "untouched_defaults": "untouched_defaults",
 }
 
 
