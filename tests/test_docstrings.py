@@ -198,7 +198,10 @@ def test_examples_are_found_in_both_packages():
 OWN_ENTRIES = {
     "AFRClassifier": {"weight_decay": "holds for the first head"},
     "GERNEClassifier": {
-        "pseudo_attributes": "comes beside two other ways to infer them"
+        "pseudo_attributes": "comes beside two other ways to infer them",
+        "solver": "chooses, untouched",
+        "weight_decay": "is chosen, untouched",
+        "max_iter": "depends on the solver, untouched",
     },
     "GroupDROClassifier": {"solver": "has an objective of its own"},
     "JTTClassifier": {

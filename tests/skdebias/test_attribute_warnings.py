@@ -151,9 +151,9 @@ def test_gerne_says_what_it_does_instead_unless_that_was_chosen(data):
     X, y, _ = data
     settings = {"max_iter": 1, "random_state": 0}
     ((_, message),) = said(lambda: GERNEClassifier(**settings).fit(X, y))
-    assert "it infers them, the t=0.1 of every class" in message
+    assert "it infers them, the t=0.2 of every class" in message
     for chosen in (
-        {"t": 0.2},
+        {"t": 0.1},
         {"reference_estimator": ERMClassifier(**settings)},
         {"pseudo_attributes": ConfidencePseudoAttributes()},
     ):

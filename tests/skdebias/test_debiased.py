@@ -143,7 +143,7 @@ def test_is_the_named_estimator_to_the_bit(name, hidden, validated, data):
 def test_other_solvers(name, solver, data):
     X, y, a = data
     given = {"attributes": a} if PAIRS[name][2] else {}
-    model, named = pair(name, solver=solver, max_iter=30)
+    model, named = pair(name, solver=solver, max_iter=30, weight_decay=0.01)
     assert_equal(model.fit(X, y, **given), named.fit(X, y, **given))
 
 
@@ -182,7 +182,7 @@ def test_methods_whose_first_stage_is_the_estimators(data):
 @pytest.mark.parametrize("solver", ["sgd", "lbfgs"])
 def test_grids_over_fields_of_the_method(solver, data):
     X, y, a = data
-    model, named = pair("GERNE", solver=solver, max_iter=20)
+    model, named = pair("GERNE", solver=solver, max_iter=20, weight_decay=0.01)
     grid = {"beta": [0.0, 0.5, 0.8], "c": [0.3, 0.5]}
     ours = {f"method__{key}": values for key, values in grid.items()}
     found = BatchedGridSearchCV(model, ours, cv=2).fit(X, y, attributes=a)

@@ -119,10 +119,19 @@ def test_pseudo_attributes_check_their_input(name, data):
         model.fit(X, y, X_val=X, y_val=y[1:])
 
 
+def _needed(name, y):
+    """What else a fit needs: attributes of some rows."""
+    if name != "SSAPseudoAttributes":
+        return {}
+    return {
+        "attributes": np.where(np.arange(len(y)) % 4, np.nan, np.arange(len(y)) % 8)
+    }
+
+
 @pytest.mark.parametrize("name", PSEUDO)
 def test_pseudo_attributes_check_other_rows(name, data):
     X, y = data
-    model = make(name).fit(X, y)
+    model = make(name).fit(X, y, **_needed(name, y))
     assert model.predict(X, y).shape == (80,)
     for given in (
         (X, y[:-1]),
@@ -176,7 +185,7 @@ def test_numbers_of_numpy_are_taken(name, data):
     numbers = {
         k: np.int64(v) for k, v in own.items() if type(v) is int and k != "verbose"
     }
-    model.set_params(**numbers).fit(X, y)
+    model.set_params(**numbers).fit(X, y, **_needed(name, y))
 
 
 @pytest.mark.parametrize("learning_rate", [1e30])

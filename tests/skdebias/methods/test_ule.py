@@ -421,7 +421,7 @@ def test_the_student_does_not_see_lam(hidden, options):
 @pytest.mark.parametrize("options", [{}, PAPER], ids=["default", "paper"])
 def test_lam_one_is_erm_step_by_step(n_classes, hidden, options):
     data = _data(n_classes)
-    erm = _train([ERM()], data, n_classes, hidden=hidden).stack.numpy(0)
+    erm = _train([ERM("class")], data, n_classes, hidden=hidden).stack.numpy(0)
     ule = _train([ULE(1.0, **options)], data, n_classes, hidden=hidden).stack.numpy(1)
     for got, want in zip(_flat(ule), _flat(erm)):
         np.testing.assert_allclose(got, want, atol=1e-6)
@@ -448,5 +448,6 @@ def test_a_frozen_student_stays_as_it_was(optimizer):
 def test_class_balance_reaches_the_plan():
     _, _, groups = _data(3)
     assert len(ULE(balance="class").plan(groups).batches[0].probabilities) == 3
-    assert not ULE().plan(groups).replacement
+    assert not ULE(balance=None).plan(groups).replacement
+    assert ULE().balance == "class"
     assert ULE(balance="class").plan(groups).replacement
