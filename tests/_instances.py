@@ -151,7 +151,7 @@ HEADS = {
         ),
         Head(
             "GERNE, unknown attributes",
-            GERNEClassifier(t=0.3),
+            GERNEClassifier(1.0, t=0.3),
             {"beta": [0.0, 0.5, 1.0], "t": [0.1, 0.3], "out_of_bounds": ["clip"]},
             n_trainings=2,
             checked=({"max_iter": 20},),

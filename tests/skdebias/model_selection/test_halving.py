@@ -452,7 +452,7 @@ def test_a_fit_that_failed_stays_so(data):
     grid = [{"beta": [50.0]}, {"learning_rate": [1e30]}, {"beta": [0.0, 0.5]}]
     with pytest.warns(FitFailedWarning) as warned:
         search = _halve(
-            GERNEClassifier(**SMALL),
+            GERNEClassifier(1.0, **SMALL),
             grid,
             X,
             y,
