@@ -456,7 +456,12 @@ def test_verbose_shows_progress(data, capsys):
 def test_random_grids(data, rates, betas, c, max_heads, solver):
     X, y, attributes = data
     estimator = GERNEClassifier(
-        c=c, solver=solver, out_of_bounds="clip", tol=1e-6, **SMALL
+        c=c,
+        solver=solver,
+        weight_decay=0.01,
+        out_of_bounds="clip",
+        tol=1e-6,
+        **SMALL,
     )
     grid = {"learning_rate": rates, "beta": betas}
     options = {"scoring": "neg_log_loss", "cv": AttributeStratifiedKFold(2)}
