@@ -80,7 +80,7 @@ class Curvature:
         -------
         Tensor of shape (n_problems, n_parameters)
         """
-        solved = torch.empty_like(x)
+        solved = torch.zeros_like(x)
         for number, factor in enumerate(self._factors):
             members = self._position == number
             columns = x[members].view(-1, len(factor)).to(factor.dtype).T

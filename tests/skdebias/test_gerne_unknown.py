@@ -45,7 +45,7 @@ def test_reference_is_the_papers():
 
 def test_unknown_case_is_the_known_case_on_the_pseudo_attributes(data):
     X, y, _ = data
-    model = GERNEClassifier(t=0.1, max_iter=5, random_state=0).fit(X, y)
+    model = GERNEClassifier(1.0, t=0.1, max_iter=5, random_state=0).fit(X, y)
     pseudo = ConfidencePseudoAttributes(
         0.1, reference_estimator=biased_reference(model)
     ).fit_predict(X, y)

@@ -70,6 +70,7 @@ def test_groups_are_those_of_the_inferrer_of_the_fit(data):
     (X, y), (X_val, y_val, _) = data
     inferrer = ErrorSetPseudoAttributes()
     model = GERNEClassifier(
+        1.0,
         pseudo_attributes=inferrer,
         selection="worst_inferred_group",
         max_iter=4,
@@ -77,7 +78,7 @@ def test_groups_are_those_of_the_inferrer_of_the_fit(data):
     ).fit(X, y, X_val=X_val, y_val=y_val)
     inferrer.fit(X, y, X_val=X_val, y_val=y_val)
     inferred = inferrer.predict(X_val, y_val)
-    given = GERNEClassifier(max_iter=4, random_state=0).fit(
+    given = GERNEClassifier(1.0, max_iter=4, random_state=0).fit(
         X,
         y,
         inferrer.pseudo_attributes_,

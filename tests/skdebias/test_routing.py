@@ -24,7 +24,7 @@ from skdebias.model_selection import (
 )
 
 ESTIMATORS = [
-    GERNEClassifier(max_iter=3, random_state=0, device="cpu"),
+    GERNEClassifier(1.0, max_iter=3, random_state=0, device="cpu"),
     ERMClassifier(balance="group", max_iter=3, random_state=0, device="cpu"),
 ]
 SCORING = {

@@ -97,7 +97,8 @@ def test_erm_and_reweighting(n_classes, reweight):
 
 def test_upsampling_the_error_set():
     X, y, _ = _data()
-    head = JTTClassifier(7, warmup_epochs=2, weight_decay=0.01, **SOLVER).fit(X, y)
+    settings = {"warmup_epochs": 2, "weight_decay": 0.01, "balance": None}
+    head = JTTClassifier(7, **settings, **SOLVER).fit(X, y)
     weights = np.where(head.pseudo_attributes_ == 1, 7.0, 1.0)
     assert 0 < head.pseudo_attributes_.mean() < 1
     _assert_same(head, _reference(X, y, weights / weights.sum(), 0.01))

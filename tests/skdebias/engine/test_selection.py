@@ -223,7 +223,7 @@ def test_of_perfect_epochs_the_surest_is_kept_in_silence(kind):
     given = {"X_val": X[sure], "y_val": y[sure], "attributes_val": attributes[sure]}
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        model.fit(X, y, attributes, **given)
+        model.fit(X, y, **given)
     assert model.history_["validation_score"][-1] == 1.0
     assert model.best_epoch_ > 4
 
