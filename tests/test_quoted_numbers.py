@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[1]
 SCRIPTS = ROOT / "examples" / "reproduce"
 NAMES = (
     "_runner",
-    "_statistics",
+    "_intervals",
     "_methods",
     "_embeddings",
     "coupling",

@@ -37,7 +37,7 @@ PAGES = {
 @pytest.fixture(scope="module")
 def scripts():
     """Modules of the scripts, which import one another by plain names."""
-    names = ("_runner", "_statistics", "_methods", "_embeddings")
+    names = ("_runner", "_intervals", "_methods", "_embeddings")
     sys.path.insert(0, str(SCRIPTS))
     try:
         yield {name: importlib.import_module(name) for name in names}
@@ -248,7 +248,7 @@ SCORES = [0.02, 0.05, 0.01, 0.04, 0.03]
 
 
 def test_intervals_of_splits_that_share_rows_are_corrected(scripts):
-    statistics = scripts["_statistics"]
+    statistics = scripts["_intervals"]
     splits = statistics.resampled(800, 200)
     expected = corrected_interval(SCORES, n_train=800, n_test=200)
     assert splits.interval(SCORES) == expected
@@ -260,7 +260,7 @@ def test_intervals_of_splits_that_share_rows_are_corrected(scripts):
 
 
 def test_intervals_of_one_test_part_are_those_of_student(scripts):
-    one_test = scripts["_statistics"].fixed_test(600)
+    one_test = scripts["_intervals"].fixed_test(600)
     interval = ttest_1samp(SCORES, 0).confidence_interval(0.95)
     np.testing.assert_allclose(one_test.interval(SCORES), [0.03, *interval])
     assert "The 600 test rows are the same in all splits" in one_test.covers
@@ -268,7 +268,7 @@ def test_intervals_of_one_test_part_are_those_of_student(scripts):
 
 
 def test_rows_say_whether_the_interval_is_corrected(scripts):
-    runner, statistics = scripts["_runner"], scripts["_statistics"]
+    runner, statistics = scripts["_runner"], scripts["_intervals"]
     sizes = {"training": (60, 40), "test": (20, 30)}
     rows = pd.DataFrame(
         [
@@ -284,7 +284,7 @@ def test_rows_say_whether_the_interval_is_corrected(scripts):
 
 
 def test_prose_is_filled_in_and_wrapped_again(scripts, tmp_path):
-    runner, statistics = scripts["_runner"], scripts["_statistics"]
+    runner, statistics = scripts["_runner"], scripts["_intervals"]
     text = "# Title\n\nA gain of\n{gain}.\n\n- one\n  item\n- another\n\n| a |\n| - |\n"
     filled = "# Title\n\nA gain of .1.\n\n- one item\n- another\n\n| a |\n| - |"
     assert statistics.written(text, {"gain": ".1"}) == filled
@@ -303,4 +303,4 @@ def test_prose_is_filled_in_and_wrapped_again(scripts, tmp_path):
     ("value", "text"), [(0.0574, ".057"), (-0.0004, ".000"), (1.0, "1.000")]
 )
 def test_shares_of_the_prose(scripts, value, text):
-    assert scripts["_statistics"].short(value) == text
+    assert scripts["_intervals"].short(value) == text

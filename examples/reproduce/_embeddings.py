@@ -1,7 +1,6 @@
 """What text_embeddings.py and image_embeddings.py share: sets, tasks and tables."""
 
 import argparse
-from _statistics import COUNTS, of_rows, picked, prose, written
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from _intervals import COUNTS, of_rows, picked, prose, written
 from _methods import (
     FULL,
     INFERRED,

@@ -2,11 +2,11 @@
 
 import time
 import warnings
-from _statistics import COUNTS
 from collections import Counter
 
 import numpy as np
 import torch
+from _intervals import COUNTS
 from _methods import _EveryEpoch, counts, evaluate
 from _untouched_tables import (
     BALANCE,

@@ -3,9 +3,8 @@
 Names of methods, of what a fit is given, and of heads are those of its rows.
 """
 
-from _statistics import COUNTS, of_rows, short
-
 import pandas as pd
+from _intervals import COUNTS, of_rows, short
 from _problems import PROBLEMS
 from untouched_blind import DEFAULT
 from untouched_blind import TRAINING as TRAINING_ROWS

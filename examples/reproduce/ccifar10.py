@@ -26,13 +26,13 @@ with one another, not with the paper. Images are enlarged to `--image-size`.
 import argparse
 import os
 import warnings
-from _statistics import points, prose
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
+from _intervals import points, prose
 from _runner import ROWS, Task, chosen, read, run
 from cmnist import KNOWN, score
 from sklearn.base import clone

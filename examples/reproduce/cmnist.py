@@ -17,13 +17,13 @@ part that chooses. A setting is chosen for all seeds at once.
 
 import argparse
 import os
-from _statistics import points, prose
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 import torch
+from _intervals import points, prose
 from _runner import ROWS, Task, chosen, run
 from sklearn.base import BaseEstimator, clone
 from sklearn.model_selection import train_test_split

@@ -14,12 +14,12 @@
 
 import argparse
 import os
-from _statistics import written
 from functools import cache
 from pathlib import Path
 
 import pandas as pd
 import torch
+from _intervals import written
 from _runner import PAGES, ROWS, Task, read, run
 from cmnist import MINORITY, SHARED, load, score, settings
 from sklearn.base import BaseEstimator, clone

@@ -19,11 +19,11 @@ row of the same `s`, paired by split, with a 95 % interval.
 import argparse
 import os
 import sys
-from _statistics import points, prose, resampled, short, written
 from pathlib import Path
 
 import pandas as pd
 import torch
+from _intervals import points, prose, resampled, short, written
 from _runner import ROWS, Task, chosen, read, run
 
 from skdebias import GERNEClassifier

@@ -12,11 +12,11 @@ no choice. Scores are of the test part.
 
 import argparse
 import tempfile
-from _statistics import COUNTS, of_rows, prose, written
 from functools import lru_cache
 from pathlib import Path
 
 import torch
+from _intervals import COUNTS, of_rows, prose, written
 from _runner import ROWS, Task, read, run
 
 from skdebias._demo import DemoSettings, run_demo

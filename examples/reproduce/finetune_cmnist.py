@@ -14,11 +14,11 @@ best on the validation part.
 """
 
 import argparse
-from _statistics import fixed_test, points, prose
 from pathlib import Path
 
 import numpy as np
 import torch
+from _intervals import fixed_test, points, prose
 from _runner import ROWS, Task, read, run
 from cmnist import KNOWN, MINORITY, SHARED, load, score, settings
 from sklearn.base import clone

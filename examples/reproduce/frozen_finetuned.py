@@ -23,7 +23,6 @@ import sys
 import tempfile
 import time
 import warnings
-from _statistics import fixed_test, picked, prose, short, written
 from functools import cache, lru_cache
 from pathlib import Path
 from typing import NamedTuple
@@ -31,6 +30,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from _embeddings import scaled
+from _intervals import fixed_test, picked, prose, short, written
 from _methods import METHODS, OPTIMISER, Part, settings
 from _runner import ROWS, Task, chosen, read, run
 from PIL import Image, ImageOps

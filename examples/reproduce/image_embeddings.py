@@ -22,12 +22,12 @@ The data folder is `$SKDEBIAS_DATA`; the sets may not be redistributed.
 
 import os
 import sys
-from _statistics import of_rows, picked, short
 from functools import cache
 from pathlib import Path
 
 import numpy as np
 from _embeddings import Set, gain, main, scaled
+from _intervals import of_rows, picked, short
 from _methods import FACES, FULL, INFERRED, NONE, VALIDATION, Part
 from _runner import ROWS
 from sklearn.model_selection import train_test_split

@@ -21,10 +21,10 @@ the means over all problems.
 
 import argparse
 import warnings
-from _statistics import COUNTS, of_rows, prose, short
 from functools import lru_cache
 from pathlib import Path
 
+from _intervals import COUNTS, of_rows, prose, short
 from _methods import evaluate
 from _problems import PROBLEMS
 from _runner import ROWS, Task, read, run

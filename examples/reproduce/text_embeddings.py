@@ -31,11 +31,11 @@ of `image_embeddings.py` only.
 The data folder is `$SKDEBIAS_DATA`.
 """
 
-from _statistics import of_rows, picked, short
 from functools import cache, partial
 
 import _text_sets as text
 from _embeddings import Set, gain, main, scaled
+from _intervals import of_rows, picked, short
 from _methods import FULL, INFERRED, METHODS, NONE, VALIDATION, Part
 from _runner import ROWS
 

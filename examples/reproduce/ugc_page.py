@@ -11,12 +11,12 @@ selections, clusters computed once per split included. Scripts, in `examples/rep
 """
 
 import argparse
-from _statistics import of_rows, picked, resampled, short, written
 
 import pandas as pd
 import ugc_details
 import ugc_synthetic
 from _embeddings import gain as gain_of
+from _intervals import of_rows, picked, resampled, short, written
 from _methods import FACES, NONE, VALIDATION
 from _runner import ROWS, read
 from ugc_celeba import INFERRED, REGIMES, SUFFIX, picks, summary

@@ -18,13 +18,13 @@ paper does not say how it chose), on the seeds that all of them have.
 """
 
 import argparse
-from _statistics import points, prose
 from dataclasses import astuple
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 import torch
+from _intervals import points, prose
 from _runner import ROWS, Task, read, run
 from torch import nn
 

@@ -11,11 +11,11 @@ from them, from `rows/ule_mixed.csv` and `rows/ule_students.csv`, and from the r
 """
 
 import argparse
-from _statistics import fixed_test, of_rows, picked, points, resampled, written
 
 import pandas as pd
 import ule_mixed
 from _embeddings import gain as gain_of
+from _intervals import fixed_test, of_rows, picked, points, resampled, written
 from _methods import FACES, FULL, NONE, VALIDATION
 from _runner import ROWS, chosen, read
 from ule_heads import BAR, CELEBA, markdown

@@ -18,11 +18,11 @@ import argparse
 import re
 import time
 import warnings
-from _statistics import short
 from collections import Counter
 from functools import lru_cache
 from pathlib import Path
 
+from _intervals import short
 from _methods import evaluate
 from _problems import FACES, PROBLEMS
 from _runner import ROWS, Task, run

@@ -23,13 +23,13 @@ one thread, beside other work: compare seconds with one another only.
 """
 
 import argparse
-from _statistics import prose, short
 from functools import lru_cache
 from pathlib import Path
 
 import _untouched_tables as tables
 import numpy as np
 import pandas as pd
+from _intervals import prose, short
 from _problems import PROBLEMS
 from _runner import ROWS, Task, read, run
 from _untouched_tables import (

@@ -184,7 +184,7 @@ path, dtype, n_rows = sys.argv[1], sys.argv[2], int(sys.argv[3])
 X = np.memmap(path, dtype=dtype, mode="r", shape=(n_rows, 512))
 y = np.arange(n_rows) % 2
 place = np.arange(n_rows) % 20 < 10
-clf = GERNEClassifier(batch_size=4096, max_iter=1, device="cpu", random_state=0)
+clf = GERNEClassifier(1.0, batch_size=4096, max_iter=1, device="cpu", random_state=0)
 small = slice(0, 512)
 validation = dict(X_val=X[small], y_val=y[small], attributes_val=place[small])
 clf.fit(np.array(X[small]), y[small], attributes=place[small], **validation)
