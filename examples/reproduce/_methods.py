@@ -252,9 +252,8 @@ def _fit(method, model, train, validation, regimes):
         return dict.fromkeys(regimes, model)
     # Both regimes without attributes in training run through the same epochs and
     # differ in which of them they choose: one fit does for both.
-    both = set(regimes) == set(BLIND)
     every = _EveryEpoch()
-    if both:
+    if NONE in regimes:
         model.set_callbacks(every)
     model.fit(
         train.X,
@@ -264,10 +263,14 @@ def _fit(method, model, train, validation, regimes):
         y_val=validation.y,
         attributes_val=validation.attributes if regimes != [NONE] else None,
     )
-    if not both:
+    if NONE not in regimes:
         return dict.fromkeys(regimes, model)
-    epoch = _worst_class(model.history_, validation).argmax()
-    return {VALIDATION: model, NONE: every.heads[epoch]}
+    # Without attributes no score selects by default.
+    if list(regimes) == [NONE]:
+        worst = model.history_["validation_group_accuracy"].min(1).round(9)
+    else:
+        worst = _worst_class(model.history_, validation)
+    return dict.fromkeys(regimes, model) | {NONE: every.heads[worst.argmax()]}
 
 
 def _worst_class(history, validation):
