@@ -120,6 +120,20 @@ class Groups:
         weights = None if self.weights is None else self.weights[rows]
         return self.from_labels(*cells.T, self.n_classes, self.n_attributes, weights)
 
+    def shuffled(self, rng: np.random.Generator) -> npt.NDArray[np.int64]:
+        """Return the numbers of the samples, group by group, at random within each.
+
+        Parameters
+        ----------
+        rng : Generator
+
+        Returns
+        -------
+        ndarray of shape (n_samples,)
+        """
+        order = rng.permutation(len(self.ids))
+        return order[np.argsort(self.ids[order], kind="stable")]
+
     @property
     def n_groups(self) -> int:
         """Number of non-empty groups."""

@@ -29,8 +29,10 @@ from skdebias._engine._loss import n_logits
 from skdebias._engine._problem import Fitted, OptimizerConfig, Problem
 from skdebias._engine._selection import HeadValidationScorer
 from skdebias._engine._threads import workers
+from skdebias._groups import Groups
 from skdebias._precision import exact_float32
 from skdebias.methods import Method, SamplingPlan, TrainingContext
+from skdebias.methods._head import Parameters
 
 # Pairs of steps and gradient differences that are remembered.
 _MEMORY = 20
@@ -121,10 +123,7 @@ def solve(
         problem.methods, plans, settings.weight_decay, summed
     )
     anchors = problem.anchors()
-    starts = problem.initial or anchors
-    if starts is None:
-        sizes = (features.n_features, n_logits(n_classes))
-        starts = [initial_parameters(sizes, problem.seed)] * len(problem.methods)
+    starts = linear_starts(problem, features.n_features, n_classes)
     flat_starts = flat_parameters([starts[h] for h in distinct], device)
     flat_anchors = None
     if anchors is not None:
@@ -176,6 +175,48 @@ def solve(
         gradient=state.gradient[position],
         shares=shares[position],
     )
+
+
+def linear_starts(
+    problem: Problem, n_features: int, n_classes: int
+) -> Sequence[Parameters]:
+    """Return where the linear heads of a problem start.
+
+    Parameters
+    ----------
+    problem : Problem
+    n_features, n_classes : int
+
+    Returns
+    -------
+    sequence of (coefs, intercepts)
+        Those of an earlier fit, else the anchors, else zero.
+    """
+    starts = problem.initial or problem.anchors()
+    if starts is None:
+        sizes = (n_features, n_logits(n_classes))
+        starts = [initial_parameters(sizes, problem.seed)] * len(problem.methods)
+    return starts
+
+
+def check_alone(method: Method, groups: Groups, y: NDArray[np.int64]) -> None:
+    """Refuse a problem by itself, before it is one of a stack.
+
+    Parameters
+    ----------
+    method : Method
+    groups : Groups
+        Of the training rows.
+    y : ndarray of shape (n_samples,)
+        Class codes.
+
+    Raises
+    ------
+    ValueError
+        As :func:`check_solvable`.
+    """
+    context = TrainingContext((groups,), torch.as_tensor(y), torch.device("cpu"))
+    check_solvable(method, method.plan(groups), context)
 
 
 def check_solvable(

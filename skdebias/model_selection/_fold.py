@@ -6,8 +6,6 @@ from functools import cached_property
 from typing import NamedTuple
 
 import joblib
-import numpy as np
-from sklearn.utils import check_random_state
 
 from skdebias._annotations import count_missing, plain_values
 from skdebias._attributes import as_attribute_array
@@ -16,6 +14,7 @@ from skdebias._base import BaseDebiasedClassifier
 from skdebias._first_stage import infers_attributes, run_first_stage
 from skdebias._mapped import take_rows
 from skdebias._prepare import (
+    blind_selection,
     draw_seed,
     encode,
     prepare,
@@ -112,7 +111,7 @@ class Fold:
     @cached_property
     def _shared_seed(self):
         """Seed of the heads without one: with several, each would be a stack."""
-        return check_random_state(None).randint(np.iinfo(np.int32).max)
+        return draw_seed(None)
 
     @cached_property
     def _kept(self):
@@ -168,7 +167,8 @@ class Fold:
         """Yield stacks of members that fit the memory."""
         from skdebias._engine._loss import n_logits
 
-        first, prepared = members[0].model, members[0].prepared
+        prepared = members[0].prepared
+        first = with_numbers(members[0].model, not prepared.stage.inferred)
         n_outputs = n_logits(len(prepared.classes))
         size = self._context.limits.most_candidates(
             first,
@@ -200,7 +200,9 @@ class Fold:
         prepared = prepare(model, data, encoded, self._first_stages[stage_key])
         numbered = with_numbers(model, groups_known=not prepared.stage.inferred)
         if numbered.solver == "lbfgs":
-            _check_solvable(prepared)
+            from skdebias._engine._lbfgs import check_alone
+
+            check_alone(prepared.method, prepared.groups, prepared.y_codes)
         structure = self._context.keys.structure(number, model, prepared.method)
         return (stage_key, structure), StackMember(number, model, prepared)
 
@@ -226,7 +228,8 @@ class Fold:
         data = self._data(model, seed, with_X=stage_key is not None)
         # Those of classes are parameters of the candidates.
         weights = joblib.hash((data.sample_weight, data.kept))
-        key = model.selection, weights
+        # "auto" is one score with early stopping, and another without.
+        key = blind_selection(model, data.attributes_val), weights
         if key not in self._encoded:
             self._encoded[key] = encode(model, data)
         encoded = self._encoded[key]
@@ -267,22 +270,11 @@ class Fold:
         given = self._kept[1]["attributes"], self._kept[1]["attributes_val"]
         if not infers_attributes(model, *given) or model.pseudo_attributes is None:
             return {}
-        data, _, stage_key = self._first_stage(number, model)
+        if model.selection == "worst_inferred_group":
+            return {}  # it asks for what infers, and not only for what was inferred
+        data, encoded, stage_key = self._first_stage(number, model)
         stage = self._first_stages[stage_key]
         attributes_val = data.attributes_val
         if count_missing(attributes_val, "attributes_val") == "some":
-            attributes_val = stage.attributes_of_validation(data)
+            attributes_val = stage.attributes_of_validation(data, encoded)
         return {"attributes": stage.attributes, "attributes_val": attributes_val}
-
-
-def _check_solvable(prepared):
-    """Refuse a problem alone, and not together with all others of its stack."""
-    import torch
-
-    from skdebias._engine._lbfgs import check_solvable
-    from skdebias.methods import TrainingContext
-
-    method, groups = prepared.method, prepared.groups
-    y = torch.as_tensor(prepared.y_codes)
-    context = TrainingContext((groups,), y, torch.device("cpu"))
-    check_solvable(method, method.plan(groups), context)

@@ -2,8 +2,6 @@
 
 from itertools import pairwise
 
-from skdebias._auto import with_numbers
-
 # Bytes that a stack may take with max_heads="auto". As many stacks as there are threads
 # train at once.
 _STACK_BYTES = 1 << 28
@@ -65,6 +63,7 @@ class StackLimits:
         Parameters
         ----------
         model : BaseDebiasedClassifier
+            With its solver named.
         widths : list of int
             Features, units of the hidden layers, and outputs of a head.
         n_rows : int
@@ -78,12 +77,11 @@ class StackLimits:
         int
         """
         n_weights = sum(a * b for a, b in pairwise(widths))
-        solver = with_numbers(model).solver
         most = n_candidates
         if self._max_heads == "auto":
             # Weights, gradients, two moments, kept ones; activations and what follows.
             # The deterministic solver remembers 20 steps and gradients in double.
-            copies = 100 if solver == "lbfgs" else 6
+            copies = 100 if model.solver == "lbfgs" else 6
             n_outputs = sum(widths[1:])
             floats = copies * n_weights + 16 * model.batch_size * n_outputs
             floats += 3 * min(n_rows, 4 * _SCORED_ROWS) * n_outputs
@@ -91,7 +89,7 @@ class StackLimits:
         else:
             most = self._max_heads // n_heads
         n_stacks = -(-n_candidates // max(1, most))
-        if solver != "lbfgs":  # which divides the rows
+        if model.solver != "lbfgs":  # which divides the rows
             work = model.batch_size * n_weights * n_heads * n_candidates
             n_parts = -(-_PARTS // self._n_splits)
             n_stacks = max(n_stacks, min(n_parts, work // _PART_WORK))

@@ -23,6 +23,7 @@ from sklearn.preprocessing import MinMaxScaler, StandardScaler
 from skdebias import (
     AFRClassifier,
     DebiasedClassifier,
+    DFRClassifier,
     ERMClassifier,
     GERNEClassifier,
     GroupDROClassifier,
@@ -30,7 +31,7 @@ from skdebias import (
     UGCClassifier,
     ULEClassifier,
 )
-from skdebias.attributes import ErrorSetPseudoAttributes
+from skdebias.attributes import ErrorSetPseudoAttributes, SSAPseudoAttributes
 from skdebias.datasets import make_spurious_classification
 from skdebias.methods import GERNE
 from skdebias.metrics import (
@@ -65,7 +66,7 @@ CASES = {
         {"beta": [0.0, 1.0], "learning_rate": [1e-2, 1e-1]},
     ),
     "structural": (
-        GERNEClassifier(**SMALL),
+        GERNEClassifier(1.0, **SMALL),
         {"beta": [0.0, 1.0], "max_iter": [1, 4], "coupling": ["shared", "independent"]},
     ),
     "ERM lbfgs": (ERMClassifier(**EXACT), {"reweight": [None, "group"]} | DECAYS),
@@ -90,7 +91,7 @@ CASES = {
 }
 UNKNOWN = {
     "confidence": (
-        GERNEClassifier(**SMALL),
+        GERNEClassifier(1.0, **SMALL),
         {"beta": [0.0, 1.0], "t": [0.1, 0.3], "learning_rate": [1e-3, 1e-2]},
     ),
     "errors": (
@@ -198,7 +199,7 @@ def test_several_classes_and_group_scores(multiclass, case):
 def test_pipeline_steps_are_fitted_per_fold(data):
     X, y, attributes = data
     X = X * np.arange(1, 10) + 5
-    pipeline = make_pipeline(StandardScaler(), GERNEClassifier(**SMALL))
+    pipeline = make_pipeline(StandardScaler(), GERNEClassifier(1.0, **SMALL))
     grid = {"gerneclassifier__beta": [0.0, 1.0], "gerneclassifier__c": [0.5]}
     stock = _stock(pipeline, grid, X, y, attributes, scoring="neg_log_loss")
     batched = BatchedGridSearchCV(
@@ -251,7 +252,7 @@ def test_a_function_that_scores_gets_the_whole_pipeline(data):
 def test_validation_set_and_early_stopping(data):
     X, y, attributes = data
     estimator = GERNEClassifier(
-        **SMALL | {"max_iter": 12}, early_stopping=True, n_iter_no_change=2
+        1.0, **SMALL | {"max_iter": 12}, early_stopping=True, n_iter_no_change=2
     )
     grid = {"beta": [0.0, 1.0], "learning_rate": [1e-4, 1e-1]}
     rest = {"X_val": X[:50], "y_val": y[:50], "attributes_val": attributes[:50]}
@@ -285,7 +286,7 @@ def test_other_embeddings_for_the_student(data):
 
 def test_randomised_search(data):
     X, y, attributes = data
-    estimator = GERNEClassifier(**SMALL)
+    estimator = GERNEClassifier(1.0, **SMALL)
     distributions = {"learning_rate": loguniform(1e-4, 1e-1), "beta": [0.0, 1.0]}
     options = {"n_iter": 6, "random_state": 1, "scoring": "neg_log_loss"}
     stock = _stock(
@@ -305,7 +306,7 @@ def test_randomised_search(data):
 def test_candidates_that_fail_leave_the_others_alone(data):
     X, y, attributes = data
     grid = {"beta": [0.0, 50.0], "learning_rate": [1e-2, 1e30]}
-    search = BatchedGridSearchCV(GERNEClassifier(**SMALL), grid, cv=3)
+    search = BatchedGridSearchCV(GERNEClassifier(1.0, **SMALL), grid, cv=3)
     with pytest.warns(FitFailedWarning) as warned:
         search.fit(X, y, attributes=attributes)
     message = str(warned[0].message)
@@ -314,7 +315,7 @@ def test_candidates_that_fail_leave_the_others_alone(data):
     scores = search.cv_results_["mean_test_score"]
     assert np.isnan(scores).tolist() == [False, True, True, True]
     alone = BatchedGridSearchCV(
-        GERNEClassifier(**SMALL), {"beta": [0.0], "learning_rate": [1e-2]}, cv=3
+        GERNEClassifier(1.0, **SMALL), {"beta": [0.0], "learning_rate": [1e-2]}, cv=3
     ).fit(X, y, attributes=attributes)
     assert scores[0] == alone.cv_results_["mean_test_score"][0]
 
@@ -323,7 +324,7 @@ def test_candidates_that_fail_leave_the_others_alone(data):
 def test_error_score_raise(data, value):
     X, y, attributes = data
     search = BatchedGridSearchCV(
-        GERNEClassifier(**SMALL), {"beta": [value]}, error_score="raise"
+        GERNEClassifier(1.0, **SMALL), {"beta": [value]}, error_score="raise"
     )
     with pytest.raises(ValueError, match="beta"):
         search.fit(X, y, attributes=attributes)
@@ -331,7 +332,7 @@ def test_error_score_raise(data, value):
 
 def test_all_fits_failing_is_an_error(data):
     X, y, attributes = data
-    search = BatchedGridSearchCV(GERNEClassifier(**SMALL), {"beta": [50.0]})
+    search = BatchedGridSearchCV(GERNEClassifier(1.0, **SMALL), {"beta": [50.0]})
     with pytest.raises(ValueError, match="outside the bounds"):
         search.fit(X, y, attributes=attributes)
 
@@ -379,7 +380,7 @@ def test_candidates_of_a_fold_are_one_stack(data, monkeypatch):
     for max_heads, expected in (("auto", [12] * 3), (5, [4] * 9)):
         sizes.clear()
         search = BatchedGridSearchCV(
-            GERNEClassifier(**SMALL), grid, cv=3, refit=False, max_heads=max_heads
+            GERNEClassifier(1.0, **SMALL), grid, cv=3, refit=False, max_heads=max_heads
         )
         search.fit(X, y, attributes=attributes)
         assert sizes == expected
@@ -404,10 +405,14 @@ def test_explicit_splits_and_a_memory_map(data, tmp_path):
     mapped = np.load(path, mmap_mode="r")
     cv = PredefinedSplit(np.arange(len(y)) % 4 - 1)
     options = {"cv": cv, "scoring": worst_group_accuracy_scorer}
-    search = BatchedGridSearchCV(GERNEClassifier(**SMALL), {"beta": [0, 1]}, **options)
+    search = BatchedGridSearchCV(
+        GERNEClassifier(1.0, **SMALL), {"beta": [0, 1]}, **options
+    )
     search.fit(mapped, y, attributes=attributes)
     assert search.n_splits_ == 3
-    again = BatchedGridSearchCV(GERNEClassifier(**SMALL), {"beta": [0, 1]}, **options)
+    again = BatchedGridSearchCV(
+        GERNEClassifier(1.0, **SMALL), {"beta": [0, 1]}, **options
+    )
     again.fit(np.asarray(mapped), y, attributes=attributes)
     np.testing.assert_array_equal(
         search.cv_results_["mean_test_score"], again.cv_results_["mean_test_score"]
@@ -478,7 +483,7 @@ def test_random_grids(data, rates, betas, c, max_heads, solver):
 @pytest.mark.parametrize("hidden", [(), (4,)])
 def test_a_head_does_not_depend_on_its_stack(data, hidden):
     X, y, attributes = data
-    estimator = GERNEClassifier(hidden_layer_sizes=hidden, **SMALL)
+    estimator = GERNEClassifier(1.0, hidden_layer_sizes=hidden, **SMALL)
     options = {"scoring": "neg_log_loss", "cv": 3, "refit": False}
     scores = []
     for n_others, max_heads in ((0, "auto"), (6, "auto"), (299, "auto"), (299, 41)):
@@ -496,7 +501,7 @@ def test_a_fold_without_some_group(data):
     X, y, attributes = X[kept], y[kept], attributes[kept]
     cell = (y == 1) & (attributes == 0)
     cv = PredefinedSplit(np.where(cell, 0, np.arange(len(y)) % 2))
-    estimator, grid = GERNEClassifier(**SMALL), {"beta": [0.0, 0.3]}
+    estimator, grid = GERNEClassifier(1.0, **SMALL), {"beta": [0.0, 0.3]}
     options = {"scoring": worst_group_accuracy_scorer, "cv": cv}
     stock = _stock(estimator, grid, X, y, attributes, **options)
     batched = BatchedGridSearchCV(estimator, grid, **options)
@@ -510,7 +515,7 @@ def test_a_fold_without_some_group(data):
 def test_nested_cross_validation(data):
     X, y, attributes = data
     search = BatchedGridSearchCV(
-        GERNEClassifier(**SMALL),
+        GERNEClassifier(1.0, **SMALL),
         {"beta": [0.0, 1.0]},
         scoring=worst_group_accuracy_scorer,
         cv=AttributeStratifiedKFold(2),
@@ -554,7 +559,7 @@ def test_callbacks_see_every_fit_that_is_scored(data):
     names = []
     for kind in (BatchedGridSearchCV, GridSearchCV):
         recorder = Recorder()
-        search = kind(GERNEClassifier(**SMALL), grid, cv=2).set_callbacks(recorder)
+        search = kind(GERNEClassifier(1.0, **SMALL), grid, cv=2).set_callbacks(recorder)
         search.fit(X, y, attributes=attributes)
         names.append([task for own, task in recorder.ended if own == kind.__name__])
     assert names[0] == names[1]
@@ -603,7 +608,60 @@ def test_a_candidate_without_a_minimum_fails_alone(data):
 def test_callbacks_see_the_refit(data):
     X, y, attributes = data
     monitor = ScoringMonitor(scoring=worst_group_accuracy_scorer)
-    estimator = GERNEClassifier(**SMALL).set_callbacks(monitor)
+    estimator = GERNEClassifier(1.0, **SMALL).set_callbacks(monitor)
     search = BatchedGridSearchCV(estimator, {"beta": [0.0, 1.0]}, cv=2)
     search.fit(X, y, attributes=attributes)
     assert search.best_estimator_.n_iter_ == SMALL["max_iter"]
+
+
+_SSA = SSAPseudoAttributes(random_state=0)
+_ERRORS = ErrorSetPseudoAttributes(
+    reference_estimator=ERMClassifier(max_iter=1, random_state=0)
+)
+
+
+@pytest.mark.parametrize(
+    ("estimator", "grid", "annotated"),
+    [
+        # "auto" is the last epoch without early stopping, and the worst class with it.
+        (
+            ERMClassifier(
+                max_iter=20, learning_rate=0.05, n_iter_no_change=2, random_state=0
+            ),
+            {"early_stopping": [False, True]},
+            None,
+        ),
+        # Attributes of some of the validation rows, filled once for all candidates.
+        (
+            DFRClassifier(pseudo_attributes=_SSA, n_draws=1, random_state=0),
+            {"l1_ratio": [0.0, 1.0]},
+            "some",
+        ),
+        # What infers is asked for those of all validation rows.
+        (
+            DFRClassifier(
+                pseudo_attributes=_ERRORS,
+                selection="worst_inferred_group",
+                n_draws=1,
+                random_state=0,
+            ),
+            {"l1_ratio": [0.0, 1.0]},
+            None,
+        ),
+    ],
+    ids=["early stopping", "some of validation", "inferred of validation"],
+)
+def test_validation_sets_select_as_in_the_stock_search(estimator, grid, annotated):
+    X, y, _ = make_spurious_classification(400, correlation=0.8, random_state=0)
+    held_out = make_spurious_classification(200, correlation=0.8, random_state=1)
+    fit = dict(zip(("X_val", "y_val"), held_out))
+    if annotated:
+        fit["attributes_val"] = held_out[2].astype(float)
+        fit["attributes_val"][::3] = np.nan
+    scores = []
+    with sklearn.config_context(enable_metadata_routing=True):
+        for kind in (GridSearchCV, BatchedGridSearchCV):
+            search = kind(estimator, grid, cv=2, error_score="raise").fit(X, y, **fit)
+            scores.append(search.cv_results_["mean_test_score"])
+    np.testing.assert_array_equal(*scores)
+    assert np.ptp(scores[0]) > 0  # the candidates differ
