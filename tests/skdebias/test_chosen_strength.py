@@ -1,5 +1,8 @@
 """What "auto" chooses within a fit: GERNE's strength, and the weight decay."""
 
+import warnings
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import sklearn
@@ -23,6 +26,7 @@ from skdebias._engine._features import Features
 from skdebias._engine._heads import stack_parameters
 from skdebias._engine._held_out import HeldOut, group_errors, smooth_error
 from skdebias._groups import Groups
+from skdebias._prepare import prepare, training_data
 from skdebias.datasets import make_spurious_classification
 from skdebias.export import load, save
 from skdebias.methods import GERNE
@@ -35,6 +39,7 @@ from skdebias.model_selection import (
 )
 
 CPU = torch.device("cpu")
+_NOTHING_ELSE = dict.fromkeys(("attributes", "X_val", "y_val", "attributes_val"))
 
 
 def _data(n_classes=2, n_samples=600, seed=0, **settings):
@@ -421,3 +426,35 @@ def test_the_choice_is_the_same_with_any_number_of_threads():
         finally:
             torch.set_num_threads(before)
     assert_array_equal(fits[0].coef_, fits[1].coef_)
+
+
+@pytest.mark.parametrize(
+    "chosen", [{"learning_rate": 0.1}, {"batch_size": 64}, {"early_stopping": True}]
+)
+def test_arguments_of_epochs_that_have_no_effect_are_said(chosen):
+    fit, _ = _data(n_samples=100)
+    with pytest.warns(UserWarning, match=f"{next(iter(chosen))} of GERNE.* no epochs"):
+        GERNEClassifier(random_state=0, **chosen).fit(**fit)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        GERNEClassifier(random_state=0).fit(**fit)
+        # Nor is anything said where they have an effect.
+        GERNEClassifier(1.0, random_state=0, max_iter=2, **chosen).fit(**fit)
+
+
+@pytest.mark.parametrize(
+    ("model", "known", "n_epochs"),
+    [
+        (GERNEClassifier(t=0.3), False, 50),
+        (GERNEClassifier(t=0.3, max_iter=7), False, 7),
+        (GERNEClassifier(1.0), True, 50),
+    ],
+)
+def test_callbacks_hear_of_the_epochs_that_there_are(model, known, n_epochs):
+    fit, _ = _data(n_samples=100)
+    model = clone(model)
+    data = training_data(model, fit["X"], fit["y"], **_NOTHING_ELSE)
+    if known:
+        data = replace(data, attributes=fit["attributes"])
+    model.n_features_in_ = fit["X"].shape[1]
+    assert model._n_epochs(prepare(model, data)) == n_epochs

@@ -80,7 +80,7 @@ def _fit_network(method, **changes):
 
 def _search(kind):
     grid = {"learning_rate": [1e-3, 1e-2], "beta": [-0.5, 0.5]}
-    found = kind(GERNEClassifier(**SHORT), grid, cv=2).fit(X, Y, attributes=A)
+    found = kind(GERNEClassifier(1.0, **SHORT), grid, cv=2).fit(X, Y, attributes=A)
     scores = found.cv_results_["mean_test_score"]
     return {"scores": scores, **_numbers(found.best_estimator_)}
 
@@ -92,7 +92,7 @@ def _attributes(kind):
 
 def _exported(folder):
     path = folder / "head.safetensors"
-    save(GERNEClassifier(**SHORT).fit(X, Y, A), path)
+    save(GERNEClassifier(1.0, **SHORT).fit(X, Y, A), path)
     head = load(path)
     (layer,) = to_torch(head)
     return {**_numbers(head), "weight": layer.weight, "bias": layer.bias}

@@ -104,9 +104,11 @@ def test_rows_that_do_not_fit(n_free, x_device, data):
         features = Features(Xd, torch.device("cuda"))
         resident = n_free > X.nbytes or x_device == "cuda:0"
         assert (features._tensor.device.type == "cuda") or not resident
-        head = GERNEClassifier(device="cuda", **SETTINGS).fit(Xd, y, a)
+        head = GERNEClassifier(1.0, device="cuda", **SETTINGS).fit(Xd, y, a)
         assert log.problems == []
-    fitted = GERNEClassifier(device="cpu", **SETTINGS).fit(X.astype(np.float16), y, a)
+    fitted = GERNEClassifier(1.0, device="cpu", **SETTINGS).fit(
+        X.astype(np.float16), y, a
+    )
     assert_alike(head, fitted, X)
 
 
@@ -114,7 +116,7 @@ def test_rows_that_do_not_fit(n_free, x_device, data):
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 def test_every_answer_for_every_type(dtype, data, tmp_path):
     X, y, a = data
-    head = GERNEClassifier(device="cpu", **SETTINGS).fit(X, y, a)
+    head = GERNEClassifier(1.0, device="cpu", **SETTINGS).fit(X, y, a)
     path = tmp_path / "head.safetensors"
     export.save(head, path)
     loaded = export.load(path)
@@ -142,7 +144,7 @@ def test_searches(search, data):
     Xg, yg, ag = on("cuda:1", X, y, a)
     cv = AttributeStratifiedKFold(2)
     found = [
-        search(GERNEClassifier(device=device, **SETTINGS), cv).fit(*arrays)
+        search(GERNEClassifier(1.0, device=device, **SETTINGS), cv).fit(*arrays)
         for device, arrays in {"cpu": data, "cuda:1": (Xg, yg, ag)}.items()
     ]
     scores = [one.cv_results_["mean_test_score"] for one in found]
@@ -202,7 +204,9 @@ def test_clusters_of_one_device_assign_rows_of_another(data):
 @pytest.mark.gpu(devices=2)
 def test_fitted_heads_know_no_device(data):
     X, y, a = data
-    head = GERNEClassifier(device="cuda:1", warm_start=True, **SETTINGS).fit(X, y, a)
+    head = GERNEClassifier(1.0, device="cuda:1", warm_start=True, **SETTINGS).fit(
+        X, y, a
+    )
     twin = pickle.loads(pickle.dumps(head))
     np.testing.assert_array_equal(twin.coef_, head.coef_)
     assert isinstance(head.coef_, np.ndarray)

@@ -309,8 +309,8 @@ def test_two_classes_with_probabilities_that_agree(estimator, data):
 )
 def test_attributes_of_every_type(attributes_of, data):
     X, y, a = data
-    reference = GERNEClassifier(**COMMON).fit(X, y, attributes=a)
-    model = GERNEClassifier(**COMMON).fit(X, y, attributes=attributes_of(a))
+    reference = GERNEClassifier(1.0, **COMMON).fit(X, y, attributes=a)
+    model = GERNEClassifier(1.0, **COMMON).fit(X, y, attributes=attributes_of(a))
     assert_same_head(model, reference, atol=0)
     assert model.attribute_values_.shape == (2,)
     np.testing.assert_array_equal(model.group_counts_, reference.group_counts_)
@@ -463,7 +463,7 @@ def test_special_cases_reach_the_same_minimum(one, two, converged):
 def test_adamw_and_sgd_are_different_solvers_of_one_problem(data):
     X, y, a = data
     one, two = (
-        GERNEClassifier(**COMMON, solver=solver).fit(X, y, attributes=a)
+        GERNEClassifier(1.0, **COMMON, solver=solver).fit(X, y, attributes=a)
         for solver in ("sgd", "adamw")
     )
     assert differ(one, two)
@@ -495,7 +495,7 @@ def test_a_hidden_layer_learns_what_a_linear_head_cannot():
 
 def test_a_refit_forgets_the_layers_of_another_architecture(data):
     X, y, a = data
-    model = GERNEClassifier(**COMMON).fit(X, y, attributes=a)
+    model = GERNEClassifier(1.0, **COMMON).fit(X, y, attributes=a)
     linear = model.predict_proba(X)
     model.set_params(hidden_layer_sizes=(4,)).fit(X, y, attributes=a)
     assert not hasattr(model, "coef_")
@@ -757,12 +757,12 @@ def test_a_pipeline_scales_the_validation_set(spurious):
     (X, y, a), (X_val, y_val, a_val), _ = spurious
     X, X_val = 1000 * X + 500, 1000 * X_val + 500
     validation = {"y_val": y_val, "attributes_val": a_val}
-    steps = [("scale", StandardScaler()), ("head", GERNEClassifier(**COMMON))]
+    steps = [("scale", StandardScaler()), ("head", GERNEClassifier(1.0, **COMMON))]
     with config_context(enable_metadata_routing=True):
         pipeline = Pipeline(steps, transform_input=["X_val"])
         pipeline.fit(X, y, attributes=a, X_val=X_val, **validation)
     scaler = StandardScaler().fit(X)
-    by_hand = GERNEClassifier(**COMMON).fit(
+    by_hand = GERNEClassifier(1.0, **COMMON).fit(
         scaler.transform(X), y, a, X_val=scaler.transform(X_val), **validation
     )
     assert_same_head(pipeline[-1], by_hand, atol=0)
@@ -933,7 +933,7 @@ BAD_PARAMETERS = [
 @pytest.mark.parametrize(("parameters", "message"), BAD_PARAMETERS, ids=str)
 def test_bad_parameters(parameters, message, data):
     X, y, a = data
-    model = GERNEClassifier(**COMMON).set_params(**parameters)
+    model = GERNEClassifier(1.0, **COMMON).set_params(**parameters)
     with pytest.raises(ValueError, match=message):
         model.fit(X, y, attributes=a)
 
@@ -1036,7 +1036,7 @@ BAD_DATA = {
 
 @pytest.mark.parametrize("case", BAD_DATA)
 @pytest.mark.parametrize(
-    "model", [ERMClassifier(balance="group", **COMMON), GERNEClassifier(**COMMON)],
+    "model", [ERMClassifier(balance="group", **COMMON), GERNEClassifier(1.0, **COMMON)],
     ids=["group-resampling", "gerne"],
 )  # fmt: skip
 @pytest.mark.filterwarnings("ignore::skdebias.MissingAttributesWarning")
@@ -1049,7 +1049,7 @@ def test_bad_data(case, model, data):
 
 def test_selection_by_worst_group_needs_attributes(data):
     X, y, a = data
-    model = GERNEClassifier(selection="worst_group", **COMMON)
+    model = GERNEClassifier(1.0, selection="worst_group", **COMMON)
     with pytest.raises(
         ValueError, match=r"selection='worst_group' needs attributes_val"
     ):
@@ -1058,12 +1058,12 @@ def test_selection_by_worst_group_needs_attributes(data):
 
 def test_a_scorer_without_routing_names_the_line(data):
     X, y, a = data
-    model = GERNEClassifier(**COMMON).fit(X, y, attributes=a)
+    model = GERNEClassifier(1.0, **COMMON).fit(X, y, attributes=a)
     line = r"sklearn\.set_config\(enable_metadata_routing=True\)"
     with pytest.raises(TypeError, match=line):
         worst_group_accuracy_scorer(model, X, y)
     search = GridSearchCV(
-        make_pipeline(StandardScaler(), GERNEClassifier(**COMMON)),
+        make_pipeline(StandardScaler(), GERNEClassifier(1.0, **COMMON)),
         {"gerneclassifier__c": [0.5]},
         scoring=worst_group_accuracy_scorer,
         cv=2,

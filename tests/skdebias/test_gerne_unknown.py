@@ -57,7 +57,7 @@ def test_unknown_case_is_the_known_case_on_the_pseudo_attributes(data):
 
 def test_refit_with_attributes_drops_the_pseudo_attributes(data):
     X, y, attributes = data
-    model = GERNEClassifier(max_iter=2, random_state=0).fit(X, y)
+    model = GERNEClassifier(1.0, max_iter=2, random_state=0).fit(X, y)
     assert not hasattr(model.fit(X, y, attributes=attributes), "pseudo_attributes_")
 
 

@@ -35,7 +35,8 @@ def _routing():
 
 
 def _head(**params):
-    return GERNEClassifier(max_iter=6, learning_rate=0.01, random_state=0, **params)
+    settings = {"max_iter": 6, "learning_rate": 0.01, "random_state": 0}
+    return GERNEClassifier(1.0, **settings, **params)
 
 
 @pytest.fixture

@@ -354,7 +354,7 @@ def test_bad_weights_are_refused_by_name(what, argument, data):
     X, y, attributes = data
     make, message = BAD[what]
     with pytest.raises(ValueError, match=message) as error:
-        GERNEClassifier(max_iter=1).fit(
+        GERNEClassifier(1.0, max_iter=1).fit(
             X, y, attributes, X_val=X, y_val=y, **{argument: make(len(y))}
         )
     if what != "words":
@@ -389,7 +389,7 @@ def test_validation_rows_of_weight_zero_are_not_there(data):
     X, y, attributes = data
     weights = np.where(attributes == y, 3.0, 0.0)  # two groups are gone
     kept = weights > 0
-    model = GERNEClassifier(max_iter=3, random_state=0)
+    model = GERNEClassifier(1.0, max_iter=3, random_state=0)
     found = clone(model).fit(
         X,
         y,
@@ -424,7 +424,10 @@ def test_the_score_that_chooses_the_epoch_is_weighted(data):
 
 
 GRIDS = {
-    "sgd": (GERNEClassifier(max_iter=4, random_state=0), {"beta": [-1.0, 0.0, 0.2]}),
+    "sgd": (
+        GERNEClassifier(1.0, max_iter=4, random_state=0),
+        {"beta": [-1.0, 0.0, 0.2]},
+    ),
     "walk": (ERMClassifier(max_iter=4, random_state=0), {"weight_decay": [0.1, 1.0]}),
     "lbfgs": (
         GroupDROClassifier(solver="lbfgs", random_state=0),
@@ -477,7 +480,7 @@ def test_a_search_splits_the_weights_as_the_stock_search_does(name, data, weight
 
 def test_weights_are_requested_as_in_scikit_learn(data, weights):
     X, y, attributes = data
-    model = GERNEClassifier(max_iter=2, random_state=0)
+    model = GERNEClassifier(1.0, max_iter=2, random_state=0)
     with sklearn.config_context(enable_metadata_routing=True):
         for search in (GridSearchCV, BatchedGridSearchCV):
             with pytest.raises(ValueError, match="sample_weight"):
@@ -629,7 +632,9 @@ def test_runs_of_networks_are_told_apart_by_their_weights(few, tmp_path):
 def test_the_bounds_of_beta_are_those_of_a_fit(data, weights):
     X, y, attributes = data
     weights = weights * (1 + 3 * y)
-    model = GERNEClassifier(max_iter=1).fit(X, y, attributes, sample_weight=weights)
+    model = GERNEClassifier(1.0, max_iter=1).fit(
+        X, y, attributes, sample_weight=weights
+    )
     found = beta_bounds(y, attributes, c=0.5, sample_weight=weights)
     np.testing.assert_allclose(found, model.beta_bounds_)
     assert abs(found[1] - beta_bounds(y, attributes, c=0.5)[1]) > 0.01

@@ -34,7 +34,7 @@ def rows():
 @pytest.fixture
 def head_file(rows, tmp_path):
     X, y, attributes = rows
-    model = make_pipeline(StandardScaler(), GERNEClassifier(max_iter=1))
+    model = make_pipeline(StandardScaler(), GERNEClassifier(1.0, max_iter=1))
     model.fit(X, y, gerneclassifier__attributes=attributes)
     path = tmp_path / "head.safetensors"
     save(model, path)
@@ -323,7 +323,9 @@ LABELS = {
 @pytest.mark.parametrize("hidden", [(), (2,)])
 def test_labels_and_attributes_of_every_type_come_back(tmp_path, rows, labels, hidden):
     X, _, attributes = rows
-    head = GERNEClassifier(max_iter=1, hidden_layer_sizes=hidden, learning_rate=1e-2)
+    head = GERNEClassifier(
+        1.0, max_iter=1, hidden_layer_sizes=hidden, learning_rate=1e-2
+    )
     head.fit(pd.DataFrame(X, columns=list("abc")), labels[np.arange(60) % 2],
              labels[attributes])  # fmt: skip
     save(head, tmp_path / "head")
@@ -338,7 +340,7 @@ def test_labels_and_attributes_of_every_type_come_back(tmp_path, rows, labels, h
 def test_crossed_attributes_come_back(tmp_path, rows):
     X, y, attributes = rows
     pairs = [("sea", bool(a)) for a in attributes]
-    head = GERNEClassifier(max_iter=1).fit(X, y, np.array(pairs, dtype=object))
+    head = GERNEClassifier(1.0, max_iter=1).fit(X, y, np.array(pairs, dtype=object))
     save(head, tmp_path / "head")
     values = load(tmp_path / "head").attribute_values_
     np.testing.assert_array_equal(values, head.attribute_values_)
@@ -363,7 +365,7 @@ def test_groups_of_validation_rows_come_back(tmp_path, rows, values):
     X, y, codes = rows
     frame = isinstance(values, pd.DataFrame)
     attributes = values.iloc[codes] if frame else values[codes]
-    head = GERNEClassifier(max_iter=1)
+    head = GERNEClassifier(1.0, max_iter=1)
     head.fit(X, y, attributes, X_val=X, y_val=y, attributes_val=attributes)
     save(head, tmp_path / "head")
     again = load(tmp_path / "head")

@@ -68,7 +68,7 @@ def test_a_balanced_head_on_a_rare_class_is_no_collapse():
     """Accuracy below the majority's share is what balancing asks for."""
     X, y, attributes = _imbalanced(share=0.03)
     X = X + 3 * np.random.default_rng(0).normal(size=X.shape)
-    head = GERNEClassifier(max_iter=20, random_state=0)
+    head = GERNEClassifier(1.0, max_iter=20, random_state=0)
     with warnings.catch_warnings():
         warnings.simplefilter("error", CollapsedHeadWarning)
         head.fit(X, y, attributes)

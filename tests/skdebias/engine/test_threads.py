@@ -218,7 +218,7 @@ def test_searches_are_the_same_on_any_number_of_threads(
         monkeypatch.setattr(_stack_limits, "_PART_WORK", 1)
     X, y, attributes = data
     search, options = SEARCHES[kind]
-    model = make_pipeline(PCA(20, random_state=0), GERNEClassifier(random_state=0))
+    model = make_pipeline(PCA(20, random_state=0), GERNEClassifier(1.0, random_state=0))
     model.set_params(gerneclassifier__max_iter=2)
     prefix = "gerneclassifier__"
     grid = {f"{prefix}beta": [0.0, 0.5], f"{prefix}learning_rate": [1e-3, 1e-2, 1e-1]}

@@ -121,7 +121,7 @@ def test_a_search_asks_the_scorer_once_a_split(scoring, monkeypatch):
     X, y = rng.normal(size=(60, 4)), np.arange(60) % 2
     attributes = np.arange(60) // 2 % 2
     search = BatchedGridSearchCV(
-        GERNEClassifier(max_iter=2, random_state=0),
+        GERNEClassifier(1.0, max_iter=2, random_state=0),
         {"beta": [0.0, 0.5], "learning_rate": [0.01, 0.1]},
         cv=3,
         scoring=scoring,

@@ -169,7 +169,7 @@ def test_a_rung_is_a_search(data, multiclass, monkeypatch, case, n_classes, hidd
 
 
 @pytest.mark.parametrize(
-    "estimator", [AFRClassifier(**SMALL), GERNEClassifier(**SMALL)]
+    "estimator", [AFRClassifier(**SMALL), GERNEClassifier(1.0, **SMALL)]
 )
 def test_first_heads_have_the_epochs_of_the_last_rung(data, monkeypatch, estimator):
     X, y, _ = data
@@ -188,7 +188,7 @@ def test_a_validation_set_keeps_the_best_epoch_so_far(data, selection):
         "y_val": y[:50],
         "attributes_val": attributes[:50],
     }
-    estimator = GERNEClassifier(selection=selection, **SMALL)
+    estimator = GERNEClassifier(1.0, selection=selection, **SMALL)
     search = _halve(estimator, BETAS | RATES, X, y, fit=fit, factor=3)
     _assert_rungs_are_searches(search, X, y, fit)
 
@@ -203,7 +203,7 @@ def test_other_embeddings_for_the_student(data):
 
 def test_pipelines(data):
     X, y, attributes = data
-    pipeline = make_pipeline(StandardScaler(), GERNEClassifier(**SMALL))
+    pipeline = make_pipeline(StandardScaler(), GERNEClassifier(1.0, **SMALL))
     grid = {
         "standardscaler": [StandardScaler(), MinMaxScaler()],
         "gerneclassifier__beta": [0.0, 0.5, 1.0],
@@ -230,7 +230,7 @@ def test_a_memory_map_is_read_ahead_between_rungs(data, tmp_path):
     X, y, attributes = data
     np.save(tmp_path / "X.npy", X)
     mapped = np.load(tmp_path / "X.npy", mmap_mode="r")
-    estimator, fit = GERNEClassifier(**SMALL), {"attributes": attributes}
+    estimator, fit = GERNEClassifier(1.0, **SMALL), {"attributes": attributes}
     found = _halve(estimator, BETAS, mapped, y, fit=fit)
     expected = _halve(estimator, BETAS, X, y, fit=fit)
     np.testing.assert_allclose(
@@ -242,7 +242,9 @@ def test_callbacks_see_every_fit_and_the_refit(data, capsys):
     X, y, attributes = data
     monitor = ScoringMonitor(scoring=worst_group_accuracy_scorer)
     search = BatchedHalvingGridSearchCV(
-        GERNEClassifier(**SMALL).set_callbacks(monitor), {"beta": [0.0, 1.0]}, factor=2
+        GERNEClassifier(1.0, **SMALL).set_callbacks(monitor),
+        {"beta": [0.0, 1.0]},
+        factor=2,
     ).set_callbacks(ProgressBar())
     search.fit(X, y, attributes=attributes)
     assert len(monitor.get_logs().data) == 1 + EPOCHS  # of the refit
@@ -420,7 +422,7 @@ def test_a_power_of_the_factor_has_no_rung_too_few():
 def test_failed_candidates_go_first(data):
     X, y, attributes = data
     grid = {"beta": [50.0, 0.0, 1.0], "learning_rate": [1e30, 1e-2]}
-    estimator, fit = GERNEClassifier(**SMALL), {"attributes": attributes}
+    estimator, fit = GERNEClassifier(1.0, **SMALL), {"attributes": attributes}
     with pytest.warns(FitFailedWarning) as warned:
         search = _halve(estimator, grid, X, y, fit=fit, error_score=np.nan, factor=3)
     (message,) = [str(w.message) for w in warned if w.category is FitFailedWarning]
@@ -470,7 +472,7 @@ def test_a_fit_that_failed_stays_so(data):
         assert failed[:2].all()
         assert not failed[2:].any()
     alone = BatchedGridSearchCV(
-        GERNEClassifier(**SMALL), {"beta": [0.0]}, scoring=_size, cv=3
+        GERNEClassifier(1.0, **SMALL), {"beta": [0.0]}, scoring=_size, cv=3
     ).fit(X, y, attributes=attributes)
     assert _rung(search, 4)[1][2]["beta"] == 0.0
     np.testing.assert_allclose(
