@@ -5,7 +5,7 @@ from numbers import Integral, Real
 
 import numpy as np
 
-from skdebias._auto import OptimizerHooks
+from skdebias._auto import OptimizerHooks, with_numbers
 from skdebias._head import HeadClassifier
 from skdebias._sklearn import Interval, StrOptions
 
@@ -117,8 +117,8 @@ class BaseDebiasedClassifier(OptimizerHooks, HeadClassifier):
         """Whether the method can train whole networks, not only their last layers."""
         return True
 
-    def _n_epochs(self):
-        return self._optimizer_parameters()["max_iter"]
+    def _n_epochs(self, prepared):
+        return with_numbers(self, not prepared.stage.inferred).max_iter
 
     def _train(self, prepared, task):
         from skdebias._fit import StackFit

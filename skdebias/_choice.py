@@ -12,21 +12,20 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from skdebias._auto import DEFAULT_DECAY
 from skdebias._engine._features import Features
-from skdebias._engine._heads import HeadStack, initial_parameters
+from skdebias._engine._heads import HeadStack
 from skdebias._engine._held_out import HeldOut, group_errors, smooth_error
-from skdebias._engine._lbfgs import check_solvable, solve
+from skdebias._engine._lbfgs import check_alone, linear_starts, solve
 from skdebias._engine._loss import n_logits
 from skdebias._engine._problem import OptimizerConfig, Problem
 from skdebias._engine._selection import HeadValidationScorer
 from skdebias._groups import Groups
 from skdebias._named_groups import UnusableAttributesWarning
 from skdebias._warnings import warn_caller
-from skdebias.methods import Method, TrainingContext
+from skdebias.methods import Method
 from skdebias.methods._head import Parameters
 
 #: Weight decays that "auto" chooses from, for standardised features.
@@ -104,10 +103,8 @@ def choose(
     open_ones = [place for place, of_one in enumerate(points) if len(of_one) > 1]
     if not open_ones:
         return choices
-    features, y, _ = data
-    context = TrainingContext((problem.groups,), torch.from_numpy(y), features.device)
-    for method, plan in zip(problem.methods, problem.plans()):
-        check_solvable(method, plan, context)
+    for method in problem.methods:
+        check_alone(method, problem.groups, data[1])
     parts = _held_out(prepared[0], data, problem, validation)
     if not parts:
         return choices
@@ -124,13 +121,11 @@ def choose(
         method, decay = choice.best
         # A single method is trained as it was prepared, within its bounds or not.
         alone = len(prepared[place].candidates) == 1
-        trained = prepared[place].method if alone else _as_trained(method, problem)
+        trained = prepared[place].method
+        if not alone:
+            trained = method.for_groups(problem.groups, inferred=False)
         choices[place] = replace(choice, best=Point(trained, decay))
     return choices
-
-
-def _as_trained(method: Method, problem: Problem) -> Method:
-    return method.for_groups(problem.groups, inferred=False)
 
 
 def _choose_among(
@@ -208,9 +203,7 @@ def with_choices(
     if not any(choices):
         return problem, config
     methods, decays = [*problem.methods], config.weight_decay.copy()
-    sizes = data[0].n_features, n_logits(data[2])
-    zeros = [initial_parameters(sizes, problem.seed)] * len(methods)
-    starts = [*(problem.initial or problem.anchors() or zeros)]
+    starts = [*linear_starts(problem, data[0].n_features, data[2])]
     for place, choice in enumerate(choices):
         if choice is not None:
             methods[place], decays[place] = choice.best
@@ -337,9 +330,8 @@ def stratified_folds(groups: Groups, seed: int) -> list[NDArray[np.int64]]:
     n_folds = min(_N_FOLDS, int(per_class[per_class > 0].min()))
     if n_folds < 2:
         return []
-    order = np.random.default_rng(seed).permutation(len(groups.ids))
     # Groups are in the order of their classes, which are dealt evenly too.
-    order = order[np.argsort(groups.ids[order], kind="stable")]
+    order = groups.shuffled(np.random.default_rng(seed))
     fold = np.arange(len(order)) % n_folds
     return [np.sort(order[fold == number]) for number in range(n_folds)]
 

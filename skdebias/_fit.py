@@ -9,7 +9,7 @@ import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 from tqdm import tqdm
 
-from skdebias._auto import with_numbers
+from skdebias._auto import warn_of_ineffective, with_numbers
 from skdebias._choice import choice_attributes, choose, default_decay, with_choices
 from skdebias._device import resolve_device
 from skdebias._engine._features import AppendedFeatures, Features, JoinedFeatures
@@ -77,6 +77,7 @@ class StackFit:
         rows=None,
         allow_divergence=False,
     ):
+        given = estimators
         estimators = [
             with_numbers(estimator, groups_known=not one.stage.inferred)
             for estimator, one in zip(estimators, prepared)
@@ -114,6 +115,8 @@ class StackFit:
         task_data = features, codes.astype(np.int64), len(shared.classes)
         self._training = None
         if first.solver == "lbfgs":
+            if given[0].solver == "auto":
+                warn_of_ineffective(given[0])
             self._solve = partial(
                 self._choose_and_solve, estimators, task_data, problem, scorer
             )

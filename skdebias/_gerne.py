@@ -2,7 +2,6 @@
 
 from numbers import Integral, Real
 
-from skdebias._auto import DEFAULT_DECAY
 from skdebias._base import BaseDebiasedClassifier, shared_parameters
 from skdebias._erm import model_factory
 from skdebias._sklearn import HasMethods, Interval, StrOptions
@@ -249,19 +248,11 @@ class GERNEClassifier(BaseDebiasedClassifier):
         self.reference_estimator = reference_estimator
         self.pseudo_attributes = pseudo_attributes
 
-    def _optimizer_parameters(self, groups_known=True):
-        parameters = super()._optimizer_parameters()
+    def _resolved_solver(self, groups_known):
+        if self.solver != "auto":
+            return self.solver
         linear = not len(self.hidden_layer_sizes)
-        if self.solver == "auto":
-            chooses = self.beta == "auto" and linear and groups_known
-            parameters["solver"] = "lbfgs" if chooses else "sgd"
-        exact = parameters["solver"] == "lbfgs"
-        if self.max_iter == "auto":
-            parameters["max_iter"] = 1000 if exact else 50
-        decay = self.weight_decay
-        if decay == "auto" and not (exact and groups_known):
-            decay = DEFAULT_DECAY
-        return parameters | {"weight_decay": decay}
+        return "lbfgs" if self.beta == "auto" and linear and groups_known else "sgd"
 
     def _without_attributes(self):
         if self.reference_estimator is not None or self.t != _T:

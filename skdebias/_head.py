@@ -161,7 +161,7 @@ class HeadClassifier(
         "sample_weight_val": True,
     }
 
-    def _n_epochs(self):
+    def _n_epochs(self, prepared):
         """Return how many epochs callbacks are told of; 0 for a fit in one piece."""
         return 0
 
@@ -356,7 +356,7 @@ class FitTask:
         }
         if parent is None:
             self._context = estimator._init_callback_context(
-                max_subtasks=estimator._n_epochs()
+                max_subtasks=estimator._n_epochs(prepared)
             )
             self._context.call_on_fit_task_begin(**self._hooks)
         else:

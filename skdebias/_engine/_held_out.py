@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.special import logsumexp
 
 from skdebias._engine._features import Features, JoinedFeatures
 from skdebias._engine._heads import HeadStack
@@ -133,6 +134,5 @@ def smooth_error(
     if selection == "group_balanced":
         return mean
     drawn = (sums + _PRIOR_ROWS * mean) / (n + _PRIOR_ROWS)
-    most = drawn.max(0)
-    spread = np.exp((drawn - most) / _TEMPERATURE).mean(0)
-    return most + _TEMPERATURE * np.log(spread)
+    spread = logsumexp(drawn / _TEMPERATURE, axis=0) - np.log(len(drawn))
+    return _TEMPERATURE * spread

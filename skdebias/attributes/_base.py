@@ -8,7 +8,10 @@ from sklearn.base import BaseEstimator, clone
 from sklearn.utils.validation import check_is_fitted
 
 from skdebias._context import standard_context
+from skdebias._device import resolve_device
+from skdebias._engine._features import Features
 from skdebias._engine._threads import one_thread
+from skdebias._prepare import draw_seed
 from skdebias._sample_weight import of_all_rows, refuse_unweighted
 from skdebias._sklearn import _fit_context, _num_samples
 from skdebias._training_data import TrainingData, weighed
@@ -17,6 +20,7 @@ from skdebias._validation import (
     encode_classes,
     has_validation_set,
     refuse_booleans,
+    validate_features,
 )
 from skdebias._warnings import AttributesIgnoredWarning, is_routed, warn_once
 
@@ -246,6 +250,34 @@ default=None
             )
         with standard_context(), one_thread():
             return self._assign(X, codes)
+
+    def _begin(self, X, y):
+        """Return what an inference from embeddings starts with.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+        y : ndarray of shape (n_samples,)
+            Labels out of `classes_`.
+
+        Returns
+        -------
+        X : ndarray or Tensor of shape (n_samples, n_features)
+            Validated.
+        features : Features
+            Its rows, on the device.
+        codes : ndarray of shape (n_samples,)
+            Class codes.
+        seed : int
+        """
+        X, features = self._on_device(X, reset=True)
+        codes = np.searchsorted(self.classes_, y).astype(np.int64)
+        return X, features, codes, int(draw_seed(self.random_state))
+
+    def _on_device(self, X, *, reset=False):
+        """Return validated embeddings, and their rows on the device."""
+        X = validate_features(self, X, reset=reset)
+        return X, Features(X, resolve_device(self.device))
 
     def _fit_reference(self, default, X, y, validation, sample_weight):
         """Fit the reference model, or the default one, and keep it."""

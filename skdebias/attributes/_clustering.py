@@ -10,6 +10,24 @@ from sklearn.metrics import pairwise_distances_argmin
 from skdebias.attributes._last_layer import moved
 
 
+def check_n_clusters(n_clusters, n_rows):
+    """Refuse more clusters than rows.
+
+    Parameters
+    ----------
+    n_clusters, n_rows : int
+
+    Raises
+    ------
+    ValueError
+    """
+    if n_clusters > n_rows:
+        raise ValueError(
+            f"n_clusters={n_clusters} is more than the {n_rows} rows of X: choose "
+            "fewer."
+        )
+
+
 class Clustering:
     """Assignment of gradients to the nearest of the centres of training.
 

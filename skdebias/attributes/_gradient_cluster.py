@@ -6,17 +6,13 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from sklearn.metrics import silhouette_samples
-from sklearn.utils import check_random_state
 
-from skdebias._device import resolve_device
-from skdebias._engine._features import Features
 from skdebias._erm import ERMClassifier
 from skdebias._head import fitted_layers
 from skdebias._sklearn import HasMethods, Interval, StrOptions
-from skdebias._validation import validate_features
 from skdebias._warnings import warn_caller
 from skdebias.attributes._base import BasePseudoAttributes
-from skdebias.attributes._clustering import Clustering, k_means
+from skdebias.attributes._clustering import Clustering, check_n_clusters, k_means
 from skdebias.attributes._gradients import (
     FactoredGradients,
     principal_components,
@@ -198,16 +194,8 @@ class GradientClusterPseudoAttributes(BasePseudoAttributes):
         self.random_state = random_state
 
     def _infer(self, X, y, validation, sample_weight):
-        rng = check_random_state(self.random_state)
-        seed = int(rng.randint(np.iinfo(np.int32).max))
-        codes = np.searchsorted(self.classes_, y).astype(np.int64)
-        X = validate_features(self, X, reset=True)
-        if self.n_clusters > len(codes):
-            raise ValueError(
-                f"n_clusters={self.n_clusters} is more than the {len(codes)} rows of "
-                "X: choose fewer."
-            )
-        features = Features(X, resolve_device(self.device))
+        X, features, codes, seed = self._begin(X, y)
+        check_n_clusters(self.n_clusters, len(codes))
         with torch.no_grad():
             check_range(features)
             found = self._found(features, X, y, codes, validation, seed, sample_weight)
@@ -251,8 +239,7 @@ class GradientClusterPseudoAttributes(BasePseudoAttributes):
         return np.minimum(clusters, 1) if self.pool else clusters
 
     def _assign(self, X, codes):
-        X = validate_features(self, X, reset=False)
-        features = Features(X, resolve_device(self.device))
+        _, features = self._on_device(X)
         clusters = np.zeros(len(codes), dtype=np.int64)
         with torch.no_grad():
             features = self._last_layer_features(features)

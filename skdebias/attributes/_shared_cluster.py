@@ -4,14 +4,10 @@ from numbers import Integral
 
 import numpy as np
 import torch
-from sklearn.utils import check_random_state
 
-from skdebias._device import resolve_device
-from skdebias._engine._features import Features
 from skdebias._sklearn import Interval
-from skdebias._validation import validate_features
 from skdebias.attributes._base import BasePseudoAttributes
-from skdebias.attributes._clustering import Clustering, k_means
+from skdebias.attributes._clustering import Clustering, check_n_clusters, k_means
 from skdebias.attributes._gradients import FactoredGradients, principal_components
 from skdebias.attributes._rows import check_range, feature_mean
 
@@ -84,16 +80,8 @@ class SharedClusterPseudoAttributes(BasePseudoAttributes):
         self.random_state = random_state
 
     def _infer(self, X, y, validation, sample_weight):
-        rng = check_random_state(self.random_state)
-        seed = int(rng.randint(np.iinfo(np.int32).max))
-        codes = np.searchsorted(self.classes_, y).astype(np.int64)
-        X = validate_features(self, X, reset=True)
-        if self.n_clusters > len(codes):
-            raise ValueError(
-                f"n_clusters={self.n_clusters} is more than the {len(codes)} rows of "
-                "X: choose fewer."
-            )
-        features = Features(X, resolve_device(self.device))
+        X, features, codes, seed = self._begin(X, y)
+        check_n_clusters(self.n_clusters, len(codes))
         with torch.no_grad():
             check_range(features)
             means = []
@@ -112,8 +100,7 @@ class SharedClusterPseudoAttributes(BasePseudoAttributes):
         return inferred
 
     def _assign(self, X, codes):
-        X = validate_features(self, X, reset=False)
-        features = Features(X, resolve_device(self.device))
+        _, features = self._on_device(X)
         with torch.no_grad():
             return self._clustering.assign(self._centred(features, codes))
 

@@ -6,12 +6,9 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from scipy.stats import norm
-from sklearn.utils import check_random_state
 
-from skdebias._device import resolve_device
 from skdebias._engine._features import Features
 from skdebias._sklearn import Interval, StrOptions
-from skdebias._validation import validate_features
 from skdebias._warnings import warn_caller
 from skdebias.attributes._base import BasePseudoAttributes
 from skdebias.attributes._gradients import FactoredGradients, principal_components
@@ -165,11 +162,7 @@ class XRMPseudoAttributes(BasePseudoAttributes):
         self.random_state = random_state
 
     def _infer(self, X, y, validation, sample_weight):
-        rng = check_random_state(self.random_state)
-        seed = int(rng.randint(np.iinfo(np.int32).max))
-        codes = np.searchsorted(self.classes_, y).astype(np.int64)
-        X = validate_features(self, X, reset=True)
-        features = Features(X, resolve_device(self.device))
+        X, features, codes, seed = self._begin(X, y)
         decays = [self.weight_decay]
         if self.weight_decay == "auto":
             decays = [*_DECAYS]
@@ -209,8 +202,7 @@ class XRMPseudoAttributes(BasePseudoAttributes):
         )
 
     def _assign(self, X, codes):
-        X = validate_features(self, X, reset=False)
-        features = Features(X, resolve_device(self.device))
+        _, features = self._on_device(X)
         marked = np.full(len(codes), bool(self._pairs))
         with torch.no_grad():
             for twins in self._pairs:

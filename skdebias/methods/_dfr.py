@@ -33,8 +33,7 @@ def balanced_subset(groups: Groups, rng: np.random.Generator) -> NDArray[np.int6
     array([0, 1, 2])
     """
     smallest = int(groups.sizes.min())
-    order = rng.permutation(len(groups.ids))
-    order = order[np.argsort(groups.ids[order], kind="stable")]
+    order = groups.shuffled(rng)
     starts = np.cumsum(groups.sizes) - groups.sizes
     return np.sort(order[(starts[:, None] + np.arange(smallest)).ravel()])
 
@@ -113,8 +112,7 @@ def halves(
     >>> groups.ids[first], groups.ids[second]
     (array([0, 1, 2]), array([0, 2]))
     """
-    order = rng.permutation(len(groups.ids))
-    order = order[np.argsort(groups.ids[order], kind="stable")]
+    order = groups.shuffled(rng)
     sizes = groups.sizes
     starts = np.cumsum(sizes) - sizes
     within = np.arange(len(order)) - np.repeat(starts, sizes)
