@@ -221,8 +221,13 @@ def default_decay(estimator: Any) -> float:
 
 def _points(estimator: Any, prepared: Any) -> list[Point]:
     """Return what is open for an estimator; a single point if nothing is."""
-    decay = estimator.weight_decay
-    decays = DECAYS if decay == "auto" else (decay,)
+    decays: tuple[float, ...] = (default_decay(estimator),)
+    # A head of the method's own decay leaves nothing open.
+    if (
+        estimator.weight_decay == "auto"
+        and prepared.method.heads[-1].weight_decay is None
+    ):
+        decays = DECAYS
     return [Point(method, d) for method in prepared.candidates for d in decays]
 
 

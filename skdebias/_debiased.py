@@ -33,8 +33,10 @@ class DebiasedClassifier(BaseDebiasedClassifier):
         Constant step size; the default suits standardised embeddings.
     momentum : float, default=0.9
         Momentum of SGD, or the first-moment decay of AdamW.
-    weight_decay : float, default=1e-2
-        L2 penalty on the weights (not the biases); decoupled for AdamW.
+    weight_decay : float or "auto", default=1e-2
+        L2 penalty on the weights (not the biases); decoupled for AdamW. With
+        `solver="lbfgs"` and groups that are not inferred, "auto" chooses it by the
+        worst group of held-out rows; it is 1e-2 otherwise.
     batch_size : int, default=256
         Rows per step over all batches of the method. Every group of a balanced batch
         gets at least one row, even if that takes more.

@@ -37,6 +37,7 @@ from skdebias.model_selection import (
     BatchedGridSearchCV,
     BatchedHalvingGridSearchCV,
 )
+from tests._instances import HEADS
 
 CPU = torch.device("cpu")
 _NOTHING_ELSE = dict.fromkeys(("attributes", "X_val", "y_val", "attributes_val"))
@@ -458,3 +459,18 @@ def test_callbacks_hear_of_the_epochs_that_there_are(model, known, n_epochs):
         data = replace(data, attributes=fit["attributes"])
     model.n_features_in_ = fit["X"].shape[1]
     assert model._n_epochs(prepare(model, data)) == n_epochs
+
+
+@pytest.mark.parametrize(
+    "name", [n for n, row in HEADS.items() if row.is_deterministic]
+)
+def test_every_estimator_takes_a_decay_that_is_left_open(name):
+    """Those that infer groups, or have a decay of their own, take the default one."""
+    fit, _ = _data(n_samples=120)
+    settings = {"solver": "lbfgs", "max_iter": 50, "random_state": 0}
+    model = HEADS[name].make(weight_decay="auto", **settings).fit(**fit)
+    if hasattr(model, "weight_decay_"):
+        assert model.weight_decay_ in DECAYS
+    else:
+        given = HEADS[name].make(weight_decay=0.01, **settings).fit(**fit)
+        assert_array_equal(model.coef_, given.coef_)
