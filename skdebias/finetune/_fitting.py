@@ -117,6 +117,12 @@ class NetworkFit:
             if runs is not None and checkpoints is None:
                 run |= {"seed": seed, "groups": prepared.groups.ids}
                 run |= {"method": prepared.method}
+                inferred = prepared.encoded.validation
+                if inferred is not None and inferred is not (
+                    self._input.encoded.validation
+                ):
+                    # What is inferred of validation items selects the epoch.
+                    run["inferred"] = [inferred["groups"].ids, inferred["selection"]]
                 checkpoints = runs.find(digest(run), self._config)
             training = resumed(
                 partial(self._start, prepared, checkpoints),

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from skdebias import __version__
+from skdebias._annotations import count_missing, read_annotations
 from skdebias._attributes import encode_attributes
 from skdebias._base import shared_parameters
 from skdebias.finetune._backbone import describe_backbone
@@ -114,17 +115,31 @@ def describe_request(
     """
     of_classifier = {*shared_parameters(), *SHARED, "random_state"}
     parameters = estimator.get_params(deep=False).items()
-    attributes = None
-    if fit_input.attributes is not None:
-        attributes, _ = encode_attributes(fit_input.attributes)
-    return {
+    request = {
         **run,
         "max_iter": classifier.max_iter,
         "estimator": type(estimator),
         "parameters": {k: v for k, v in parameters if k not in of_classifier},
         "y": fit_input.encoded.y_codes,
-        "attributes": attributes,
+        "attributes": _describe_attributes(fit_input.attributes),
     }
+    # Groups of whole attributes are in what describe_run returned.
+    if count_missing(fit_input.attributes_val) == "some":
+        request["attributes_val"] = _describe_attributes(fit_input.attributes_val)
+    return request
+
+
+def _describe_attributes(attributes: Any) -> Any:
+    """Return what groups are formed of, or inferred from where some are missing."""
+    if attributes is None:
+        return None
+    if count_missing(attributes) == "none":
+        return encode_attributes(attributes)[0]
+    array, annotated = read_annotations(attributes, len(attributes))
+    if not annotated.any():
+        return [annotated]
+    codes, values = encode_attributes(array[annotated])
+    return [annotated, codes, [str(value) for value in values.tolist()]]
 
 
 def digest(description: Mapping[str, Any]) -> str:

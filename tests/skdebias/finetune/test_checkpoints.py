@@ -14,6 +14,7 @@ from torch import nn
 
 from skdebias import ERMClassifier, GERNEClassifier, LfFClassifier, ULEClassifier
 from skdebias._serialize import read_file, write_file
+from skdebias.attributes import SSAPseudoAttributes
 from skdebias.datasets import make_spurious_classification
 from skdebias.finetune import CheckpointWarning, FineTuneClassifier
 from skdebias.finetune._checkpoint import _FORMAT, restore, snapshot
@@ -239,6 +240,44 @@ def test_without_a_seed_the_run_goes_on_with_the_one_it_drew(tmp_path, monkeypat
         read_file(sorted(folder.iterdir())[-1], _FORMAT, torch=True)[1]["seed"] == seed
     )
     assert len(list(tmp_path.iterdir())) == 1
+
+
+@pytest.mark.filterwarnings("ignore:.*annotated|.*inferred")
+@pytest.mark.parametrize("seed", [0, None])
+def test_other_annotations_of_validation_items_are_another_run(tmp_path, seed):
+    # Training attributes are whole: only the choice of the epoch can differ.
+    known = ATTRIBUTES[:150].astype(object)
+    known[::2] = None
+    permuted = np.where(ATTRIBUTES[:150] == 0, 1, 0).astype(object)
+    permuted[::2] = None
+
+    def fit(folder, attributes_val, random_state=seed):
+        method = GERNEClassifier(
+            0.5,
+            out_of_bounds="clip",
+            pseudo_attributes=SSAPseudoAttributes(random_state=0),
+        )
+        return _model(method, folder, random_state=random_state).fit(
+            X,
+            Y,
+            ATTRIBUTES,
+            X_val=X[:150],
+            y_val=Y[:150],
+            attributes_val=attributes_val,
+        )
+
+    def runs(folder):
+        # Without a seed, the one that was drawn follows the name of the run.
+        return {child.name.split("-")[0] for child in folder.iterdir()}
+
+    folder = tmp_path / "shared"
+    fit(folder, known)
+    fit(folder, known)
+    assert len(runs(folder)) == 1
+    again = fit(folder, permuted)
+    assert len(runs(folder)) == 2
+    if seed is not None:
+        _assert_same(again, fit(tmp_path / "fresh", permuted))
 
 
 @pytest.mark.parametrize("damage", ["truncated", "flipped header", "empty", "foreign"])
