@@ -45,7 +45,13 @@ class DFRClassifier(HeadClassifier):
         Whether the penalty acts on the intercept too, as on one more weight. True is
         the authors' form; see Notes.
     n_draws : int, default=10
-        Group-balanced draws whose coefficients are averaged.
+        Draws whose coefficients are averaged.
+    s : float in (0, 1], default=None
+        Dispel [2]_: weight of a group-balanced row in the mixture that a row of its
+        class is replaced by. The draws are class-balanced then. None mixes nothing,
+        which is DFR. The paper tries 1, 0.9, 0.8 and 0.7.
+    alpha : float in [0, 1], default=1.0
+        Probability that a row is replaced by its mixture, where `s` is given.
     pseudo_attributes : estimator of `skdebias.attributes`, default=None
         Infers the attributes, in the fit, if it is given none; one that learns from
         annotated rows, such as :class:`~skdebias.attributes.SSAPseudoAttributes`, also
@@ -112,10 +118,20 @@ class DFRClassifier(HeadClassifier):
     five splits) the worst group has .844 with a free intercept and .829 with a
     penalised one if training rows are fitted, .826 and .796 if validation rows are.
 
+    *Dispel* is ``DFRClassifier(s=0.8, n_draws=20)``: a draw takes as many rows of every
+    class as the smallest class has, not the smallest group, and with probability
+    `alpha` a row `x` of it becomes ``s * x_balanced + (1 - s) * x``, where `x_balanced`
+    is a row of its class out of a group-balanced draw. So all rows take part where the
+    smallest group is tiny; the smaller `s` and `alpha`, the more of their imbalance
+    stays. ``s = alpha = 1`` is DFR on draws with replacement, and ``alpha=0`` balances
+    classes alone. `s` and `alpha` are chosen as any other parameter is, by a search.
+
     References
     ----------
     .. [1] Kirichenko, Izmailov and Wilson, "Last Layer Re-Training is Sufficient for
        Robustness to Spurious Correlations", ICLR 2023.
+    .. [2] Xue, Payani, Yang and Mirzasoleiman, "Few-shot Adaptation to Distribution
+       Shifts By Mixing Source and Target Embeddings", ICML 2024.
 
     Examples
     --------
@@ -125,6 +141,9 @@ class DFRClassifier(HeadClassifier):
     >>> clf = DFRClassifier(n_draws=3, random_state=0)
     >>> clf.fit(X, y, attributes=attributes).coef_.shape
     (1, 20)
+    >>> dispel = DFRClassifier(n_draws=3, s=0.8, random_state=0)
+    >>> dispel.fit(X, y, attributes=attributes).coef_.shape
+    (1, 20)
     """
 
     _parameter_constraints: dict = {
@@ -132,6 +151,8 @@ class DFRClassifier(HeadClassifier):
         "l1_ratio": [Interval(Real, 0, 1, closed="both")],
         "penalize_intercept": ["boolean"],
         "n_draws": [Interval(Integral, 1, None, closed="left")],
+        "s": [Interval(Real, 0, 1, closed="right"), None],
+        "alpha": [Interval(Real, 0, 1, closed="both")],
         "pseudo_attributes": [HasMethods(["fit_predict"]), None],
         "max_iter": [Interval(Integral, 1, None, closed="left")],
         "tol": [Interval(Real, 0, None, closed="neither")],
@@ -157,6 +178,8 @@ class DFRClassifier(HeadClassifier):
         l1_ratio=1.0,
         penalize_intercept=False,
         n_draws=10,
+        s=None,
+        alpha=1.0,
         pseudo_attributes=None,
         max_iter=1000,
         tol=1e-3,
@@ -167,6 +190,8 @@ class DFRClassifier(HeadClassifier):
         self.l1_ratio = l1_ratio
         self.penalize_intercept = penalize_intercept
         self.n_draws = n_draws
+        self.s = s
+        self.alpha = alpha
         self.pseudo_attributes = pseudo_attributes
         self.max_iter = max_iter
         self.tol = tol
@@ -178,6 +203,11 @@ class DFRClassifier(HeadClassifier):
 
         from skdebias._engine._features import Features
 
+        if self.s is None and self.alpha != 1:
+            warn_caller(
+                f"alpha={self.alpha!r} has no effect without s, the weight of the rows "
+                "that are mixed in: give s too, such as s=0.8."
+            )
         Cs, rows = self._checked_Cs(), np.arange(len(prepared.y_codes))
         features = Features(prepared.data.X, torch.device("cpu"))
         scaling = _moments(features, prepared.data.sample_weight)
@@ -255,16 +285,11 @@ class DFRClassifier(HeadClassifier):
 
         `groups` are those of `rows`, all of which the draws may take.
         """
-        import torch
-
-        from skdebias.methods._dfr import balanced_draw
-
         mean, scale = scaling
         classes = groups.cells[:, 0]
         totals, n_iter = [0.0] * len(Cs), 0
         for _ in range(n_draws):
-            drawn, weights = balanced_draw(groups, rng)
-            X = features.rows(torch.from_numpy(rows[drawn])).double().numpy()
+            X, drawn, weights = self._draw(features, rows, groups, rng)
             y = classes[groups.ids[drawn]]
             seed = int(rng.integers(2**31))
             for i, C in enumerate(Cs):
@@ -277,6 +302,26 @@ class DFRClassifier(HeadClassifier):
             intercept = total[:, -1] / n_draws - coef @ mean
             heads.append((coef.astype(np.float32, order="C"), intercept.astype("f4")))
         return heads, n_iter
+
+    def _draw(self, features, rows, groups, rng):
+        """Return a draw: its rows of features, their numbers in `rows`, their weights.
+
+        Numbers are those of the rows whose labels count, mixed or not.
+        """
+        import torch
+
+        from skdebias.methods._dfr import balanced_draw, mixed_draw
+
+        def read(numbers):
+            return features.rows(torch.from_numpy(rows[numbers])).double().numpy()
+
+        if self.s is None:
+            drawn, weights = balanced_draw(groups, rng)
+            return read(drawn), drawn, weights
+        mixed = mixed_draw(groups, self.s, self.alpha, rng)
+        shares = mixed.shares[:, None]
+        X = (1.0 - shares) * read(mixed.rows) + shares * read(mixed.partners)
+        return X, mixed.rows, mixed.weights
 
     def _fit_one(self, X, y, sample_weight, C, seed):
         """Fit a logistic regression by the fastest solver of its penalty.

@@ -170,6 +170,14 @@ HEADS = {
             trains_networks=False,
             checked=({"n_draws": 2}, {"Cs": [1.0], "l1_ratio": 0.0, "n_draws": 1}),
         ),
+        Head(
+            "Dispel",
+            DFRClassifier(s=0.8),
+            {"s": [1.0, 0.8]},
+            uses_attributes=True,
+            trains_networks=False,
+            checked=({"n_draws": 1}, {"Cs": [1.0], "l1_ratio": 0.0, "n_draws": 1}),
+        ),
         Head("UGC", UGCClassifier(), RATES, n_trainings=2, checked=({"max_iter": 20},)),
         Head(
             "UGC, paper's form",

@@ -1,4 +1,6 @@
-"""DFR: which rows the heads of deep feature reweighting are fitted on."""
+"""DFR and Dispel: which rows heads that are fitted anew are fitted on."""
+
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -85,6 +87,80 @@ def balanced_draw(
             drawn[rows] += np.maximum(overlap, 0.0)
     rows = np.flatnonzero(drawn)
     return rows, drawn[rows]
+
+
+@dataclass(frozen=True)
+class MixedDraw:
+    """Rows, and the rows of the same class that are mixed into them.
+
+    Row number i of the draw is `(1 - shares[i]) * X[rows[i]] + shares[i] *
+    X[partners[i]]`.
+
+    Parameters
+    ----------
+    rows, partners : ndarray of shape (n_drawn,)
+        Row numbers.
+    shares : ndarray of shape (n_drawn,)
+        In [0, 1].
+    weights : ndarray of shape (n_drawn,) or None
+        How much of each row is drawn; None where rows have no weights.
+    """
+
+    rows: NDArray[np.int64]
+    partners: NDArray[np.int64]
+    shares: NDArray[np.float64]
+    weights: NDArray[np.float64] | None
+
+
+def mixed_draw(
+    groups: Groups, s: float, alpha: float, rng: np.random.Generator
+) -> MixedDraw:
+    """Draw a class-balanced pool and mix a group-balanced one into it, as Dispel does.
+
+    As many rows of every class as the smallest has are drawn without replacement. Into
+    each of them, with probability `alpha`, a row of its class is mixed with weight `s`.
+    These partners come, with replacement, out of one :func:`balanced_draw`.
+
+    Parameters
+    ----------
+    groups : Groups
+        Groups of the rows.
+    s : float
+        Weight of the partner, in (0, 1].
+    alpha : float
+        Probability of mixing, in [0, 1].
+    rng : Generator
+
+    Returns
+    -------
+    MixedDraw
+
+    References
+    ----------
+    Xue, Payani, Yang and Mirzasoleiman, "Few-shot Adaptation to Distribution Shifts By
+    Mixing Source and Target Embeddings", ICML 2024, section 3.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> groups = Groups.from_labels([0, 0, 0, 1, 1], [0, 0, 1, 0, 1], 2, 2)
+    >>> draw = mixed_draw(groups, 0.8, 1.0, np.random.default_rng(0))
+    >>> draw.shares
+    array([0.8, 0.8, 0.8, 0.8])
+    >>> bool((groups.y_codes[draw.rows] == groups.y_codes[draw.partners]).all())
+    True
+    """
+    y, one_attribute = groups.y_codes, np.zeros(len(groups.ids), dtype=np.int64)
+    classes = Groups.from_labels(y, one_attribute, groups.n_classes, 1, groups.weights)
+    rows, weights = balanced_draw(classes, rng)
+    candidates, chances = balanced_draw(groups, rng)
+    partners = np.empty_like(rows)
+    for code in np.unique(y):
+        pool, own = y[rows] == code, y[candidates] == code
+        p = None if chances is None else chances[own] / chances[own].sum()
+        partners[pool] = rng.choice(candidates[own], size=pool.sum(), p=p)
+    shares = np.where(rng.random(len(rows)) < alpha, s, 0.0)
+    return MixedDraw(rows, partners, shares, weights)
 
 
 def halves(
