@@ -35,7 +35,7 @@ from skdebias.attributes import (
     XRMPseudoAttributes,
 )
 from skdebias.finetune import FineTuneClassifier
-from skdebias.methods import GERNE, ULE
+from skdebias.methods import GERNE, IRM, ULE, CVaRDRO, VREx
 from skdebias.model_selection import (
     BatchedGridSearchCV,
     BatchedHalvingGridSearchCV,
@@ -244,6 +244,30 @@ HEADS = {
             DebiasedClassifier(ULE()),
             {"method__lam": [0.3, 0.6, 0.9], "learning_rate": [1e-3, 1e-2]},
             n_heads=2,
+            deterministic=False,
+            checked=(HIDDEN,),
+        ),
+        Head(
+            "CVaR-DRO",
+            DebiasedClassifier(CVaRDRO(0.3)),
+            {"method__alpha": [0.1, 0.3, 1.0], "learning_rate": [1e-3, 1e-2]},
+            deterministic=False,
+            checked=({"max_iter": 20},),
+        ),
+        Head(
+            "IRM",
+            DebiasedClassifier(IRM(2.0, anneal=2)),
+            {"method__penalty_weight": [0.0, 1.0, 5.0], "method__anneal": [0, 2]},
+            uses_attributes=True,
+            deterministic=False,
+            # Its gradient grows with the square of X, which the checks do not scale.
+            checked=({"solver": "adamw", "learning_rate": 0.05, "max_iter": 20},),
+        ),
+        Head(
+            "V-REx",
+            DebiasedClassifier(VREx(2.0, anneal=2)),
+            {"method__penalty_weight": [0.0, 1.0, 5.0], "method__anneal": [0, 2]},
+            uses_attributes=True,
             deterministic=False,
             checked=(HIDDEN,),
         ),

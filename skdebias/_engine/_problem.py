@@ -12,7 +12,14 @@ from skdebias._engine._features import AppendedFeatures, Features, JoinedFeature
 from skdebias._engine._heads import HeadStack, initial_parameters, stack_parameters
 from skdebias._engine._loss import n_logits
 from skdebias._groups import Groups
-from skdebias.methods import Batch, Head, Method, SamplingPlan, Weighting
+from skdebias.methods import (
+    Batch,
+    Head,
+    Method,
+    Objective,
+    SamplingPlan,
+    Weighting,
+)
 from skdebias.methods._head import Parameters, initial_state
 
 
@@ -167,6 +174,8 @@ class Fitted:
         For every head the first one that is the same; None if all are different.
     shares : ndarray of shape (n_total_heads, n_strata), default=None
         From the deterministic solver, weight of every stratum's mean loss at the end.
+    objective : Objective or None
+        The objective of the logits in its final state.
     """
 
     stack: HeadStack
@@ -178,6 +187,7 @@ class Fitted:
     position: int = 0
     source: NDArray[np.int64] | None = None
     shares: NDArray[np.float64] | None = None
+    objective: Objective | None = None
 
     def part(self, position: int, n_heads: int) -> Self:
         """Return what a stack of this method alone would have yielded.

@@ -161,6 +161,7 @@ class Training:
             tracker.history,
             self._loop.methods.weighting,
             self._diverged,
+            objective=self._loop.methods.objective,
         )
 
 

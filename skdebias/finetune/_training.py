@@ -201,6 +201,7 @@ class NetworkTraining:
             tracker.best_epoch,
             tracker.history,
             self._methods.weighting,
+            objective=self._methods.objective,
         )
 
     def networks(self) -> list[Network]:

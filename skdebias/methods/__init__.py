@@ -6,6 +6,7 @@ engine and the network trainer both read its sampling plan.
 
 from skdebias._groups import Groups
 from skdebias.methods._afr import AFR
+from skdebias.methods._cvar import CVaRDRO
 from skdebias.methods._erm import ERM
 from skdebias.methods._gerne import (
     GERNE,
@@ -15,6 +16,7 @@ from skdebias.methods._gerne import (
 )
 from skdebias.methods._group_dro import GroupDRO
 from skdebias.methods._head import Head
+from skdebias.methods._irm import IRM
 from skdebias.methods._jtt import JTT
 from skdebias.methods._lff import LfF
 from skdebias.methods._losses import row_losses
@@ -35,14 +37,17 @@ from skdebias.methods._step import (
     Weighting,
 )
 from skdebias.methods._ule import ULE
+from skdebias.methods._vrex import VREx
 
 __all__ = [
     "AFR",
     "ERM",
     "GERNE",
+    "IRM",
     "JTT",
     "ULE",
     "Batch",
+    "CVaRDRO",
     "ForwardPass",
     "GroupDRO",
     "GroupObjective",
@@ -58,6 +63,7 @@ __all__ = [
     "Step",
     "TrainingContext",
     "TrainingResult",
+    "VREx",
     "WeightedLosses",
     "Weighting",
     "beta_bounds",

@@ -406,6 +406,8 @@ class TrainingResult(Protocol):
         Epoch that was kept, from 1.
     weighting : Weighting or None
         In its final state, for all methods of the stack.
+    objective : Objective or None
+        The same of it.
     position : int
         Number of the method among those of its stack.
     shares : ndarray of shape (1, n_strata) or None
@@ -415,5 +417,6 @@ class TrainingResult(Protocol):
     history: dict[str, list[NDArray[np.float64]]]
     best_epoch: NDArray[np.int64]
     weighting: Any
+    objective: Any
     position: int
     shares: NDArray[np.float64] | None

@@ -14,12 +14,14 @@ from skdebias._engine._loss import n_logits
 from skdebias._engine._sampler import IndexSampler
 from skdebias.methods import (
     ERM,
+    IRM,
     Batch,
+    CVaRDRO,
     Head,
     Method,
     PenaltyTerm,
     SamplingPlan,
-    WeightedLosses,
+    VREx,
     row_losses,
     uniform,
 )
@@ -41,66 +43,33 @@ def environments(context):
 # --- objective of the logits ---------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class IRM(Method):
-    """Invariant risk minimisation; the environments are the attributes."""
-
-    stackable: ClassVar[tuple[str, ...]] = ("strength", "anneal")
-
-    strength: float = 10.0
-    anneal: int = 0
-
-    def plan(self, groups):
-        return ERM(balance="group").plan(groups)
-
-    @classmethod
-    def objective(cls, methods, context):
-        return InvarianceGap(methods, context)
-
-
-class InvarianceGap:
-    """Squared derivative of every environment's risk in the scale of the logits."""
-
-    def __init__(self, methods, context):
-        self.strength = field(methods, context, "strength")
-        self.anneal = field(methods, context, "anneal")
-        self.environments = environments(context)
-
-    def __call__(self, step, logits):
-        scaled = logits.clone()
-        if logits.shape[-1] == 1:
-            slope = (logits.sigmoid() - step.y[..., None, None]) * scaled
-        else:
-            target = torch.nn.functional.one_hot(step.y, logits.shape[-1])
-            slope = (logits.softmax(-1) - target[:, :, None]) * scaled
-        slope = slope.sum(-1)
-        environment = self.environments.gather(1, step.strata)
-        gaps = []
-        for number in range(int(self.environments.max()) + 1):
-            weights = step.weights * (environment == number)[..., None]
-            gaps.append(((weights * slope).sum(1) / weights.sum(1)).square())
-        strength = torch.where(step.number >= self.anneal, self.strength, 1.0)
-        return strength * torch.stack(gaps).mean(0)
-
-    def select(self, methods):
-        self.strength = self.strength[:, methods]
-        self.anneal = self.anneal[:, methods]
+def environment_of(method, groups, strata):
+    """Environment of every row of a step of a method with a field `balance`."""
+    if method.balance is None:
+        return strata  # which are the environments
+    return torch.from_numpy(groups.cells[strata.numpy(), 1])
 
 
 def irm_in_torch(method, groups, batch):
     """The objective of a step, by the definition of IRMv1."""
-    strata = batch.strata
-    environment = torch.from_numpy(groups.cells[strata.numpy(), 1])
-    scale = torch.ones((), requires_grad=True)
+    environment = environment_of(method, groups, batch.strata)
     total, gaps = (batch.weights * batch.losses(batch.logits)).sum(), []
     for number in environment.unique():
-        losses = batch.losses(batch.logits * scale)
-        weights = batch.weights * (environment == number)
-        risk = (weights * losses).sum() / weights.sum()
-        (slope,) = torch.autograd.grad(risk, scale, create_graph=True)
-        gaps.append(slope**2)
-    strength = method.strength if batch.number >= method.anneal else 1.0
-    return total + strength * torch.stack(gaps).mean()
+        slopes = []
+        for part in (0, 1):
+            chosen = torch.zeros_like(batch.weights)
+            for stratum in batch.strata[environment == number].unique():
+                rows = torch.nonzero(batch.strata == stratum)[:, 0]
+                half = rows[part::2] if method.unbiased else rows
+                chosen[half] = batch.weights[rows].sum() / len(half)
+            scale = torch.ones((), requires_grad=True)
+            losses = batch.losses(batch.logits * scale)
+            risk = (chosen * losses).sum() / chosen.sum()
+            slopes += torch.autograd.grad(risk, scale, create_graph=True)
+        gaps.append(slopes[0] * slopes[1])
+    weight = method.penalty_weight
+    weight = weight if batch.number >= method.anneal else min(weight, 1.0)
+    return total + weight * torch.stack(gaps).mean()
 
 
 @dataclass(frozen=True)
@@ -237,53 +206,31 @@ class RelativeCoins(Coins):
         return super().__call__(step) * (loss / self.average)[:, None]
 
 
-# --- weights that report their objective ---------------------------------------------
-
-
-@dataclass(frozen=True)
-class VREx(Method):
-    """Mean of the environments' risks, and their variance."""
-
-    stackable: ClassVar[tuple[str, ...]] = ("strength",)
-
-    strength: float = 1.0
-
-    def plan(self, groups):
-        return ERM(balance="group").plan(groups)
-
-    @classmethod
-    def weighting(cls, methods, context):
-        return RiskVariance(methods, context)
-
-
-class RiskVariance:
-    def __init__(self, methods, context):
-        self.strength = field(methods, context, "strength")[:, None]
-        self.environments = environments(context)
-
-    def __call__(self, step):
-        environment = self.environments.gather(1, step.strata)[:, None, :, None]
-        numbers = torch.arange(int(self.environments.max()) + 1).to(environment.device)
-        weights = step.weights[:, None] * (environment == numbers[:, None, None])
-        shares = weights / weights.sum(2, keepdim=True)  # (S, E, R, M)
-        risks = (shares * step.losses[:, None]).sum(2)
-        away = risks - risks.mean(1, keepdim=True)
-        factors = (1.0 + 2.0 * self.strength * away) / risks.shape[1]
-        values = risks.mean(1) + (self.strength * away.square()).mean(1)
-        return WeightedLosses((shares * factors[:, :, None]).sum(1), values)
-
-    def select(self, methods):
-        self.strength = self.strength[..., methods]
+# --- weights by the losses of a step -------------------------------------------------
 
 
 def vrex_in_torch(method, groups, batch):
-    environment = torch.from_numpy(groups.cells[batch.strata.numpy(), 1])
+    environment = environment_of(method, groups, batch.strata)
     losses, risks = batch.losses(batch.logits), []
     for number in environment.unique():
         weights = batch.weights * (environment == number)
         risks.append((weights * losses).sum() / weights.sum())
     risks = torch.stack(risks)
-    return risks.mean() + method.strength * risks.var(correction=0)
+    weight = method.penalty_weight
+    weight = weight if batch.number >= method.anneal else min(weight, 1.0)
+    return risks.mean() + weight * risks.var(correction=0)
+
+
+def cvar_in_torch(method, groups, batch):
+    """Hand out the mass alpha from the largest losses down, equal ones alike."""
+    losses = batch.losses(batch.logits)
+    weights, left = torch.zeros_like(losses), method.alpha
+    for value in losses.detach().unique().flip(0):
+        rows = losses.detach() == value
+        mass = min(left, float(batch.weights[rows].sum()))
+        weights[rows] = batch.weights[rows] * mass / batch.weights[rows].sum()
+        left -= mass
+    return (weights * losses).sum() / method.alpha
 
 
 # --- penalty on hidden activations ---------------------------------------------------
@@ -492,13 +439,22 @@ class Case:
 
 
 CASES = {
-    "irm": Case([IRM(2.0, 4), IRM(4.0), IRM(0.0), IRM(3.0, 8)], irm_in_torch),
+    "irm": Case([IRM(2.0, 4), IRM(4.0, 0), IRM(0.0, 0), IRM(3.0, 8)], irm_in_torch),
+    "irm, plain": Case(
+        [IRM(w, 3, unbiased=False, balance="class") for w in (3.0, 0.0, 0.5)],
+        irm_in_torch,
+    ),
     "margins": Case([SquaredMargins(m) for m in (1.0, 0.5, 0.8)], margins_in_torch),
     "balanced softmax": Case(
         [BalancedSoftmax(t) for t in (1.0, 0.0, 0.5, 2.0)], balanced_softmax_in_torch
     ),
     "random drop": Case([RandomDrop(r) for r in (0.3, 0.0, 0.5)], random_drop_in_torch),
-    "v-rex": Case([VREx(s) for s in (2.0, 0.0, 0.7)], vrex_in_torch),
+    "v-rex": Case([VREx(w, 5) for w in (3.0, 0.0, 0.7)], vrex_in_torch),
+    "v-rex, balanced": Case(
+        [VREx(w, n, balance="class") for w, n in ((2.0, 0), (0.0, 0), (5.0, 6))],
+        vrex_in_torch,
+    ),
+    "cvar": Case([CVaRDRO(a) for a in (0.3, 1.0, 0.55)], cvar_in_torch),
     "coral": Case(
         [Coral(s) for s in (0.5, 0.0, 0.2)], coral_in_torch, ((6,), (6, 4)), False
     ),
