@@ -1,29 +1,70 @@
 """Empirical risk minimisation, plain or balanced."""
 
+from numbers import Real
+
 import numpy as np
 from sklearn.utils import compute_class_weight
 
 from skdebias._auto import with_numbers
 from skdebias._base import BaseDebiasedClassifier, shared_parameters
-from skdebias._sklearn import HasMethods, StrOptions
+from skdebias._sklearn import HasMethods, Interval, StrOptions
+
+# Parameters that are fields of the method.
+_OF_THE_METHOD = (
+    "balance",
+    "reweight",
+    "loss",
+    "loss_exponent",
+    "logit_adjustment",
+    "margin",
+    "balance_power",
+    "effective_beta",
+)
 
 
 class ERMClassifier(BaseDebiasedClassifier):
     """Head trained by empirical risk minimisation, plain or balanced.
 
     The baseline of every debiasing method, and, balanced over groups, a strong one
-    [1]_.
+    [1]_. Balanced softmax, logit adjustment, LDAM, the class-balanced loss, cRT, square
+    roots of weights, the generalised cross-entropy and the focal loss are settings of
+    it: see :doc:`/user_guide/losses`, which says when each is of use.
 
     Parameters
     ----------
     balance : {None, "class", "group"}, default=None
         Sample classes, or (label, attribute) groups, uniformly.
     reweight : {None, "class", "group"}, default=None
-        Weight the loss so that classes, or groups, count alike.
+        Weight the loss so that classes, or groups, count alike. The mean weight of the
+        rows is 1.
+    loss : {"cross_entropy", "gce", "focal"}, default="cross_entropy"
+        With `p` the probability of a row's class, `-log p`; the generalised
+        cross-entropy `(1 - p^q) / q`, for which easy rows count more [2]_; or the focal
+        loss `-(1 - p)^q log p`, for which they count less [3]_. The last two are not
+        convex, and `solver="lbfgs"` refuses them.
+    loss_exponent : float, default=None
+        `q` of the loss: in [0, 1] for "gce", at least 0 for "focal"; 0 is the
+        cross-entropy. None is 0.7 for "gce", and 2 for "focal".
+    logit_adjustment : float, default=0.0
+        By how many times the log frequency of its class every logit is raised in
+        training, and not when predicting [4]_. 1 is balanced softmax [5]_.
+    margin : float, default=0.0
+        By how much the logit of a row's class is lowered in training if that class is
+        the rarest; that of another class by `(n_rarest / n)^(1/4)` of it, as in LDAM
+        [6]_. LDAM's margin of 0.5 with a scale of 30 is a margin of 15.
+    balance_power : float, default=1.0
+        In [0, 10]. How far `balance` and `reweight` go: they divide by numbers of rows
+        to this power. 1 makes classes or groups count alike, 0.5 is the square root,
+        0 is not to balance.
+    effective_beta : float, default=1.0
+        In [0, 1]. Where `balance` and `reweight` divide by `n` rows, they divide by the
+        effective number of rows `(1 - b^n) / (1 - b)` instead [7]_, 0.9999 being the
+        common value of `b`. 1 is `n` itself, and 0 is not to balance.
     class_weight : dict, "balanced" or None, default=None
         By what the weights of rows are multiplied, class by class, as in scikit-learn.
         "balanced" makes classes count alike, as `reweight="class"` does by the loss.
-        Not beside `balance` or `reweight`, which settle how much classes count.
+        Not beside `balance` or `reweight`, which settle how much classes count, nor
+        beside `logit_adjustment` or `margin`, which are made of the weighted counts.
     pseudo_attributes : estimator of `skdebias.attributes`, default=None
         Infers the attributes, in the fit, if it is given none; one that learns from
         annotated rows, such as :class:`~skdebias.attributes.SSAPseudoAttributes`, also
@@ -114,6 +155,17 @@ class ERMClassifier(BaseDebiasedClassifier):
     ----------
     .. [1] Idrissi et al., "Simple data balancing achieves competitive
        worst-group-accuracy", CLeaR 2022.
+    .. [2] Zhang and Sabuncu, "Generalized Cross Entropy Loss for Training Deep Neural
+       Networks with Noisy Labels", NeurIPS 2018, equation 6.
+    .. [3] Lin et al., "Focal Loss for Dense Object Detection", ICCV 2017, equation 4.
+    .. [4] Menon et al., "Long-tail learning via logit adjustment", ICLR 2021,
+       equation 10.
+    .. [5] Ren et al., "Balanced Meta-Softmax for Long-Tailed Visual Recognition",
+       NeurIPS 2020, equation 4.
+    .. [6] Cao et al., "Learning Imbalanced Datasets with Label-Distribution-Aware
+       Margin Loss", NeurIPS 2019, equations 12 and 13.
+    .. [7] Cui et al., "Class-Balanced Loss Based on Effective Number of Samples", CVPR
+       2019, equation 2.
 
     Examples
     --------
@@ -132,6 +184,12 @@ class ERMClassifier(BaseDebiasedClassifier):
         **BaseDebiasedClassifier._parameter_constraints,
         "balance": [StrOptions({"class", "group"}), None],
         "reweight": [StrOptions({"class", "group"}), None],
+        "loss": [StrOptions({"cross_entropy", "gce", "focal"})],
+        "loss_exponent": [Interval(Real, 0, None, closed="left"), None],
+        "logit_adjustment": [Interval(Real, 0, None, closed="left")],
+        "margin": [Interval(Real, 0, None, closed="left")],
+        "balance_power": [Interval(Real, 0, 10, closed="both")],
+        "effective_beta": [Interval(Real, 0, 1, closed="both")],
         "class_weight": [dict, StrOptions({"balanced"}), None],
         "pseudo_attributes": [HasMethods(["fit_predict"]), None],
     }
@@ -141,6 +199,12 @@ class ERMClassifier(BaseDebiasedClassifier):
         balance=None,
         *,
         reweight=None,
+        loss="cross_entropy",
+        loss_exponent=None,
+        logit_adjustment=0.0,
+        margin=0.0,
+        balance_power=1.0,
+        effective_beta=1.0,
         class_weight=None,
         pseudo_attributes=None,
         hidden_layer_sizes=(),
@@ -178,6 +242,12 @@ class ERMClassifier(BaseDebiasedClassifier):
         )
         self.balance = balance
         self.reweight = reweight
+        self.loss = loss
+        self.loss_exponent = loss_exponent
+        self.logit_adjustment = logit_adjustment
+        self.margin = margin
+        self.balance_power = balance_power
+        self.effective_beta = effective_beta
         self.class_weight = class_weight
         self.pseudo_attributes = pseudo_attributes
 
@@ -190,6 +260,15 @@ class ERMClassifier(BaseDebiasedClassifier):
                     f"class_weight={self.class_weight!r} with {name}={value!r}: "
                     f"{name} settles how much each class counts, whatever its weight. "
                     "Leave one of the two at None."
+                )
+        for name in ("logit_adjustment", "margin"):
+            value = getattr(self, name)
+            if self.class_weight is not None and value != 0:
+                raise ValueError(
+                    f"class_weight={self.class_weight!r} with {name}={value!r}: "
+                    f"{name} is made of the weighted counts of the classes. "
+                    "Choose reweight='class', which leaves the counts alone, or leave "
+                    f"class_weight at None or {name} at 0."
                 )
 
     def _class_weights(self, y, sample_weight):
@@ -210,7 +289,7 @@ class ERMClassifier(BaseDebiasedClassifier):
     def _make_method(self, data, stage):
         from skdebias.methods import ERM  # brings torch, which predicting does not need
 
-        return ERM(balance=self.balance, reweight=self.reweight)
+        return ERM(**{name: getattr(self, name) for name in _OF_THE_METHOD})
 
     def _uses_attributes(self):
         return "group" in (self.balance, self.reweight)

@@ -136,6 +136,19 @@ HEADS = {
             checked=(HIDDEN,),
         ),
         Head(
+            "ERM, margins",
+            ERMClassifier(reweight="class", margin=1.0, logit_adjustment=0.5),
+            {"margin": [0.5, 1.0, 2.0], "logit_adjustment": [0.0, 1.0]},
+            checked=(DETERMINISTIC,),
+        ),
+        Head(
+            "ERM, focal loss",
+            ERMClassifier(loss="focal"),
+            {"loss_exponent": [0.0, 1.0, 2.0], "learning_rate": [1e-3, 1e-2]},
+            deterministic=False,
+            checked=({"max_iter": 20},),
+        ),
+        Head(
             "GERNE",
             GERNEClassifier(1.0),
             BETAS,

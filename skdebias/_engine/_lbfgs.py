@@ -222,7 +222,7 @@ def check_alone(method: Method, groups: Groups, y: NDArray[np.int64]) -> None:
 def check_solvable(
     method: Method, plan: SamplingPlan, context: TrainingContext
 ) -> None:
-    """Refuse a method whose objective changes during training or may be unbounded.
+    """Refuse a method whose objective is not a fixed, convex and bounded one.
 
     Parameters
     ----------
@@ -235,6 +235,11 @@ def check_solvable(
     ------
     ValueError
     """
+    if method.not_convex is not None:
+        raise ValueError(
+            f"solver='lbfgs' needs a convex objective, and that of "
+            f"{method.not_convex} is not convex: choose solver='sgd' or 'adamw'."
+        )
     kind = type(method)
     fixed = kind.weighting([method], context) is None or kind.group_objective(
         [method], context

@@ -47,8 +47,8 @@ class Method(ABC):
     (1, 20)
     """
 
-    #: Names of the fields in which the methods of one stack may differ. Those with
-    #: other numbers of heads are different stacks all the same.
+    #: Names of the fields in which the methods of one stack may differ. Those of
+    #: another `structure` are different stacks all the same.
     stackable: ClassVar[tuple[str, ...]] = ()
     #: Whether the method can train whole networks, not only their last layers.
     trains_networks: ClassVar[bool] = True
@@ -74,6 +74,21 @@ class Method(ABC):
     def uses_attributes(self) -> bool:
         """Whether attributes change what is trained."""
         return True
+
+    @property
+    def structure(self) -> tuple[Any, ...]:
+        """What the methods of a stack agree in, whatever fields it comes of.
+
+        The number of heads; and what fields named in `stackable` change of the strata,
+        blocks, `replacement` or `shared` of the plan, if they do at some of their
+        values.
+        """
+        return (self.n_heads,)
+
+    @property
+    def not_convex(self) -> str | None:
+        """What keeps the objective of linear heads from being convex, if anything."""
+        return None
 
     def fixed_fields(self) -> dict[str, Any]:
         """Return the fields in which the methods of a stack agree.

@@ -109,8 +109,8 @@ class CandidateKeys:
         -------
         kind : type
             Of the method, which may be defined in a function: it is not hashed.
-        n_heads : int
-            Of the method.
+        structure : tuple
+            That of the method.
         fixed : str
             A hash.
         """
@@ -124,5 +124,5 @@ class CandidateKeys:
                 for name, value in parameters.items()
                 if name not in varying
             }
-            self._structure[number] = kind, method.n_heads, joblib.hash(fixed)
+            self._structure[number] = kind, method.structure, joblib.hash(fixed)
         return self._structure[number]

@@ -1,13 +1,13 @@
 """Small methods that use one hook each, and plain torch that trains the same."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, one_hot
 
 from skdebias._engine._heads import initial_parameters
 from skdebias._engine._loss import n_logits
@@ -110,37 +110,46 @@ def margins_in_torch(method, groups, batch):
     return (method.margin - confidence).square().mean()
 
 
-# --- offsets of the logits -----------------------------------------------------------
+# --- settings of ERM: offsets of the logits, other losses, other weights -------------
 
 
-@dataclass(frozen=True)
-class BalancedSoftmax(Method):
-    """Cross-entropy of logits that are raised by the log frequency of their class."""
-
-    stackable: ClassVar[tuple[str, ...]] = ("tau",)
-
-    tau: float = 1.0
-
-    @property
-    def uses_attributes(self):
-        return False
-
-    def plan(self, groups):
-        labels = groups.cells[groups.ids, 0]
-        counts = np.bincount(labels)
-        offsets = np.tile(self.tau * np.log(counts), (len(counts), 1))
-        batch = Batch("all", counts / counts.sum())
-        return SamplingPlan(labels, (batch,), replacement=False, logit_offsets=offsets)
+EVERYTHING = ERM("class", reweight="group", loss="gce", logit_adjustment=0.5)
 
 
-def balanced_softmax_in_torch(method, groups, batch):
-    counts = np.bincount(groups.cells[groups.ids, 0])
-    offsets = method.tau * torch.from_numpy(np.log(counts)).float()
-    logits = batch.logits
+def class_counts(groups):
+    return torch.from_numpy(np.bincount(groups.cells[groups.ids, 0])).float()
+
+
+def erm_in_torch(method, groups, batch):
+    """By the formulas of the papers: two logits for two classes, weights row by row."""
+    counts, logits = class_counts(groups), batch.logits
     if logits.shape[1] == 1:
         logits = torch.cat([torch.zeros_like(logits), logits], 1)
-    losses = cross_entropy(logits + offsets, batch.y, reduction="none")
-    return (batch.weights * losses).sum()
+    if method.logit_adjustment:
+        logits = logits + method.logit_adjustment * counts.log()
+    if method.margin:
+        margins = counts**-0.25
+        margins = margins * (method.margin / margins.max())
+        logits = logits - one_hot(batch.y, len(counts)) * margins
+    p = logits.softmax(1).gather(1, batch.y[:, None])[:, 0]
+    q = method.loss_exponent
+    losses = {
+        "cross_entropy": lambda: -p.log(),
+        "gce": lambda: (1 - p**q) / q if q else -p.log(),
+        "focal": lambda: -((1 - p) ** q) * p.log(),
+    }[method.loss]()
+    weights = batch.weights
+    if method.reweight is not None:
+        of_row = (
+            groups.cells[groups.ids, 0] if method.reweight == "class" else groups.ids
+        )
+        sizes = np.bincount(of_row)
+        b = method.effective_beta
+        effective = sizes if b == 1 else (1 - b**sizes) / (1 - b)
+        of_row = effective[of_row] ** -method.balance_power
+        of_row = torch.from_numpy(of_row / of_row.mean()).float()
+        weights = weights * of_row[batch.rows]
+    return (weights * losses).sum()
 
 
 # --- random numbers ------------------------------------------------------------------
@@ -446,7 +455,36 @@ CASES = {
     ),
     "margins": Case([SquaredMargins(m) for m in (1.0, 0.5, 0.8)], margins_in_torch),
     "balanced softmax": Case(
-        [BalancedSoftmax(t) for t in (1.0, 0.0, 0.5, 2.0)], balanced_softmax_in_torch
+        [ERM(logit_adjustment=t) for t in (1.0, 0.0, 0.5, 2.0)], erm_in_torch
+    ),
+    "ldam": Case([ERM(margin=m) for m in (0.5, 15.0, 2.0)], erm_in_torch),
+    "ldam, balanced": Case(
+        [ERM("group", margin=m, logit_adjustment=0.3) for m in (2.0, 0.0, 0.5)],
+        erm_in_torch,
+    ),
+    "gce": Case(
+        [ERM(loss="gce", loss_exponent=q) for q in (0.7, 0.0, 1.0)], erm_in_torch
+    ),
+    "focal": Case(
+        [ERM("class", loss="focal", loss_exponent=q) for q in (2.0, 0.0, 0.5)],
+        erm_in_torch,
+    ),
+    "square roots": Case(
+        [ERM(reweight="group", balance_power=p) for p in (0.5, 0.0, 2.0)], erm_in_torch
+    ),
+    "sampled square roots": Case(
+        [ERM("group", balance_power=p) for p in (0.5, 0.0, 1.0)], erm_in_torch
+    ),
+    "effective numbers": Case(
+        [ERM(reweight="class", effective_beta=b) for b in (0.99, 0.0, 1.0)],
+        erm_in_torch,
+    ),
+    "all at once": Case(
+        [
+            replace(EVERYTHING, loss_exponent=q, margin=m)
+            for q, m in ((0.7, 1.0), (0.3, 0.0), (0.7, 0.0), (0.3, 1.0))
+        ],
+        erm_in_torch,
     ),
     "random drop": Case([RandomDrop(r) for r in (0.3, 0.0, 0.5)], random_drop_in_torch),
     "v-rex": Case([VREx(w, 5) for w in (3.0, 0.0, 0.7)], vrex_in_torch),

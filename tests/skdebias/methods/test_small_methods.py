@@ -15,7 +15,6 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from small_methods import (
     CASES,
-    BalancedSoftmax,
     Case,
     DivDis,
     PlannedMethod,
@@ -179,39 +178,6 @@ def test_a_network_without_backbone_is_the_head(name, hidden, n_classes):
             network.decision_function(X), alone.decision_function(X), atol=2e-5
         )
         np.testing.assert_allclose(network.loss_curve_, alone.loss_curve_, rtol=1e-4)
-
-
-# --- offsets -----------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("n_classes", [2, 3])
-def test_balanced_softmax_moves_the_bias_of_erm(n_classes):
-    X, y, _, _ = _data(n_classes)
-    few = (y == 0) & (np.arange(len(y)) % 3 > 0)
-    X, y = X[~few], y[~few]
-    settings = {"solver": "lbfgs", "tol": 1e-7, "max_iter": 500, "weight_decay": 0.1}
-    base = DebiasedClassifier(BalancedSoftmax(), **settings)
-    plain = clone(base).set_params(method__tau=0.0).fit(X, y)
-    moved = clone(base).fit(X, y)
-    np.testing.assert_allclose(moved.coef_, plain.coef_, atol=1e-5)
-    logs = np.log(np.bincount(y))
-    shift = logs[1:] - logs[0] if n_classes == 2 else logs
-    difference = plain.intercept_ - moved.intercept_ - shift
-    # Of several logits, only differences are determined.
-    np.testing.assert_allclose(difference, difference.mean(), atol=1e-4)
-    if n_classes == 2:
-        np.testing.assert_allclose(difference, 0.0, atol=1e-4)
-    # Problems that differ in their offsets are different problems.
-    search = BatchedGridSearchCV(
-        base, {"method__tau": [0.0, 1.0]}, cv=2, refit=False, scoring="neg_log_loss"
-    ).fit(X, y)
-    scores = search.cv_results_["mean_test_score"]
-    assert abs(scores[0] - scores[1]) > 1e-4
-    for tau, score in zip((0.0, 1.0), scores):
-        alone = BatchedGridSearchCV(
-            base, {"method__tau": [tau]}, cv=2, refit=False, scoring="neg_log_loss"
-        ).fit(X, y)
-        assert alone.cv_results_["mean_test_score"][0] == pytest.approx(score, rel=1e-5)
 
 
 # --- what cannot be differentiated ---------------------------------------------------
