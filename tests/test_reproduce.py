@@ -27,6 +27,7 @@ PAGES = {
     "image_embeddings": "image",
     "inferred_groups": "inferred_groups",
     "text_embeddings": "text",
+    "ugc_ablations": "ugc_ablations",
     "ugc_page": "ugc",
     "ule_mnist": "ule_mnist",
     "ule_page": "ule",
@@ -225,8 +226,8 @@ import contextlib, runpy, sys
 sys.path.insert(0, {folder!r})
 for script in {scripts}:
     sys.argv = [script + ".py", "--table-only"]
-    if script == "cmnist_sweeps":
-        sys.argv += ["--figure", "cmnist_sweeps.png"]
+    if script in ("cmnist_sweeps", "ugc_ablations"):
+        sys.argv += ["--figure", script + ".png"]
     with open(script + ".md", "w", encoding="utf-8") as page:
         with contextlib.redirect_stdout(page):
             runpy.run_path({folder!r} + "/" + script + ".py", run_name="__main__")
