@@ -35,7 +35,7 @@ from skdebias.attributes import (
     XRMPseudoAttributes,
 )
 from skdebias.finetune import FineTuneClassifier
-from skdebias.methods import GERNE, IRM, ULE, CVaRDRO, VREx
+from skdebias.methods import GERNE, IRM, ULE, W2D, CVaRDRO, VREx
 from skdebias.model_selection import (
     BatchedGridSearchCV,
     BatchedHalvingGridSearchCV,
@@ -283,6 +283,13 @@ HEADS = {
             uses_attributes=True,
             deterministic=False,
             checked=(HIDDEN,),
+        ),
+        Head(
+            "W2D",
+            DebiasedClassifier(W2D()),
+            {"method__keep": [0.3, 0.6, 1.0], "method__mute": [0.0, 0.3]},
+            trains_networks=False,
+            deterministic=False,
         ),
     )
 }

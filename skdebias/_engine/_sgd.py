@@ -1,6 +1,7 @@
 """The one stochastic training loop, for a stack of heads."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from itertools import islice
 
 import numpy as np
@@ -267,7 +268,8 @@ class _Loop:
         weights, values = self.methods.weigh(step)
         forward = ForwardPass(logits, residual, activations, self.stack.coefs)
         differentiated = self.methods.differentiate(step, logits)
-        penalty = self.methods.penalise(step, forward)
+        # As of a network's pass: a penalty sees what the rule has left of the weights.
+        penalty = self.methods.penalise(replace(step, weights=weights), forward)
         # Signed weights make one backward pass of both GERNE batches: the gradient is
         # (1 + beta) grad L_lb - beta grad L_b, handed to the optimizer once.
         if penalty is None:

@@ -38,6 +38,7 @@ from skdebias.methods._step import (
 )
 from skdebias.methods._ule import ULE
 from skdebias.methods._vrex import VREx
+from skdebias.methods._w2d import W2D
 
 __all__ = [
     "AFR",
@@ -46,6 +47,7 @@ __all__ = [
     "IRM",
     "JTT",
     "ULE",
+    "W2D",
     "Batch",
     "CVaRDRO",
     "ForwardPass",

@@ -48,7 +48,8 @@ class Step:
     Parameters
     ----------
     weights : Tensor of shape (S, R, M)
-        Signed slot weights of the plans, loss factors of the rows included.
+        Signed slot weights of the plans, loss factors of the rows included. A penalty
+        is told those that the method's rule has made of them.
     losses : Tensor of shape (S, R, M)
         Cross-entropy of every row slot under every head.
     strata : Tensor of shape (S, R)

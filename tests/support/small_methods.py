@@ -418,6 +418,10 @@ class Step:
         Within the graph, heads side by side.
     hidden : list of Tensor of shape (R, width)
         Outputs of the hidden layers of the last head.
+    inputs : Tensor of shape (R, width)
+        What the last layer of the last head is given.
+    coef : Tensor of shape (n_logits, width)
+        Its weights.
     """
 
     number: int
@@ -428,6 +432,8 @@ class Step:
     weights: torch.Tensor
     rows: torch.Tensor
     hidden: list
+    inputs: torch.Tensor
+    coef: torch.Tensor
 
     def losses(self, logits):
         if logits.shape[1] == 1:
@@ -570,6 +576,8 @@ def train_in_torch(
             weights,
             torch.from_numpy(rows),
             activations[1:],
+            activations[-1],
+            weight,
         )
         objective = case.objective(method, groups, batch)
         optimizer.zero_grad()
