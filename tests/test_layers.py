@@ -30,6 +30,7 @@ FLOORS = {
         "_fitted _onnx _saved_inferrer",
         "finetune",
         "export",
+        "inspection",
         "_head_files",
         "_demo",
     ),

@@ -53,11 +53,11 @@ class W2D(Method):
 
     References
     ----------
-    Huang, Wang, Huang, Chen, Liu, Zhu and Xing, "The Two Dimensions of Worst-case
-    Training and Their Integrated Effect for Out-of-domain Generalization", CVPR 2022;
-    muting as in Huang, Wang, Xing and Huang, "Self-challenging Improves Cross-Domain
-    Generalization", ECCV 2020, which takes the gradient alone: of a linear head that
-    is the same for all rows, so that the gradient times the input is taken here.
+    Huang, Wang, Huang, Lee and Xing, "The Two Dimensions of Worst-case Training and
+    Their Integrated Effect for Out-of-domain Generalization", CVPR 2022. Muting is that
+    of Huang, Wang, Xing and Huang, "Self-challenging Improves Cross-Domain
+    Generalization", ECCV 2020, which goes by the gradient alone: of a linear head that
+    is the same for all rows of a class, so that it is taken times the input here.
 
     Examples
     --------

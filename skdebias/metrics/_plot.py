@@ -90,7 +90,7 @@ class GroupAccuracyDisplay:
         GroupAccuracyDisplay
             The drawn display.
         """
-        _check_matplotlib(f"{cls.__name__}.from_estimator")
+        check_matplotlib(f"{cls.__name__}.from_estimator")
         _check_attributes_given(attributes, f"{cls.__name__}.from_estimator")
         return cls.from_predictions(
             y,
@@ -142,7 +142,7 @@ class GroupAccuracyDisplay:
         GroupAccuracyDisplay
             The drawn display.
         """
-        _check_matplotlib(f"{cls.__name__}.from_predictions")
+        check_matplotlib(f"{cls.__name__}.from_predictions")
         _check_attributes_given(attributes, f"{cls.__name__}.from_predictions")
         table = group_accuracy_table(
             y_true,
@@ -170,7 +170,7 @@ class GroupAccuracyDisplay:
         GroupAccuracyDisplay
             This object, with the drawn artists as attributes.
         """
-        _check_matplotlib(f"{type(self).__name__}.plot")
+        check_matplotlib(f"{type(self).__name__}.plot")
         import matplotlib.pyplot as plt
 
         if ax is None:
@@ -208,7 +208,8 @@ def _check_attributes_given(attributes, caller):
         raise TypeError(MISSING_ATTRIBUTES.format(name=caller))
 
 
-def _check_matplotlib(caller):
+def check_matplotlib(caller):
+    """Refuse to draw without matplotlib, by the name of what draws."""
     try:
         import matplotlib  # noqa: F401
     except ImportError as error:
