@@ -35,7 +35,7 @@ from skdebias.attributes import (
     XRMPseudoAttributes,
 )
 from skdebias.finetune import FineTuneClassifier
-from skdebias.methods import GERNE, IRM, ULE, W2D, CVaRDRO, VREx
+from skdebias.methods import GERNE, IRM, LISA, ULE, W2D, CVaRDRO, Mixup, VREx
 from skdebias.model_selection import (
     BatchedGridSearchCV,
     BatchedHalvingGridSearchCV,
@@ -290,6 +290,21 @@ HEADS = {
             {"method__keep": [0.3, 0.6, 1.0], "method__mute": [0.0, 0.3]},
             trains_networks=False,
             deterministic=False,
+        ),
+        Head(
+            "Mixup",
+            DebiasedClassifier(Mixup()),
+            {"method__alpha": [0.0, 0.2, 1.0], "learning_rate": [1e-3, 1e-2]},
+            deterministic=False,
+            checked=(HIDDEN,),
+        ),
+        Head(
+            "LISA",
+            DebiasedClassifier(LISA()),
+            {"method__alpha": [0.0, 0.5, 2.0], "method__p_sel": [0.5, 1.0]},
+            uses_attributes=True,
+            deterministic=False,
+            checked=({"max_iter": 20},),
         ),
     )
 }

@@ -36,6 +36,7 @@ IGNORED = {
 HANDED_OVER = {
     f"skdebias.methods.{name}"
     for name in (
+        "DrawnRows",
         "ForwardPass",
         "PenaltyTerm",
         "SlotTable",

@@ -7,6 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from skdebias._engine._mixing import MixedRows
 from skdebias._engine._threads import Workers, pieces
 from skdebias._engine._workspace import Workspace
 
@@ -76,6 +77,7 @@ class HeadStack:
         X: Tensor,
         workspace: Workspace | None = None,
         threads: Workers | None = None,
+        mixed: MixedRows | None = None,
     ) -> tuple[Tensor, list[Tensor]]:
         """Logits of every head on the rows of its stream.
 
@@ -86,6 +88,8 @@ class HeadStack:
             Holds what the first layer yields. None allocates it.
         threads : Workers, default=None
             Share the product of the first layer. None is the calling thread.
+        mixed : MixedRows, default=None
+            How the rows are mixed. The first layer is affine: it mixes its outputs.
 
         Returns
         -------
@@ -100,6 +104,8 @@ class HeadStack:
         out = _affine(X, weight, bias, workspace, threads).view(
             streams, -1, heads, width
         )
+        if mixed is not None:
+            out = mixed.outputs(out)
         activations = [X]
         if len(self.coefs) == 1:
             return out, activations
@@ -118,6 +124,7 @@ class HeadStack:
         workspace: Workspace | None = None,
         threads: Workers | None = None,
         hidden: Sequence[Tensor] | None = None,
+        mixed: MixedRows | None = None,
     ) -> tuple[list[Tensor], list[Tensor]]:
         """Gradients of a loss whose derivative in the logits is `residual`.
 
@@ -133,6 +140,8 @@ class HeadStack:
         hidden : sequence of Tensor of shape (n_streams * n_heads, n_rows, width)
             Derivatives of the loss in the hidden activations at fixed logits. None is
             zero.
+        mixed : MixedRows, default=None
+            That of the forward pass.
 
         Returns
         -------
@@ -153,6 +162,8 @@ class HeadStack:
                     delta = delta + hidden[layer - 1]
                 delta = delta * (inputs > 0)
             delta = delta.unflatten(0, (self.n_streams, self.n_heads)).transpose(1, 2)
+        if mixed is not None:
+            delta = mixed.adjoint(delta)
         flat = delta.flatten(2)  # (S, n_rows, M * width)
         grad = _outer(flat, activations[0], workspace, threads)
         grad = grad.view_as(self.coefs[0])

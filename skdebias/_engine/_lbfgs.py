@@ -244,7 +244,7 @@ def check_solvable(
     fixed = kind.weighting([method], context) is None or kind.group_objective(
         [method], context
     )
-    further = kind.penalty, kind.objective
+    further = kind.penalty, kind.objective, kind.mixing
     more = any(rule([method], context) is not None for rule in further)
     if not fixed or more or method.uses_unlabeled:
         raise ValueError(

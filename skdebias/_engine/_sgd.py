@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from skdebias._engine._features import AppendedFeatures, Features, JoinedFeatures
 from skdebias._engine._heads import HeadStack
-from skdebias._engine._loss import cross_entropy, n_logits
+from skdebias._engine._loss import n_logits
+from skdebias._engine._mixing import MixedRows, mixed_cross_entropy
 from skdebias._engine._optimizers import make_optimizer
 from skdebias._engine._problem import (
     Fitted,
@@ -260,9 +261,10 @@ class _Loop:
     ) -> torch.Tensor:
         """One optimizer step on the rows `index` (n_streams, n_slots), which are X."""
         scratch = self._scratch
-        logits, activations = self.stack.forward(X, scratch, threads)
         y = self._y.take(index)
-        losses, residual = self._losses(logits, y)
+        mixed = self.methods.mix(self._number, index, y)
+        logits, activations = self.stack.forward(X, scratch, threads, mixed)
+        losses, residual = self._losses(logits, y, mixed)
         step = self.methods.step(self._number, index, losses, y)
         self._number += 1
         weights, values = self.methods.weigh(step)
@@ -284,7 +286,7 @@ class _Loop:
             delta = delta + differentiated.logits
         hidden = None if penalty is None else penalty.hidden
         grads, biases = self.stack.backward(
-            activations, delta, scratch, threads, hidden
+            activations, delta, scratch, threads, hidden, mixed
         )
         if penalty is not None and penalty.coefs:
             grads = self.stack.added(grads, penalty.coefs)
@@ -292,13 +294,14 @@ class _Loop:
         return objective
 
     def _losses(
-        self, logits: torch.Tensor, y: torch.Tensor
+        self, logits: torch.Tensor, y: torch.Tensor, mixed: MixedRows | None
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Losses of the slots, and their derivatives in the logits."""
         shifted = self.methods.shifted(logits)
         if not self._has_unlabeled:
-            return cross_entropy(shifted, y, self._scratch)
-        losses, residual = cross_entropy(shifted, y.clamp_min(0), self._scratch)
+            return mixed_cross_entropy(shifted, y, mixed, self._scratch)
+        known = y.clamp_min(0)
+        losses, residual = mixed_cross_entropy(shifted, known, None, self._scratch)
         return losses.mul_((y >= 0)[..., None]), residual
 
     def end_epoch(self) -> dict[str, NDArray]:

@@ -10,10 +10,12 @@ from torch import Tensor
 
 from skdebias._engine._features import fits
 from skdebias._engine._loss import stratum_offsets
+from skdebias._engine._mixing import MixedRows, check_mixture
 from skdebias._engine._penalty import check_derivatives, check_term, check_values
 from skdebias._engine._problem import Problem
 from skdebias._engine._sampler import IndexSampler
 from skdebias.methods import (
+    DrawnRows,
     ForwardPass,
     Method,
     PenaltyTerm,
@@ -51,6 +53,7 @@ class StackedMethods:
     n_slots : int
         Rows of a step.
     steps_per_epoch : int
+    mixing : Mixing or None
     weighting : Weighting or None
     penalty : Penalty or None
     objective : Objective or None
@@ -93,6 +96,9 @@ class StackedMethods:
         self.weighting = kind.weighting(methods, context)
         self.penalty = kind.penalty(methods, context)
         self.objective = kind.objective(methods, context)
+        self.mixing = kind.mixing(methods, context)
+        if self.mixing is not None:
+            self._refuse_beside_mixing(kind.__name__, problems)
         self._is_checked = self._is_weighed = False
         self.steps_per_epoch = -(-len(problems[0].groups.ids) // batch_size)
 
@@ -131,6 +137,48 @@ class StackedMethods:
         table = self._row_weights
         factors = table[self._streams, rows.to(table.device)]
         return self._weights * factors.to(self._weights.device)
+
+    def mix(self, number: int, rows: Tensor, y: Tensor) -> MixedRows | None:
+        """Return how the rows of a step are mixed; the same whenever it is asked.
+
+        Parameters
+        ----------
+        number : int
+            Steps that were made before.
+        rows, y : Tensor of shape (S, R)
+            Row numbers and class codes.
+
+        Returns
+        -------
+        MixedRows or None
+        """
+        if self.mixing is None:
+            return None
+        weights = self.row_weighted(rows)
+        mixture = self.mixing(DrawnRows(weights, self._strata, rows, y, number))
+        check_mixture(
+            self.mixing, mixture, (*y.shape, weights.shape[2] // self.n_heads)
+        )
+        return MixedRows(
+            mixture.partners,
+            mixture.weights.repeat_interleave(self.n_heads, 2),
+            y.gather(1, mixture.partners),
+        )
+
+    def _refuse_beside_mixing(self, name: str, problems: Sequence[Problem]) -> None:
+        """Refuse what would see one of the two labels that a mixed row has."""
+        beside = {
+            "an objective": self.objective is not None,
+            "a penalty": self.penalty is not None,
+            "logit_offsets": self._offsets is not None,
+            "rows without labels": any(problem.n_unlabeled for problem in problems),
+        }
+        for what, is_there in beside.items():
+            if is_there:
+                raise ValueError(
+                    f"{name} mixes rows, and has {what}, for which a mixed row would "
+                    "have to be of one of its two labels: leave one of them out."
+                )
 
     @property
     def sees_whole_steps(self) -> bool:
@@ -324,7 +372,8 @@ class StackedMethods:
             self._row_weights = self._row_weights[..., heads]
         if self._offsets is not None:
             self._offsets = self._offsets[:, :, heads]
-        for state in (self.weighting, self.penalty, self.objective):
+        rules = self.mixing, self.weighting, self.penalty, self.objective
+        for state in rules:
             if state is not None:
                 state.select(methods)
 

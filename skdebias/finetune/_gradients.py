@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from skdebias._engine._loss import cross_entropy
+from skdebias._engine._mixing import MixedRows, mixed_cross_entropy
 from skdebias._engine._weighting import StackedMethods
 from skdebias.finetune._accelerate import synchronised, unsharded
 from skdebias.finetune._draws import PassDraws
@@ -85,6 +85,38 @@ class StepGradients:
         position = position_in_passes([len(slots) for slots in self.slots])
         self._position = torch.from_numpy(position).to(accelerator.device)
 
+    def rows_of_pass(
+        self, step: int, rows: NDArray[np.int64], slots: NDArray[np.int64]
+    ) -> NDArray[np.int64]:
+        """Return the rows that a pass reads.
+
+        Parameters
+        ----------
+        step : int
+            Number of its step.
+        rows : ndarray of shape (R,)
+            Row numbers of all slots of the step.
+        slots : ndarray of shape (r,)
+            Of the pass.
+
+        Returns
+        -------
+        ndarray of shape (r,) or (2 * r,)
+            Those of the slots; where rows are mixed, those of their partners too.
+        """
+        mixed = self._mixed(step, torch.from_numpy(rows))
+        if mixed is None:
+            return rows[slots]
+        partners = mixed.partners[0].cpu().numpy()
+        return rows[np.concatenate([slots, partners[slots]])]
+
+    def _mixed(self, step: int, index: Tensor) -> MixedRows | None:
+        """Return how the rows of a step are mixed."""
+        if self._methods.mixing is None:
+            return None
+        y = self._y[index].to(self._accelerator.device)
+        return self._methods.mix(step, index[None], y[None])
+
     def accumulate(
         self, step: int, rows: NDArray[np.int64], batches: list[Any]
     ) -> Tensor:
@@ -108,12 +140,17 @@ class StepGradients:
         index = torch.from_numpy(rows)
         y = self._y[index].to(device)
         batches = [to_device(batch, device) for batch in batches]
+        whole = self._mixed(step, index)
+        mixed: list[MixedRows | None] = [None] * len(batches)
+        if whole is not None:
+            mixed = [whole.at(torch.from_numpy(s).to(device)) for s in self.slots]
+            batches = [part.inputs(b) for part, b in zip(mixed, batches) if part]
         terms = None
         if not methods.sees_whole_steps:
             terms = _StepTerms(methods.row_weighted(index[None]))
         elif len(batches) > 1:
             # A rule wants the outputs of the whole step before any of its weights.
-            outputs = self._outputs_alone(step, batches, y)
+            outputs = self._outputs_alone(step, batches, mixed, y)
             terms = self._ask(step, index, y, *outputs)
         objective = torch.zeros(methods.n_heads, device=device)
         for number, (dealt, batch) in enumerate(zip(self.slots, batches)):
@@ -121,7 +158,7 @@ class StepGradients:
             is_last = number == len(batches) - 1
             with synchronised(self._accelerator, self._model, is_last=is_last):
                 self._draws.start_pass(step, number)
-                forward, losses = self._forward(batch, slots, y)
+                forward, losses = self._forward(batch, slots, mixed[number], y)
                 if terms is None:
                     terms = self._ask(
                         step, index, y, [losses], [forward.logits.detach()]
@@ -179,13 +216,13 @@ class StepGradients:
         return _StepTerms(weights, values, methods.differentiate(seen, outputs))
 
     def _forward(
-        self, batch: Any, slots: Tensor, y: Tensor
+        self, batch: Any, slots: Tensor, mixed: MixedRows | None, y: Tensor
     ) -> tuple[NetworkPass, Tensor]:
         """Return a pass, and the losses of its rows (1, r, M)."""
         outputs, points = run_networks(self._model, batch, self._accelerator)
         logits = torch.stack(outputs, 1)[None]  # (1, r, M, n_logits)
         shifted = self._methods.shifted(logits.detach(), slots)
-        losses, residual = cross_entropy(shifted, y[slots][None])
+        losses, residual = mixed_cross_entropy(shifted, y[slots][None], mixed)
         forward = NetworkPass(
             logits, residual, (), (), outputs, points.tensors, points.layers
         )
@@ -208,7 +245,11 @@ class StepGradients:
         return extra / n_passes, value
 
     def _outputs_alone(
-        self, step: int, batches: list[Any], y: Tensor
+        self,
+        step: int,
+        batches: list[Any],
+        mixed: list[MixedRows | None],
+        y: Tensor,
     ) -> tuple[list[Tensor], list[Tensor]]:
         """Return losses and logits of every pass, without gradients."""
         losses, logits = [], []
@@ -216,7 +257,8 @@ class StepGradients:
             for number, (dealt, batch) in enumerate(zip(self.slots, batches)):
                 self._draws.start_pass(step, number)
                 slots = torch.from_numpy(dealt).to(y.device)
-                forward, losses_of_pass = self._forward(batch, slots, y)
+                part = mixed[number]
+                forward, losses_of_pass = self._forward(batch, slots, part, y)
                 losses.append(losses_of_pass)
                 logits.append(forward.logits)
         return losses, logits

@@ -238,7 +238,8 @@ class NetworkTraining:
         def tasks() -> Iterator[tuple[int, NDArray[np.int64]]]:
             for step, (rows,) in zip(count(first), self._methods.rows(first, last)):
                 for number, slots in enumerate(passes):
-                    yield self._draws.seed_of(step, number), rows[slots]
+                    read = self._gradients.rows_of_pass(step, rows, slots)
+                    yield self._draws.seed_of(step, number), read
 
         embedder, config = self._networks[-1].embedder, self._config
         batches = self._items.batches(

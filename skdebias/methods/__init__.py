@@ -21,6 +21,8 @@ from skdebias.methods._jtt import JTT
 from skdebias.methods._lff import LfF
 from skdebias.methods._losses import row_losses
 from skdebias.methods._method import Method
+from skdebias.methods._mixture import DrawnRows, Mixing, Mixture
+from skdebias.methods._mixup import LISA, Mixup
 from skdebias.methods._plan import Batch, SamplingPlan, SlotTable, slot_table
 from skdebias.methods._pseudo import least_confident
 from skdebias.methods._random import uniform
@@ -46,10 +48,12 @@ __all__ = [
     "GERNE",
     "IRM",
     "JTT",
+    "LISA",
     "ULE",
     "W2D",
     "Batch",
     "CVaRDRO",
+    "DrawnRows",
     "ForwardPass",
     "GroupDRO",
     "GroupObjective",
@@ -57,6 +61,9 @@ __all__ = [
     "Head",
     "LfF",
     "Method",
+    "Mixing",
+    "Mixture",
+    "Mixup",
     "Objective",
     "Penalty",
     "PenaltyTerm",

@@ -94,7 +94,8 @@ def _check_class_attributes(method: Method) -> None:
                 f"{name}.{attribute} is {value!r}: it must be True or False"
                 + (", and a property." if callable(value) else ".")
             )
-    for hook in ("weighting", "objective", "group_objective", "penalty"):
+    hooks = "mixing", "weighting", "objective", "group_objective", "penalty"
+    for hook in hooks:
         if getattr(getattr(kind, hook), "__self__", None) is not kind:
             raise TypeError(
                 f"{name}.{hook} must be a class method, which answers for a whole "

@@ -11,6 +11,7 @@ from torch import Tensor
 from skdebias._groups import Groups
 from skdebias._warnings import warn_caller
 from skdebias.methods._method import Method
+from skdebias.methods._mixture import DrawnRows
 from skdebias.methods._plan import Batch, SamplingPlan
 from skdebias.methods._step import Step, TrainingContext
 
@@ -95,7 +96,7 @@ class Environments:
         self._member = member.to(context.device)
         self.present = (member.sum(2, keepdim=True) > 0).float().to(context.device)
 
-    def member(self, step: Step) -> Tensor:
+    def member(self, step: Step | DrawnRows) -> Tensor:
         """Return 1 where a row is of an environment, else 0: (S, E, R)."""
         strata = step.strata[:, None].expand(-1, self._member.shape[1], -1)
         return self._member.gather(2, strata)

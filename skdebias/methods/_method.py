@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Self
 
 from skdebias._groups import Groups
 from skdebias.methods._head import Head
+from skdebias.methods._mixture import Mixing
 from skdebias.methods._plan import SamplingPlan
 from skdebias.methods._step import (
     GroupObjective,
@@ -200,6 +201,25 @@ class Method(ABC):
         Returns
         -------
         Weighting or None
+        """
+        return None
+
+    @classmethod
+    def mixing(cls, methods: Sequence[Self], context: TrainingContext) -> Mixing | None:
+        """Return the rule that mixes the rows of a step, or None.
+
+        A method that mixes rows has neither objective nor penalty, no `logit_offsets`
+        and no rows without labels.
+
+        Parameters
+        ----------
+        methods : sequence of Method
+            As for :meth:`weighting`.
+        context : TrainingContext
+
+        Returns
+        -------
+        Mixing or None
         """
         return None
 

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
+from scipy.stats import beta
 from torch.nn.functional import cross_entropy, one_hot
 
 from skdebias._engine._heads import initial_parameters
@@ -15,10 +16,12 @@ from skdebias._engine._sampler import IndexSampler
 from skdebias.methods import (
     ERM,
     IRM,
+    LISA,
     Batch,
     CVaRDRO,
     Head,
     Method,
+    Mixup,
     PenaltyTerm,
     SamplingPlan,
     VREx,
@@ -242,6 +245,52 @@ def cvar_in_torch(method, groups, batch):
     return (weights * losses).sum() / method.alpha
 
 
+# --- mixed rows ----------------------------------------------------------------------
+
+
+def partner_of(row, allowed, weights, number):
+    """Slot that a number picks among those that are allowed, by their weights."""
+    slots = [s for s in range(len(weights)) if allowed(s)]
+    if not slots:
+        return row
+    share = np.cumsum([float(weights[s]) for s in slots])
+    return slots[int(np.searchsorted(share / share[-1], float(number), side="right"))]
+
+
+def mixture_in_torch(method, groups, seed, number, strata, y, weights):
+    """Slots of the partners, row by row, and the share of every row itself."""
+    level = float(uniform(seed, number, "share", (1,)))
+    share = 1.0
+    if method.alpha > 0:
+        share = float(beta.ppf(level, method.alpha, method.alpha))
+    numbers = uniform(seed, number, "partners", (len(y),))
+    if isinstance(method, Mixup) and method.pairs == "any":
+        return numbers.argsort(), share
+    if isinstance(method, Mixup):
+        environment = environment_of(method, groups, strata)
+        within_class = None
+    else:
+        environment = torch.from_numpy(groups.cells[strata.numpy(), 1])
+        within_class = float(uniform(seed, number, "strategy", (1,))) < method.p_sel
+
+    def allowed(row, other):
+        together = environment[row] == environment[other]
+        if within_class is None:
+            return not together
+        alike = y[row] == y[other]
+        return alike and not together if within_class else together and not alike
+
+    partners = [
+        partner_of(r, lambda s, r=r: allowed(r, s), weights, numbers[r])
+        for r in range(len(y))
+    ]
+    return torch.tensor(partners), share
+
+
+def risk_in_torch(method, groups, batch):
+    return (batch.weights * batch.losses(batch.logits)).sum()
+
+
 # --- penalty on hidden activations ---------------------------------------------------
 
 
@@ -434,13 +483,21 @@ class Step:
     hidden: list
     inputs: torch.Tensor
     coef: torch.Tensor
+    mixed: Any = None  # slots of the partners, and the share of the rows themselves
 
     def losses(self, logits):
+        if self.mixed is None:
+            return self.losses_of(logits, self.y)
+        partners, share = self.mixed
+        own, other = (self.losses_of(logits, y) for y in (self.y, self.y[partners]))
+        return share * own + (1.0 - share) * other
+
+    def losses_of(self, logits, y):
         if logits.shape[1] == 1:
             return torch.nn.functional.binary_cross_entropy_with_logits(
-                logits[:, 0], self.y.float(), reduction="none"
+                logits[:, 0], y.float(), reduction="none"
             )
-        return cross_entropy(logits, self.y, reduction="none")
+        return cross_entropy(logits, y, reduction="none")
 
 
 @dataclass(frozen=True)
@@ -451,6 +508,7 @@ class Case:
     objective: Callable[..., Any]
     hidden: tuple[tuple[int, ...], ...] = ((), (6,))
     in_passes: bool = True  # whether a step may be cut into passes
+    mixture: Callable[..., Any] | None = None
 
 
 CASES = {
@@ -499,6 +557,22 @@ CASES = {
         vrex_in_torch,
     ),
     "cvar": Case([CVaRDRO(a) for a in (0.3, 1.0, 0.55)], cvar_in_torch),
+    "mixup": Case(
+        [Mixup(a) for a in (0.2, 0.0, 1.5)], risk_in_torch, mixture=mixture_in_torch
+    ),
+    "mixup, domains": Case(
+        [Mixup(a, "domain") for a in (0.4, 2.0, 1.0)],
+        risk_in_torch,
+        mixture=mixture_in_torch,
+    ),
+    "lisa": Case(
+        [LISA(a) for a in (2.0, 0.3, 1.0)], risk_in_torch, mixture=mixture_in_torch
+    ),
+    "lisa, balanced": Case(
+        [LISA(a, 0.3, "group") for a in (2.0, 0.3, 1.0)],
+        risk_in_torch,
+        mixture=mixture_in_torch,
+    ),
     "coral": Case(
         [Coral(s) for s in (0.5, 0.0, 0.2)], coral_in_torch, ((6,), (6, 4)), False
     ),
@@ -560,9 +634,15 @@ def train_in_torch(
     weights = torch.from_numpy(sampler.weights[:, 0]).float()
     values = []
     for number, rows in enumerate(sampler.steps(0, n_steps * settings["max_iter"])):
-        outputs = []
+        outputs, inputs, mixed = [], X[rows], None
+        strata = torch.from_numpy(sampler.strata)
+        if case.mixture is not None:
+            drawn = strata, y[rows], weights
+            mixed = case.mixture(method, groups, seed, number, *drawn)
+            partners, share = mixed
+            inputs = share * inputs + (1.0 - share) * inputs[partners]
         for head in heads:
-            activations = [X[rows]]
+            activations = [inputs]
             for weight, bias in head[:-1]:
                 activations.append((activations[-1] @ weight.T + bias).relu())
             weight, bias = head[-1]
@@ -572,12 +652,13 @@ def train_in_torch(
             seed,
             torch.cat(outputs, 1),
             y[rows],
-            torch.from_numpy(sampler.strata),
+            strata,
             weights,
             torch.from_numpy(rows),
             activations[1:],
             activations[-1],
             weight,
+            mixed,
         )
         objective = case.objective(method, groups, batch)
         optimizer.zero_grad()
