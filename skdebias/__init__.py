@@ -21,6 +21,7 @@ _HOME = {
     "CollapsedHeadWarning": "skdebias._training_checks",
     "ValidationShiftWarning": "skdebias._training_checks",
     "MissingAttributesWarning": "skdebias._warnings",
+    "UnchosenHeadWarning": "skdebias._warnings",
     "UnusableAttributesWarning": "skdebias._named_groups",
 }
 _SUBMODULES = (
@@ -49,6 +50,7 @@ __all__ = [
     "MissingAttributesWarning",
     "UGCClassifier",
     "ULEClassifier",
+    "UnchosenHeadWarning",
     "UnusableAttributesWarning",
     "ValidationShiftWarning",
     "attributes",

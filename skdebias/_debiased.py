@@ -110,7 +110,11 @@ class DebiasedClassifier(BaseDebiasedClassifier):
     -----
     What a method says it learned (:meth:`skdebias.methods.Method.learned`) becomes
     fitted attributes, such as `beta_` of GERNE. So do the other heads of a method,
-    whose names precede those of the attributes, as in `student_coef_` of ULE.
+    whose names precede those of the attributes, as in `student_coef_` of ULE. Where
+    the heads are alternatives, as those of DivDis are, rows of the validation set
+    choose the result: the head of the best score (of `selection`; accuracy if that is
+    the last epoch). `head_names_` and `chosen_head_` have its name and those of all,
+    `head_scores_` the scores.
 
     Examples
     --------
@@ -207,7 +211,8 @@ default=None
             As how many rows each row counts, in the shares of classes and groups too;
             a row of weight 0 is left out. None is 1.
         X_val, y_val, attributes_val : array-like, default=None
-            Validation set that selects the epoch, and nothing else; see `selection`.
+            Validation set that selects the epoch, see `selection`, and the head where a
+            method has alternatives; nothing else.
         sample_weight_val : array-like of shape (n_val_samples,) or float, default=None
             As how many rows each validation row counts in the scores.
         X_unlabeled : array-like of shape (n_unlabeled, n_features), default=None

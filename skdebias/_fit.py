@@ -202,7 +202,7 @@ def _trained(prepared, result, choice):
         chosen = choice_attributes(choice)
     return Trained(
         {
-            **heads_attributes(prepared.method.heads, result.stack),
+            **heads_attributes(prepared.method.heads, result),
             **training_attributes(prepared, result),
             **chosen,
         },
@@ -212,13 +212,13 @@ def _trained(prepared, result, choice):
     )
 
 
-def heads_attributes(heads, stack):
-    """Return the fitted attributes of all heads of a method.
+def heads_attributes(heads, result):
+    """Return the fitted attributes of all heads of a method, and of the result.
 
     Parameters
     ----------
     heads : sequence of Head
-    stack : HeadStack
+    result : Fitted
         Of these heads.
 
     Returns
@@ -227,7 +227,38 @@ def heads_attributes(heads, stack):
     """
     attributes = {}
     for position, head in enumerate(heads):
-        attributes |= head_attributes(stack, position, head.prefix)
+        attributes |= head_attributes(result.stack, position, head.prefix)
+    if heads[result.result].name:
+        attributes |= head_attributes(result.stack, result.result)
+    return attributes
+
+
+def result_attributes(heads, result):
+    """Return the fitted attributes that say which of several heads is the result.
+
+    Parameters
+    ----------
+    heads : sequence of Head
+        Of a method.
+    result : Fitted
+        Of it.
+
+    Returns
+    -------
+    dict
+        Empty where it is the one without a name.
+    """
+    chosen = heads[result.result]
+    if not chosen.name:
+        return {}
+    attributes = {
+        "chosen_head_": chosen.name,
+        "head_names_": [head.name for head in heads],
+    }
+    if "validation_score" in result.history:
+        # That of the epoch that was kept.
+        scores = result.history["validation_score"][result.best_epoch[0] - 1]
+        attributes["head_scores_"] = scores.astype(np.float64)
     return attributes
 
 
@@ -248,11 +279,13 @@ def training_attributes(prepared, result):
     course = {
         "n_iter_": int(result.n_iter[-1]),
         "best_epoch_": int(result.best_epoch[-1]),
-        "history_": fitted_history(result.history, prepared.validation),
-        "loss_curve_": [float(loss[-1]) for loss in result.history["loss"]],
+        "history_": fitted_history(result, prepared.validation),
+        "loss_curve_": [float(loss[result.result]) for loss in result.history["loss"]],
+        **result_attributes(method.heads, result),
     }
     names = (*HEAD_ATTRIBUTES, "network_")
-    heads = [f"{head.prefix}{name}" for head in method.heads for name in names]
+    prefixes = ["", *(head.prefix for head in method.heads)]
+    heads = [f"{prefix}{name}" for prefix in prefixes for name in names]
     taken = [*prepared.learned, *course, *heads, *VALIDATED]
     learned = method.learned(prepared.groups, result)
     return {**check_learned(method, learned, taken), **course}
@@ -332,13 +365,13 @@ def _validation_scorer(encoded, device, X_student=None):
     )
 
 
-def fitted_history(history, validation):
-    """Return a fit's history as `history_` has it: of the last head alone.
+def fitted_history(result, validation):
+    """Return a fit's history as `history_` has it: of the result alone.
 
     Parameters
     ----------
-    history : dict of list of ndarray
-        Per epoch, as the tracker has it.
+    result : Fitted
+        Of one method.
     validation : dict or None
         What `encode_validation_set` returned.
 
@@ -346,10 +379,11 @@ def fitted_history(history, validation):
     -------
     dict
     """
-    out = {"loss": [float(v[-1]) for v in history["loss"]]}
+    history, head = result.history, result.result
+    out = {"loss": [float(v[head]) for v in history["loss"]]}
     if validation is not None:
-        out["validation_score"] = [float(v[-1]) for v in history["validation_score"]]
-        accuracy = [v[:, -1] for v in history["validation_group_accuracy"]]
+        out["validation_score"] = [float(v[head]) for v in history["validation_score"]]
+        accuracy = [v[:, head] for v in history["validation_group_accuracy"]]
         out["validation_group_accuracy"] = np.stack(accuracy)
         out["validation_groups"] = validation["labels"]
         if validation["groups"].weights is not None:
@@ -410,19 +444,20 @@ class _Observer:
     def begin(self, stack):
         if self._task is None:
             return
-        self._epoch = self._task.begin_epoch(lambda: self._attributes(stack))
+        self._epoch = self._task.begin_epoch(lambda: self._attributes(stack, -1))
 
     def end(self, tracker):
-        shown = {"loss": tracker.history["loss"][-1][-1]}
+        head = tracker.results[0]
+        shown = {"loss": tracker.history["loss"][-1][head]}
         if tracker.validation is not None:
-            score = tracker.history["validation_score"][-1][-1]
+            score = tracker.history["validation_score"][-1][head]
             shown[tracker.validation.selection] = score
         self._bar.set_postfix(shown, refresh=False)
         self._bar.update()
         if self._task is None:
             return False
-        return self._epoch.end(lambda: self._attributes(tracker.stack))
+        return self._epoch.end(lambda: self._attributes(tracker.stack, head))
 
-    def _attributes(self, stack):
+    def _attributes(self, stack, head):
         """Return the fitted attributes, as they are now."""
-        return self._prepared.learned | head_attributes(stack)
+        return self._prepared.learned | head_attributes(stack, head)

@@ -41,6 +41,16 @@ class AntiClassifierWarning(UserWarning):
     """
 
 
+class UnchosenHeadWarning(UserWarning):
+    """Warning that the first of several heads is the result for want of labelled rows.
+
+    Raised after `fit` by a method whose heads are alternatives and which was given no
+    validation set; :func:`skdebias.model_selection.choose_head` takes one afterwards.
+    Turn it into an error with
+    ``warnings.simplefilter("error", UnchosenHeadWarning)``.
+    """
+
+
 def warn_caller(message, category=UserWarning):
     """Warn at the innermost line that belongs to neither this package nor scikit-learn.
 

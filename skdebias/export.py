@@ -15,12 +15,8 @@ from sklearn.utils.validation import check_is_fitted
 
 from skdebias._atomic import atomic_write
 from skdebias._context import standard_context
-from skdebias._fitted import (
-    check_head,
-    describe_estimator,
-    known_class,
-    rebuild_estimator,
-)
+from skdebias._fitted import describe_estimator, known_class, rebuild_estimator
+from skdebias._fitted_checks import check_head
 from skdebias._head import fitted_layers
 from skdebias._serialize import (
     NETWORK_FORMAT,

@@ -27,7 +27,7 @@ FLOORS = {
         "attributes",
         "_afr _debiased _dfr _gerne _group_dro _jtt _lff _ugc _ule",
         "model_selection",
-        "_fitted _onnx _saved_inferrer",
+        "_fitted _fitted_checks _onnx _saved_inferrer",
         "finetune",
         "export",
         "inspection",

@@ -176,6 +176,8 @@ class Fitted:
         From the deterministic solver, weight of every stratum's mean loss at the end.
     objective : Objective or None
         The objective of the logits in its final state.
+    results : ndarray of shape (n_methods,), default=None
+        Numbers of the heads that are the results of their methods. None is all of them.
     """
 
     stack: HeadStack
@@ -188,6 +190,12 @@ class Fitted:
     source: NDArray[np.int64] | None = None
     shares: NDArray[np.float64] | None = None
     objective: Objective | None = None
+    results: NDArray[np.int64] | None = None
+
+    @property
+    def result(self) -> int:
+        """Number of the head that is the result, of one method."""
+        return 0 if self.results is None else int(self.results[0])
 
     def part(self, position: int, n_heads: int) -> Self:
         """Return what a stack of this method alone would have yielded.
@@ -209,6 +217,9 @@ class Fitted:
             for name, epochs in self.history.items()
         }
         diverged = None if self.diverged is None else self.diverged[heads]
+        results = None
+        if self.results is not None:
+            results = self.results[[position]] - heads.start
         return replace(
             self,
             stack=self.stack.part(heads),
@@ -217,6 +228,7 @@ class Fitted:
             history=history,
             diverged=diverged,
             position=position,
+            results=results,
         )
 
 

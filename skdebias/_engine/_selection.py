@@ -15,8 +15,8 @@ from skdebias._groups import Groups
 
 # Attributes of a tracker that change from epoch to epoch.
 _STATE = (
-    "active", "n_iter", "best_epoch", "history", "_guarded", "_best", "_ties",
-    "_reference", "_stale",
+    "active", "n_iter", "best_epoch", "chosen", "history", "_guarded", "_best",
+    "_ties", "_reference", "_stale",
 )  # fmt: skip
 # Losses that differ by less, relative to the larger of them and 1, are equal: rounding
 # must not choose an epoch.
@@ -135,6 +135,24 @@ class ValidationScorer:
         return np.nan_to_num(ties, nan=-1e300, neginf=-1e300)
 
 
+def best_head(score: NDArray[np.float64], ties: NDArray[np.float64]) -> int:
+    """Return which of the heads of a method is the best; of equals, the first.
+
+    Parameters
+    ----------
+    score : ndarray of shape (n_heads,)
+    ties : ndarray of shape (n_ties, n_heads)
+        What :meth:`ValidationScorer.tie_breakers` returned.
+
+    Returns
+    -------
+    int
+    """
+    # lexsort: the last key counts most, and the largest of all comes last.
+    order = np.lexsort([-np.arange(len(score)), *ties[::-1], score])
+    return int(order[-1])
+
+
 def count_hits_and_losses(
     logits: torch.Tensor,
     y: torch.Tensor,
@@ -249,12 +267,22 @@ class Tracker:
     validation : ValidationScorer or None
     heads_per_method : int, default=1
         Heads that are trained side by side; the last of them speaks for all.
+    alternatives : bool, default=False
+        The one with the best validation score speaks for all instead, epoch by epoch;
+        without a validation set the first does.
+
+    Attributes
+    ----------
+    chosen : ndarray of shape (n_total_heads,)
+        Position, among the heads of its method, of the one that spoke for all in the
+        epoch that was kept.
     """
 
     stack: Any
     stopping: Stopping
     validation: ValidationScorer | None
     heads_per_method: int = 1
+    alternatives: bool = False
     history: dict[str, list[NDArray[np.float64]]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -262,6 +290,7 @@ class Tracker:
         self.active = np.ones(total, dtype=bool)
         self.n_iter = np.zeros(total, dtype=int)
         self.best_epoch = np.zeros(total, dtype=int)
+        self.chosen = self._leading(None, None)
         self._kept: Any = None
         self._guarded = False
         self._best = np.full(total, -np.inf)
@@ -300,15 +329,18 @@ class Tracker:
         self.n_iter[self.active] = epoch
         self._record("loss", losses)
         progress, ties = -losses, np.full_like(self._ties, -1e300)
+        leading = self._leading(None, None)
         if self.validation is not None:
             accuracies, validation_losses = self.validation.group_results(self.stack)
             self._record("validation_group_accuracy", accuracies)
             score = self.validation.score(accuracies)
             self._record("validation_score", score)
+            of_equals = self.validation.tie_breakers(accuracies, validation_losses)
+            leading = self._leading(score, of_equals)
             if self.selects:
-                progress = score
-                ties = self.validation.tie_breakers(accuracies, validation_losses)
-        progress, ties = self._of_last_head(progress), self._of_last_head(ties)
+                progress, ties = score, of_equals
+        spokesmen = self.first_heads + leading
+        progress, ties = progress[spokesmen], ties[:, spokesmen]
         better = self._improve(progress, ties)
         self._guarded = "sound" in (observed or {})
         for name, values in (observed or {}).items():
@@ -316,7 +348,9 @@ class Tracker:
         # Without selection the last sound epoch counts, up to a head's early stop.
         sound = (observed or {}).get("sound", np.ones_like(self.active))
         last = self.active & (sound | (self.best_epoch == 0))
-        self._keep(better if self.selects else last, epoch)
+        kept = better if self.selects else last
+        self.chosen[kept] = leading[kept]
+        self._keep(kept, epoch)
         if self.stopping.early_stopping:
             advanced = progress > self._reference + self.stopping.tol
             self._reference[advanced] = progress[advanced]
@@ -324,11 +358,34 @@ class Tracker:
             self.active &= self._stale < self.stopping.n_iter_no_change
         return not self.active.any()
 
-    def _of_last_head(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Give all heads of a method the value of its last one."""
+    @property
+    def first_heads(self) -> NDArray[np.int64]:
+        """Number of the first head of the method of every head."""
+        numbers = np.arange(self.stack.n_heads * self.stack.n_streams)
+        return numbers - numbers % self.heads_per_method
+
+    @property
+    def results(self) -> NDArray[np.int64]:
+        """Numbers of the heads that are the results of their methods."""
+        return (self.first_heads + self.chosen)[:: self.heads_per_method]
+
+    def _leading(
+        self,
+        score: NDArray[np.float64] | None,
+        ties: NDArray[np.float64] | None,
+    ) -> NDArray[np.int64]:
+        """Return which head of its method speaks for every head."""
         n_heads = self.heads_per_method
-        last = values[..., n_heads - 1 :: n_heads]
-        return last.repeat(n_heads, axis=-1)
+        first = self.first_heads
+        if not self.alternatives:
+            return np.full(len(first), n_heads - 1)
+        if score is None or ties is None:
+            return np.zeros(len(first), dtype=int)
+        ranked = [
+            best_head(score[i : i + n_heads], ties[:, i : i + n_heads])
+            for i in first[::n_heads]
+        ]
+        return np.repeat(ranked, n_heads)
 
     def _improve(
         self, progress: NDArray[np.float64], ties: NDArray[np.float64]
@@ -366,6 +423,7 @@ class Tracker:
         """
         self.active, self.n_iter = self.active[heads], self.n_iter[heads]
         self.best_epoch, self._best = self.best_epoch[heads], self._best[heads]
+        self.chosen = self.chosen[heads]
         self._ties = self._ties[:, heads]
         self._reference, self._stale = self._reference[heads], self._stale[heads]
         for epochs in self.history.values():

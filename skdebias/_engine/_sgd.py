@@ -73,7 +73,11 @@ class Training:
         self._diverged = np.zeros(len(settings.learning_rate), dtype=np.int64)
         self._loop = loop = _Loop(features, y, n_classes, problems, settings)
         self._tracker = Tracker(
-            loop.stack, stopping or Stopping(), validation, loop.methods.n_heads
+            loop.stack,
+            stopping or Stopping(),
+            validation,
+            loop.methods.n_heads,
+            loop.methods.heads_are_alternatives,
         )
 
     def run(
@@ -164,6 +168,7 @@ class Training:
             self._loop.methods.weighting,
             self._diverged,
             objective=self._loop.methods.objective,
+            results=tracker.results,
         )
 
 

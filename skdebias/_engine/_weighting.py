@@ -50,6 +50,8 @@ class StackedMethods:
     ----------
     n_heads : int
         Heads of a method.
+    heads_are_alternatives : bool
+        Whether any of them can be the result.
     n_slots : int
         Rows of a step.
     steps_per_epoch : int
@@ -93,6 +95,7 @@ class StackedMethods:
         groups, seeds = zip(*((p.groups, p.seed) for p in problems))
         context = TrainingContext(groups, y, device, seeds)
         kind = type(methods[0])
+        self.heads_are_alternatives = methods[0].heads_are_alternatives
         self.weighting = kind.weighting(methods, context)
         self.penalty = kind.penalty(methods, context)
         self.objective = kind.objective(methods, context)

@@ -434,6 +434,7 @@ default=None
         prepared = trained.prepared
         for head, network in zip(prepared.method.heads, trained.networks, strict=True):
             setattr(self, f"{head.prefix}network_", network)
+        self.network_ = trained.networks[trained.result.result]
         self._input_shapes = trained.input_shapes
         attributes = training_attributes(prepared, trained.result)
         set_fitted(trained.estimator, prepared, attributes)

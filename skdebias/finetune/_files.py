@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from skdebias._engine._loss import n_logits
-from skdebias._fitted import check_fitted, describe_estimator, rebuild_estimator
+from skdebias._fitted import describe_estimator, rebuild_estimator
+from skdebias._fitted_checks import check_fitted
 from skdebias._serialize import (
     NETWORK_FORMAT,
     decode,

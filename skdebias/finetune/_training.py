@@ -109,7 +109,13 @@ class NetworkTraining:
             model,
             optimizer,
             methods,
-            Tracker(stack, stopping, validation, len(networks)),
+            Tracker(
+                stack,
+                stopping,
+                validation,
+                len(networks),
+                methods.heads_are_alternatives,
+            ),
             accelerator,
             seed,
             methods.steps_per_epoch * config.max_iter,
@@ -202,6 +208,7 @@ class NetworkTraining:
             tracker.history,
             self._methods.weighting,
             objective=self._methods.objective,
+            results=tracker.results,
         )
 
     def networks(self) -> list[Network]:
@@ -224,9 +231,10 @@ class NetworkTraining:
     def _shown(self) -> dict[str, float]:
         """Return what the bar says of the last epoch."""
         tracker = self._state.tracker
-        shown = {"loss": float(tracker.history["loss"][-1][-1])}
+        (head,) = tracker.results
+        shown = {"loss": float(tracker.history["loss"][-1][head])}
         if tracker.validation is not None:
-            score = tracker.history["validation_score"][-1][-1]
+            score = tracker.history["validation_score"][-1][head]
             shown[tracker.validation.selection] = float(score)
         return shown
 

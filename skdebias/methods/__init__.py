@@ -7,6 +7,8 @@ engine and the network trainer both read its sampling plan.
 from skdebias._groups import Groups
 from skdebias.methods._afr import AFR
 from skdebias.methods._cvar import CVaRDRO
+from skdebias.methods._dbat import DBAT
+from skdebias.methods._divdis import DivDis
 from skdebias.methods._erm import ERM
 from skdebias.methods._gerne import (
     GERNE,
@@ -44,6 +46,7 @@ from skdebias.methods._w2d import W2D
 
 __all__ = [
     "AFR",
+    "DBAT",
     "ERM",
     "GERNE",
     "IRM",
@@ -54,6 +57,7 @@ __all__ = [
     "Batch",
     "CVaRDRO",
     "DrawnRows",
+    "DivDis",
     "ForwardPass",
     "GroupDRO",
     "GroupObjective",

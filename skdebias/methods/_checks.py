@@ -87,7 +87,12 @@ def _check_class_attributes(method: Method) -> None:
             f"as ({fields[0] if fields else 'beta'!r},)"
             + (f": {name} has no field {unknown[0]!r}." if unknown else ".")
         )
-    for attribute in ("uses_attributes", "trains_networks", "uses_unlabeled"):
+    for attribute in (
+        "uses_attributes",
+        "trains_networks",
+        "uses_unlabeled",
+        "heads_are_alternatives",
+    ):
         value = getattr(method, attribute)
         if not isinstance(value, bool | np.bool_):
             raise TypeError(
@@ -149,24 +154,31 @@ def _check_heads(method: Method) -> None:
             "such as (Head('biased'), Head())."
         )
     names = [head.name for head in heads]
-    if not heads or names[-1] != "":
+    alternatives = method.heads_are_alternatives
+    if alternatives and len(heads) < 2:
+        raise ValueError(
+            f"{where} has the names {names}, and heads_are_alternatives is True: "
+            "return two heads or more to choose from."
+        )
+    if not alternatives and (not heads or names[-1] != ""):
         raise ValueError(
             f"{where} has the names {names}: the last head is the result, which is "
             "fitted as coef_ and has no name; end with Head()."
         )
     for position, head in enumerate(heads):
-        _check_name(head.name, names[:position], where, last=head is heads[-1])
+        is_result = head is heads[-1] and not alternatives
+        _check_name(head.name, names[:position], where, is_result=is_result)
         _check_head_settings(head, where)
 
 
-def _check_name(name: Any, before: list[str], where: str, *, last: bool) -> None:
-    if last:
+def _check_name(name: Any, before: list[str], where: str, *, is_result: bool) -> None:
+    if is_result:
         return
     if not isinstance(name, str) or not name.isidentifier() or name.startswith("_"):
         raise ValueError(
             f"{where} names a head {name!r}, and its fitted attributes are to be "
             "called <name>_coef_: take letters, digits and underscores, such as "
-            "'biased'; only the last head has no name."
+            "'biased'; only the result has no name, and of alternatives none."
         )
     if name in before:
         raise ValueError(

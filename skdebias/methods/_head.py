@@ -22,7 +22,8 @@ class Head:
     ----------
     name : str, default=""
         What precedes the head's fitted attributes, as `student` does in
-        `student_coef_`. The result has no name.
+        `student_coef_`. The result has no name; of heads that are alternatives, all
+        have one.
     start : {"auto", "zero", "random", "first"}, default="auto"
         Where a linear head starts: at zero, at small random weights of its own, or
         where the first head of the method does. "auto" is zero for a head that is

@@ -57,13 +57,19 @@ class Method(ABC):
     #: large as each of them, of the rows that `fit` is given as `X_unlabeled`. They
     #: have no loss, and the objective is told of them by :attr:`Step.y`, which is -1.
     uses_unlabeled: ClassVar[bool] = False
+    #: Whether every head is a result of its own. They all have names then, and rows of
+    #: the validation set choose which of them becomes `coef_`; the first, without any.
+    heads_are_alternatives: ClassVar[bool] = False
     #: Name of the head whose failures the last one learns from. A last head that has
     #: lost much of what this one can do is warned of.
     reference_head: ClassVar[str | None] = None
 
     @property
     def heads(self) -> tuple[Head, ...]:
-        """The heads that are trained side by side; the last one is the result."""
+        """The heads that are trained side by side; the last one is the result.
+
+        Of alternatives, any of them can be: see :attr:`heads_are_alternatives`.
+        """
         return (Head(),)
 
     @property

@@ -1,6 +1,11 @@
 """Cross-validation splitters and searches that know about groups."""
 
 from skdebias.model_selection._halving import BatchedHalvingGridSearchCV
+from skdebias.model_selection._heads import (
+    choose_head,
+    head_disagreement,
+    rows_to_label,
+)
 from skdebias.model_selection._kfold import AttributeStratifiedKFold
 from skdebias.model_selection._search import (
     BatchedGridSearchCV,
@@ -14,4 +19,7 @@ __all__ = [
     "BatchedGridSearchCV",
     "BatchedHalvingGridSearchCV",
     "BatchedRandomizedSearchCV",
+    "choose_head",
+    "head_disagreement",
+    "rows_to_label",
 ]

@@ -47,7 +47,6 @@ class CandidateStack:
         kept = members[0].prepared.data.kept
         self._train_rows = train if kept is None else train[kept]
         self._features, self._on_scored = features, on_scored
-        self._n_heads = members[0].prepared.method.n_heads
         self._joins_embeddings = members[0].prepared.data.X_student is not None
         self._begun = False
         self._fit = self._error = None
@@ -81,7 +80,7 @@ class CandidateStack:
             self._fit = None  # the state of training is larger than the heads
         self._decision_values = None
         if not self._joins_embeddings:
-            self._decision_values = self._decide(fitted.stack)
+            self._decision_values = self._decide(fitted)
         self._diverged = fitted.diverged.reshape(len(self._members), -1).max(1)
         self._source = fitted.source
         self._seconds = (time.perf_counter() - start) / len(self._members)
@@ -186,18 +185,20 @@ class CandidateStack:
             self._fit.select(remaining)
         return bool(remaining)
 
-    def _decide(self, stack):
+    def _decide(self, fitted):
         """Return decision values (n_rows, n_models[, n_classes]) of every part."""
         import torch
 
+        results = slice(None)
+        if fitted.results is not None:
+            results = torch.from_numpy(fitted.results).to(fitted.stack.coefs[0].device)
         decision_values = {}
         for name in self._scores.parts:
             blocks = []
             for rows in scored_blocks(getattr(self._rows, name)):
                 index = torch.as_tensor(rows)[None]
-                logits, _ = stack.forward(self._features.rows(index))
-                last = logits[0, :, self._n_heads - 1 :: self._n_heads]
-                blocks.append(last.cpu().numpy())
+                logits, _ = fitted.stack.forward(self._features.rows(index))
+                blocks.append(logits[0, :, results].cpu().numpy())
             values = np.concatenate(blocks)
             decision_values[name] = values[..., 0] if values.shape[2] == 1 else values
         return decision_values
