@@ -356,6 +356,7 @@ _KNOWN: dict[str, _Check] = {
     "cluster_sizes_": _array("iu", None, None),
     "silhouette_": _number(float),
     "group_weights_": _array("f", "groups"),
+    "label_shares_": _array("f", "attributes", "classes"),
     "cosine_": _array("f", None, finite=False),
     "confidence_": _array("f", None, finite=False),
     "effective_sample_size_": _number(float),

@@ -30,12 +30,26 @@ from skdebias.attributes import (
     ConfidencePseudoAttributes,
     ErrorSetPseudoAttributes,
     GradientClusterPseudoAttributes,
+    PredictedClassPseudoAttributes,
     SharedClusterPseudoAttributes,
     SSAPseudoAttributes,
     XRMPseudoAttributes,
 )
 from skdebias.finetune import FineTuneClassifier
-from skdebias.methods import GERNE, IRM, LISA, ULE, W2D, CVaRDRO, Mixup, VREx
+from skdebias.methods import (
+    CORAL,
+    GERNE,
+    IRM,
+    LC,
+    LISA,
+    ULA,
+    ULE,
+    W2D,
+    CnC,
+    CVaRDRO,
+    Mixup,
+    VREx,
+)
 from skdebias.model_selection import (
     BatchedGridSearchCV,
     BatchedHalvingGridSearchCV,
@@ -303,11 +317,24 @@ HEADS = {
             DebiasedClassifier(LISA()),
             {"method__alpha": [0.0, 0.5, 2.0], "method__p_sel": [0.5, 1.0]},
             uses_attributes=True,
+        ),
+        Head(
+            "LC",
+            DebiasedClassifier(LC()),
+            {"method__tau": [0.5, 1.0, 1.5], "method__mixup": [0.0, 2.0]},
+            n_heads=2,
             deterministic=False,
             checked=({"max_iter": 20},),
         ),
     )
 }
+#: Methods that the settings of other tests, linear heads and few steps, do not suit.
+PARTICULAR = (
+    DebiasedClassifier(ULA(), max_iter=20),
+    DebiasedClassifier(ULA(), **DETERMINISTIC),
+    DebiasedClassifier(CORAL(), **HIDDEN),
+    DebiasedClassifier(CnC(), **HIDDEN),
+)
 #: Name of every class of heads -> its first row, which has its defaults.
 ONE_OF_EACH = {row.class_name: row for row in reversed(HEADS.values())}
 #: Name of every class that can use attributes -> the first row that does.
@@ -336,6 +363,7 @@ PSEUDO_ATTRIBUTES = {
         ),
         random_state=0,
     ),
+    "predictions": PredictedClassPseudoAttributes(),
     "shared clusters": SharedClusterPseudoAttributes(5, random_state=0),
     "twins": XRMPseudoAttributes(min_separation=0.0, random_state=0),
     "reduced twins": XRMPseudoAttributes(

@@ -10,10 +10,18 @@ import skdebias.attributes
 import skdebias.finetune
 import skdebias.model_selection
 from skdebias import GERNEClassifier
-from tests._instances import FILLERS, HEADS, NETWORKS, PSEUDO_ATTRIBUTES, SEARCHES
+from tests._instances import (
+    FILLERS,
+    HEADS,
+    NETWORKS,
+    PARTICULAR,
+    PSEUDO_ATTRIBUTES,
+    SEARCHES,
+)
 
 ESTIMATORS = [
     *(row.make(**settings) for row in HEADS.values() for settings in row.checked),
+    *PARTICULAR,
     *SEARCHES,
     *NETWORKS,
 ]

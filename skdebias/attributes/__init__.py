@@ -6,6 +6,7 @@ from skdebias.attributes._gradient_cluster import (
     GradientClusterPseudoAttributes,
     WeakClustersWarning,
 )
+from skdebias.attributes._predicted_class import PredictedClassPseudoAttributes
 from skdebias.attributes._shared_cluster import SharedClusterPseudoAttributes
 from skdebias.attributes._ssa import SSAPseudoAttributes
 from skdebias.attributes._xrm import NothingInferredWarning, XRMPseudoAttributes
@@ -15,6 +16,7 @@ __all__ = [
     "ErrorSetPseudoAttributes",
     "GradientClusterPseudoAttributes",
     "NothingInferredWarning",
+    "PredictedClassPseudoAttributes",
     "SSAPseudoAttributes",
     "SharedClusterPseudoAttributes",
     "WeakClustersWarning",

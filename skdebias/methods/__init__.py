@@ -6,6 +6,8 @@ engine and the network trainer both read its sampling plan.
 
 from skdebias._groups import Groups
 from skdebias.methods._afr import AFR
+from skdebias.methods._alignment import CORAL, MMD, CausIRL
+from skdebias.methods._cnc import CnC
 from skdebias.methods._cvar import CVaRDRO
 from skdebias.methods._dbat import DBAT
 from skdebias.methods._divdis import DivDis
@@ -20,6 +22,7 @@ from skdebias.methods._group_dro import GroupDRO
 from skdebias.methods._head import Head
 from skdebias.methods._irm import IRM
 from skdebias.methods._jtt import JTT
+from skdebias.methods._lc import LC
 from skdebias.methods._lff import LfF
 from skdebias.methods._losses import row_losses
 from skdebias.methods._method import Method
@@ -40,24 +43,31 @@ from skdebias.methods._step import (
     WeightedLosses,
     Weighting,
 )
+from skdebias.methods._ula import ULA
 from skdebias.methods._ule import ULE
 from skdebias.methods._vrex import VREx
 from skdebias.methods._w2d import W2D
 
 __all__ = [
     "AFR",
+    "CORAL",
     "DBAT",
     "ERM",
     "GERNE",
     "IRM",
     "JTT",
+    "LC",
     "LISA",
+    "MMD",
+    "ULA",
     "ULE",
     "W2D",
     "Batch",
     "CVaRDRO",
-    "DrawnRows",
+    "CausIRL",
+    "CnC",
     "DivDis",
+    "DrawnRows",
     "ForwardPass",
     "GroupDRO",
     "GroupObjective",

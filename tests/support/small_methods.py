@@ -22,7 +22,6 @@ from skdebias.methods import (
     Head,
     Method,
     Mixup,
-    PenaltyTerm,
     SamplingPlan,
     VREx,
     row_losses,
@@ -35,12 +34,6 @@ def field(methods, context, name):
     """Values of a field, (S, n_methods)."""
     values = torch.tensor([float(getattr(method, name)) for method in methods])
     return values.view(len(context.groups), -1).to(context.device)
-
-
-def environments(context):
-    """Attribute of every group, (S, n_groups)."""
-    cells = [torch.from_numpy(groups.cells[:, 1]) for groups in context.groups]
-    return torch.stack(cells).to(context.device)
 
 
 # --- objective of the logits ---------------------------------------------------------
@@ -291,69 +284,6 @@ def risk_in_torch(method, groups, batch):
     return (batch.weights * batch.losses(batch.logits)).sum()
 
 
-# --- penalty on hidden activations ---------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Coral(Method):
-    """Means and covariances of the last hidden layer, alike in all environments."""
-
-    stackable: ClassVar[tuple[str, ...]] = ("strength",)
-
-    strength: float = 1.0
-
-    def plan(self, groups):
-        return ERM(balance="group").plan(groups)
-
-    @classmethod
-    def penalty(cls, methods, context):
-        return Distance(methods, context)
-
-
-def moments_apart(hidden, environment):
-    """Squared distance of the moments of two environments, of rows (..., R, width)."""
-    moments = []
-    for number in (0, 1):
-        rows = hidden[..., environment == number, :]
-        away = rows - rows.mean(-2, keepdim=True)
-        moments.append((rows.mean(-2), away.mT @ away / rows.shape[-2]))
-    (mean, covariance), (other_mean, other_covariance) = moments
-    return (mean - other_mean).square().sum(-1) + (
-        covariance - other_covariance
-    ).square().sum((-1, -2))
-
-
-class Distance:
-    def __init__(self, methods, context):
-        self.strength = field(methods, context, "strength")
-        self.environments = environments(context)
-
-    def __call__(self, step, forward):
-        environment = self.environments.gather(1, step.strata)
-        *before, last = (layer.detach() for layer in forward.hidden)
-        with torch.enable_grad():
-            leaf = last.requires_grad_()
-            streams = leaf.unflatten(0, (len(environment), -1))
-            apart = [moments_apart(x, e) for x, e in zip(streams, environment)]
-            values = self.strength * torch.stack(apart)
-            (gradient,) = torch.autograd.grad(values.sum(), leaf)
-        hidden = [*(torch.zeros_like(layer) for layer in before), gradient]
-        logits = torch.zeros_like(forward.logits)
-        return PenaltyTerm(values.detach(), logits, hidden=hidden)
-
-    def end_epoch(self, coefs):
-        return {}
-
-    def select(self, methods):
-        self.strength = self.strength[:, methods]
-
-
-def coral_in_torch(method, groups, batch):
-    environment = torch.from_numpy(groups.cells[batch.strata.numpy(), 1])
-    risk = (batch.weights * batch.losses(batch.logits)).sum()
-    return risk + method.strength * moments_apart(batch.hidden[-1], environment)
-
-
 # --- several heads -------------------------------------------------------------------
 
 
@@ -572,9 +502,6 @@ CASES = {
         [LISA(a, 0.3, "group") for a in (2.0, 0.3, 1.0)],
         risk_in_torch,
         mixture=mixture_in_torch,
-    ),
-    "coral": Case(
-        [Coral(s) for s in (0.5, 0.0, 0.2)], coral_in_torch, ((6,), (6, 4)), False
     ),
     "divdis": Case([DivDis(s) for s in (2.0, 0.0, 1.0)], divdis_in_torch),
     "divdis, 3 heads": Case([DivDis(s, 3) for s in (2.0, 0.0, 1.0)], divdis_in_torch),

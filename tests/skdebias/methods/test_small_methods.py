@@ -7,21 +7,22 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from representation_methods import CASES as REPRESENTATIONS
+from representation_methods import moments_apart
 from scipy.stats import kstest
 from sklearn import config_context
 from sklearn.base import clone
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from small_methods import CASES as SMALL
 from small_methods import (
-    CASES,
     Case,
     DivDis,
     PlannedMethod,
     Remembering,
     UnlabeledDivDis,
     divdis_in_torch,
-    moments_apart,
     train_in_torch,
 )
 
@@ -38,6 +39,7 @@ from skdebias.finetune._training import NetworkTraining
 from skdebias.methods import ERM, uniform
 from skdebias.model_selection import BatchedGridSearchCV, BatchedHalvingGridSearchCV
 
+CASES = SMALL | REPRESENTATIONS
 CPU = torch.device("cpu")
 SEED = 5
 SETTINGS = {
@@ -294,12 +296,13 @@ def test_hidden_activations_that_there_are_not():
         model, torch.nn.Linear(8, 4), modality="tensor", random_state=0, **SETTINGS
     )
     apart = []
-    for strength in (0.0, 0.3):
-        fitted = clone(network).set_params(estimator__method__strength=strength)
+    for strength in (0.0, 1.0):
+        fitted = clone(network).set_params(estimator__method__penalty_weight=strength)
         backbone = fitted.fit(X, y, attributes=a).network_.backbone
         with torch.no_grad():
             embedded = backbone(torch.from_numpy(X))
-        apart.append(float(moments_apart(embedded, torch.from_numpy(a))))
+        environments = (embedded[torch.from_numpy(a == number)] for number in (0, 1))
+        apart.append(float(moments_apart(*environments)))
     assert apart[1] < 0.8 * apart[0]
 
 
