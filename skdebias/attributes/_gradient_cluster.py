@@ -27,7 +27,7 @@ from skdebias.attributes._last_layer import (
     mean_difference,
     moved,
 )
-from skdebias.attributes._rows import check_range, feature_mean
+from skdebias.attributes._rows import check_range, feature_mean, spread_draws
 
 # Rows of a clustering that the silhouette is computed on: its cost is quadratic.
 _SILHOUETTE_ROWS = 2000
@@ -370,7 +370,7 @@ def _silhouette(margin, codes, inferred, seed, sample_weight):
         rows = np.flatnonzero(codes == c)
         sizes.append(len(rows) if sample_weight is None else sample_weight[rows].sum())
         if sample_weight is not None:
-            rows = rows[_spread_draws(sample_weight[rows], _SILHOUETTE_ROWS, rng)]
+            rows = rows[spread_draws(sample_weight[rows], _SILHOUETTE_ROWS, rng)]
         elif len(rows) > _SILHOUETTE_ROWS:
             rows = rng.choice(rows, _SILHOUETTE_ROWS, replace=False)
         labels = inferred[rows]
@@ -381,10 +381,3 @@ def _silhouette(margin, codes, inferred, seed, sample_weight):
             silhouette_samples(points, labels, n_jobs=1).mean() if defined else 0.0
         )
     return float(np.average(values, weights=sizes))
-
-
-def _spread_draws(weights, most, rng):
-    """Draw positions in proportion to weights, evenly: each within one of its share."""
-    n_drawn, sums = min(len(weights), most), np.cumsum(weights)
-    places = (np.arange(n_drawn) + rng.random()) / n_drawn * sums[-1]
-    return np.minimum(np.searchsorted(sums, places, side="right"), len(sums) - 1)

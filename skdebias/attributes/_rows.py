@@ -125,3 +125,26 @@ def check_range(features: Rows) -> None:
             f"to {spread:.2g}, whose squares float32 does not hold. Standardise X, for "
             "example with sklearn.preprocessing.StandardScaler."
         )
+
+
+def spread_draws(
+    weights: NDArray[np.float64], most: int, rng: np.random.Generator
+) -> NDArray[np.int64]:
+    """Draw positions in proportion to weights, evenly: each within one of its share.
+
+    Parameters
+    ----------
+    weights : ndarray of shape (n,)
+        Positive.
+    most : int
+        Of so many draws, at most; `n` otherwise.
+    rng : numpy Generator
+
+    Returns
+    -------
+    ndarray of shape (n_draws,)
+        Ascending.
+    """
+    n_drawn, sums = min(len(weights), most), np.cumsum(weights)
+    places = (np.arange(n_drawn) + rng.random()) / n_drawn * sums[-1]
+    return np.minimum(np.searchsorted(sums, places, side="right"), len(sums) - 1)

@@ -31,6 +31,7 @@ from skdebias.methods._mixup import LISA, Mixup
 from skdebias.methods._plan import Batch, SamplingPlan, SlotTable, slot_table
 from skdebias.methods._pseudo import least_confident
 from skdebias.methods._random import uniform
+from skdebias.methods._spare import SPARE
 from skdebias.methods._step import (
     ForwardPass,
     GroupObjective,
@@ -59,6 +60,7 @@ __all__ = [
     "LC",
     "LISA",
     "MMD",
+    "SPARE",
     "ULA",
     "ULE",
     "W2D",
