@@ -19,7 +19,7 @@ from skdebias._engine._selection import HeadValidationScorer, Stopping
 from skdebias._engine._sgd import Training
 from skdebias._head import HEAD_ATTRIBUTES
 from skdebias._starts import check_anchors, hidden_layer_sizes, warm_start
-from skdebias._validation import VALIDATED
+from skdebias._validation import VALIDATED, rows_to_learn_from
 from skdebias._warnings import warn_caller
 from skdebias.methods import Method
 from skdebias.methods._checks import check_learned
@@ -97,12 +97,20 @@ class StackFit:
             features = _features(shared.data.X, X_student, device)
         X_unlabeled = shared.data.X_unlabeled
         n_unlabeled = 0 if X_unlabeled is None else len(X_unlabeled)
+        seen = None
+        further = []
         if n_unlabeled:
-            numbers = np.arange(n_unlabeled) + features.n_rows
+            further.append((X_unlabeled, np.full(n_unlabeled, -1)))
+        if methods[0].uses_validation:
+            name = type(methods[0]).__name__
+            X_seen, y_seen, seen = rows_to_learn_from(shared.validation, name)
+            further.append((X_seen, y_seen))
+        for X_more, y_more in further:
+            numbers = np.arange(len(y_more)) + features.n_rows
             rows = np.arange(features.n_rows) if rows is None else rows
             rows = np.concatenate([rows, numbers])
-            codes = np.concatenate([codes, np.full(n_unlabeled, -1)])
-            features = AppendedFeatures(features, Features(X_unlabeled, device))
+            codes = np.concatenate([codes, y_more])
+            features = AppendedFeatures(features, Features(X_more, device))
         problem = Problem(
             methods,
             shared.groups,
@@ -110,6 +118,7 @@ class StackFit:
             rows,
             initial=None if starts[0] is None else [*chain(*starts)],
             n_unlabeled=n_unlabeled,
+            validation=seen,
         )
         scorer = _validation_scorer(shared.validation, device, X_student)
         task_data = features, codes.astype(np.int64), len(shared.classes)

@@ -306,6 +306,40 @@ def encode_validation_set(X, y, attributes, classes, selection, weights=None):
     }
 
 
+def rows_to_learn_from(encoded, name):
+    """Return the rows, class codes and groups of the validation set.
+
+    Parameters
+    ----------
+    encoded : dict or None
+        What :func:`encode_validation_set` returned.
+    name : str
+        Of the method that learns from them.
+
+    Returns
+    -------
+    X : ndarray or Tensor of shape (n_val_samples, n_features)
+    y : ndarray of shape (n_val_samples,)
+    groups : Groups
+
+    Raises
+    ------
+    ValueError
+        If there is no validation set, or if it has classes that training rows lack.
+    """
+    if encoded is None:
+        raise ValueError(
+            f"{name} learns from the rows of a validation set: pass X_val and y_val to "
+            "fit, and attributes_val where they are known."
+        )
+    if encoded["y"].min() < 0:
+        raise ValueError(
+            f"{name} learns from the rows of the validation set, and y_val holds "
+            "labels that y does not: drop these rows."
+        )
+    return encoded["X"], encoded["y"], encoded["groups"]
+
+
 def _positions(classes_val, classes, y_codes_val):
     """Return the places of the classes of `y_val` among those of y, -1 for none."""
     positions = np.full(len(classes_val), -1)

@@ -246,7 +246,7 @@ def check_solvable(
     )
     further = kind.penalty, kind.objective, kind.mixing
     more = any(rule([method], context) is not None for rule in further)
-    if not fixed or more or method.uses_unlabeled:
+    if not fixed or more or method.uses_unlabeled or method.uses_validation:
         raise ValueError(
             f"solver='lbfgs' needs an objective that does not change during training, "
             f"which {kind.__name__} has not: choose solver='sgd' or 'adamw'."

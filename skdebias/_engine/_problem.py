@@ -42,6 +42,8 @@ class Problem:
         None starts them as the methods say.
     n_unlabeled : int, default=0
         How many rows without labels follow those of the groups.
+    validation : Groups, default=None
+        Groups of the validation rows that follow these, for methods that see them.
     """
 
     methods: Sequence[Method]
@@ -50,6 +52,7 @@ class Problem:
     rows: NDArray[np.int64] | None = None
     initial: Sequence[Parameters] | None = None
     n_unlabeled: int = 0
+    validation: Groups | None = None
 
     def plans(self) -> list[SamplingPlan]:
         """Return the plans of all methods, over the rows without labels too.
@@ -61,9 +64,13 @@ class Problem:
         weights = self.groups.weights
         if weights is not None:
             plans = [_with_weights(plan, weights) for plan in plans]
-        if self.n_unlabeled == 0:
-            return plans
-        return [_with_unlabeled(plan, self.n_unlabeled) for plan in plans]
+        if self.n_unlabeled:
+            one = np.zeros(self.n_unlabeled, dtype=np.int64)
+            plans = [_with_rows(plan, "unlabeled", one) for plan in plans]
+        if self.validation is not None:
+            more = self.validation.ids, self.validation.weights
+            plans = [_with_rows(plan, "validation", *more) for plan in plans]
+        return plans
 
     @property
     def heads(self) -> list[Head]:
@@ -95,9 +102,35 @@ def _with_weights(plan: SamplingPlan, weights: NDArray[np.float64]) -> SamplingP
     return replace(plan, draw_weights=weights)
 
 
-def _with_unlabeled(plan: SamplingPlan, n_rows: int) -> SamplingPlan:
-    """Add a stratum of rows without labels, and a batch of them that has no weight."""
+def _with_rows(
+    plan: SamplingPlan,
+    name: str,
+    strata: NDArray[np.int64],
+    weights: NDArray[np.float64] | None = None,
+) -> SamplingPlan:
+    """Add rows in strata of their own, and a batch of these that has no weight.
+
+    Parameters
+    ----------
+    plan : SamplingPlan
+    name : str
+        Of the batch.
+    strata : ndarray of shape (n_rows,)
+        From 0; the batch is uniform over them.
+    weights : ndarray of shape (n_rows,), default=None
+        Rows are drawn in proportion to them. None is 1.
+
+    Returns
+    -------
+    SamplingPlan
+    """
     n_strata = len(plan.batches[0].probabilities)
+    n_rows, n_more = len(strata), int(strata.max()) + 1
+    drawn = plan.draw_weights
+    if drawn is None and weights is not None:
+        drawn = np.ones(len(plan.strata))
+    if drawn is not None:
+        drawn = np.concatenate([drawn, np.ones(n_rows) if weights is None else weights])
 
     def appended(values: Any, length: int, value: float) -> Any:
         if values is None:
@@ -106,19 +139,19 @@ def _with_unlabeled(plan: SamplingPlan, n_rows: int) -> SamplingPlan:
         return np.concatenate([values, tail])
 
     batches = [
-        replace(batch, probabilities=appended(batch.probabilities, 1, 0.0))
+        replace(batch, probabilities=appended(batch.probabilities, n_more, 0.0))
         for batch in plan.batches
     ]
-    alone = np.arange(n_strata + 1) == n_strata
+    alone = (np.arange(n_strata + n_more) >= n_strata) / n_more
     n_blocks = 0 if plan.blocks is None else int(plan.blocks.max()) + 1
     return replace(
         plan,
-        strata=appended(plan.strata, n_rows, n_strata),
-        batches=(*batches, Batch("unlabeled", alone.astype(np.float64), factor=0.0)),
-        blocks=appended(plan.blocks, 1, n_blocks),
+        strata=np.concatenate([plan.strata, strata + n_strata]),
+        batches=(*batches, Batch(name, alone, factor=0.0)),
+        blocks=appended(plan.blocks, n_more, n_blocks),
         row_weights=appended(plan.row_weights, n_rows, 1.0),
-        logit_offsets=appended(plan.logit_offsets, 1, 0.0),
-        draw_weights=appended(plan.draw_weights, n_rows, 1.0),
+        logit_offsets=appended(plan.logit_offsets, n_more, 0.0),
+        draw_weights=drawn,
     )
 
 

@@ -23,6 +23,7 @@ from skdebias.methods._head import Head
 from skdebias.methods._irm import IRM
 from skdebias.methods._jtt import JTT
 from skdebias.methods._lc import LC
+from skdebias.methods._learned_reweighting import LearnedReweighting
 from skdebias.methods._lff import LfF
 from skdebias.methods._losses import row_losses
 from skdebias.methods._method import Method
@@ -75,6 +76,7 @@ __all__ = [
     "GroupObjective",
     "Groups",
     "Head",
+    "LearnedReweighting",
     "LfF",
     "Method",
     "Mixing",

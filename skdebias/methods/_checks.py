@@ -92,6 +92,7 @@ def _check_class_attributes(method: Method) -> None:
         "trains_networks",
         "uses_unlabeled",
         "heads_are_alternatives",
+        "uses_validation",
     ):
         value = getattr(method, attribute)
         if not isinstance(value, bool | np.bool_):

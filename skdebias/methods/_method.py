@@ -60,6 +60,10 @@ class Method(ABC):
     #: Whether every head is a result of its own. They all have names then, and rows of
     #: the validation set choose which of them becomes `coef_`; the first, without any.
     heads_are_alternatives: ClassVar[bool] = False
+    #: Whether steps see rows of the validation set too: a batch beside those of the
+    #: plan, as large as each of them, of all its groups alike. They have no weight, and
+    #: their strata are numbered after those of the plan.
+    uses_validation: ClassVar[bool] = False
     #: Name of the head whose failures the last one learns from. A last head that has
     #: lost much of what this one can do is warned of.
     reference_head: ClassVar[str | None] = None
