@@ -32,6 +32,7 @@ PAGES = {
     "ule_mnist": "ule_mnist",
     "ule_page": "ule",
     "untouched_defaults": "untouched_defaults",
+    "where_they_look": "where_they_look",
 }
 
 
