@@ -247,21 +247,15 @@ default=None
         )
 
     def _training_data(self, X, y, *, X_unlabeled=None, **fit_params):
+        from skdebias.methods._networks import refuse_without_network  # torch
+
+        method = restored(self.method)
+        if method.needs_network is not None:
+            refuse_without_network(method)
         data = super()._training_data(X, y, **fit_params)
-        name = type(self.method).__name__
-        used = restored(self.method).uses_unlabeled
+        check_unlabeled(self, X_unlabeled, type(self).__name__)
         if X_unlabeled is None:
-            if used:
-                raise ValueError(
-                    f"{name} learns from rows without labels: pass X_unlabeled to fit "
-                    "of DebiasedClassifier."
-                )
             return data
-        if not used:
-            raise ValueError(
-                f"X_unlabeled has no effect: {name} does not use rows without labels. "
-                "Leave it out, or choose a method that does."
-            )
         with about("X_unlabeled"):
             rows = validate_features(self, X_unlabeled, reset=False)
         refuse_beyond_float32(rows, "X_unlabeled")
@@ -347,6 +341,36 @@ default=None
     @property
     def _trains_networks(self):
         return getattr(restored(self.method), "trains_networks", True)
+
+
+def check_unlabeled(estimator, X_unlabeled, name):
+    """Refuse rows without labels that a method does not use, or lacks.
+
+    Parameters
+    ----------
+    estimator : object
+        Of one that is no DebiasedClassifier, no method uses any.
+    X_unlabeled : array-like or None
+    name : str
+        Of the class whose `fit` was given them.
+
+    Raises
+    ------
+    ValueError
+    """
+    method = getattr(estimator, "method", estimator)
+    used = getattr(restored(method), "uses_unlabeled", False)
+    label = method.name if isinstance(method, SavedMethod) else type(method).__name__
+    if used and X_unlabeled is None:
+        raise ValueError(
+            f"{label} learns from rows without labels: pass X_unlabeled to fit of "
+            f"{name}."
+        )
+    if not used and X_unlabeled is not None:
+        raise ValueError(
+            f"X_unlabeled has no effect: {label} does not use rows without labels. "
+            "Leave it out, or choose a method that does."
+        )
 
 
 @dataclasses.dataclass(frozen=True)

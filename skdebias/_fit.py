@@ -23,6 +23,7 @@ from skdebias._validation import VALIDATED, rows_to_learn_from
 from skdebias._warnings import warn_caller
 from skdebias.methods import Method
 from skdebias.methods._checks import check_learned
+from skdebias.methods._networks import refuse_without_network
 
 
 class Trained(NamedTuple):
@@ -86,6 +87,8 @@ class StackFit:
         first, shared = estimators[0], prepared[0]
         self._first, self._shared, self._task = first, shared, task
         methods = [one.method for one in prepared]
+        for method in methods:
+            refuse_without_network(method)
         self._n_heads = methods[0].n_heads
         device = resolve_device(first.device)
         X_student = shared.data.X_student

@@ -40,6 +40,7 @@ from skdebias.attributes import (
 from skdebias.finetune import FineTuneClassifier
 from skdebias.methods import (
     CORAL,
+    DFA,
     GERNE,
     IRM,
     LC,
@@ -431,4 +432,5 @@ NETWORKS = (
         GERNEClassifier(hidden_layer_sizes=(16,)), optimizer="adamw", **_TRAINED
     ),
     as_network(ULEClassifier(lam=0.9), **_TRAINED),
+    as_network(DebiasedClassifier(DFA(swap_after=1)), **_TRAINED),
 )

@@ -270,6 +270,8 @@ class Tracker:
     alternatives : bool, default=False
         The one with the best validation score speaks for all instead, epoch by epoch;
         without a validation set the first does.
+    first_epoch : int, default=1
+        In which the training of the last of them begins: none before is kept.
 
     Attributes
     ----------
@@ -283,6 +285,7 @@ class Tracker:
     validation: ValidationScorer | None
     heads_per_method: int = 1
     alternatives: bool = False
+    first_epoch: int = 1
     history: dict[str, list[NDArray[np.float64]]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -340,11 +343,13 @@ class Tracker:
             if self.selects:
                 progress, ties = score, of_equals
         spokesmen = self.first_heads + leading
-        progress, ties = progress[spokesmen], ties[:, spokesmen]
-        better = self._improve(progress, ties)
         self._guarded = "sound" in (observed or {})
         for name, values in (observed or {}).items():
             self._record(name, values)
+        if epoch < self.first_epoch:
+            return False
+        progress, ties = progress[spokesmen], ties[:, spokesmen]
+        better = self._improve(progress, ties)
         # Without selection the last sound epoch counts, up to a head's early stop.
         sound = (observed or {}).get("sound", np.ones_like(self.active))
         last = self.active & (sound | (self.best_epoch == 0))

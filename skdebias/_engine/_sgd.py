@@ -276,7 +276,8 @@ class _Loop:
         forward = ForwardPass(logits, residual, activations, self.stack.coefs)
         differentiated = self.methods.differentiate(step, logits)
         # As of a network's pass: a penalty sees what the rule has left of the weights.
-        penalty = self.methods.penalise(replace(step, weights=weights), forward)
+        left = replace(step, weights=weights, planned=step.weights)
+        penalty = self.methods.penalise(left, forward)
         # Signed weights make one backward pass of both GERNE batches: the gradient is
         # (1 + beta) grad L_lb - beta grad L_b, handed to the optimizer once.
         if penalty is None:

@@ -135,11 +135,15 @@ class StackedMethods:
         -------
         Tensor of shape (S, R, M)
         """
+        return self._with_factors(self._weights, rows)
+
+    def _with_factors(self, weights: Tensor, rows: Tensor) -> Tensor:
+        """Return weights of slots times what the plans say of their rows."""
         if self._row_weights is None:
-            return self._weights
+            return weights
         table = self._row_weights
         factors = table[self._streams, rows.to(table.device)]
-        return self._weights * factors.to(self._weights.device)
+        return weights * factors.to(weights.device)
 
     def mix(self, number: int, rows: Tensor, y: Tensor) -> MixedRows | None:
         """Return how the rows of a step are mixed; the same whenever it is asked.
@@ -250,7 +254,9 @@ class StackedMethods:
         -------
         Step
         """
-        return Step(weights, losses, self._strata[:, slots], rows, y, number)
+        planned = self._with_factors(self._weights[:, slots], rows)
+        strata = self._strata[:, slots]
+        return Step(weights, losses, strata, rows, y, number, planned)
 
     def weigh(self, step: Step) -> tuple[Tensor, Tensor | None]:
         """Return the weights of the step's losses, and advance the rule.

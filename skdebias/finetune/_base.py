@@ -176,6 +176,11 @@ class BaseNetworkClassifier(LogitClassifierMixin, MetaEstimatorMixin, BaseEstima
                 "modality='tensor': an extractor takes images or texts. Use "
                 "embed(items)."
             )
+        if len(self.network_.partners):
+            raise ValueError(
+                f"estimator={self.estimator!r}: the head reads the embeddings of "
+                "several backbones, and an extractor has one. Use embed(items)."
+            )
         names = ("layer", "pooling", "model_kwargs", "preprocess", "modality")
         request = {name: getattr(self, name) for name in names}
         if not isinstance(self.backbone, str):

@@ -18,9 +18,11 @@ from skdebias.finetune._checks import (
     copied_module,
     plain_module,
 )
+from skdebias.finetune._draws import may_draw
 from skdebias.finetune._extraction import SeededGenerator
 from skdebias.finetune._freezing import freeze_parameters
 from skdebias.finetune._items import Items
+from skdebias.finetune._layers import AuxiliaryHeads, make_auxiliaries
 from skdebias.finetune._network import Network
 from skdebias.finetune._networks import check_point
 from skdebias.finetune._parameters import warn_of_ineffective
@@ -70,6 +72,7 @@ def initial_network(
         )
         network = copy.deepcopy(origin)
         network.head = torch.nn.Sequential()
+        network.partners = torch.nn.ModuleList()
     check_parameters_of(network.backbone)
     return network
 
@@ -98,7 +101,7 @@ def add_heads(
     hidden_layer_sizes: list[int],
     prepared: Prepared,
     source: Items,
-) -> dict[str, list[Any]]:
+) -> tuple[dict[str, list[Any]], AuxiliaryHeads]:
     """Freeze what is frozen, and give the networks their heads.
 
     Parameters
@@ -113,19 +116,23 @@ def add_heads(
 
     Returns
     -------
-    dict of str to list
+    input_shapes : dict of str to list
         Sizes of one item and type, of each tensor that a network takes.
+    auxiliary : AuxiliaryHeads
+        What the method trains beside them.
     """
     method, seed = prepared.method, prepared.data.seed
     embedder = networks[0].embedder
     batch = next(source.batches(embedder, [(0, np.arange(1))]))
-    embedding = _embed(networks[0], batch, seed)
+    embeddings = [_embed(network, batch, seed) for network in networks]
+    embedding, joint = embeddings[-1], method.joint_embeddings
+    n_joint = sum(own.shape[1] for own in embeddings)
     takes_saliencies = _takes_saliencies(method)
     for number, network in enumerate(networks):
         freeze_parameters(network, classifier.freeze)
         trained = any(p.requires_grad for p in network.backbone.parameters())
         network.add_head(
-            embedding.shape[1],
+            n_joint if joint else embeddings[number].shape[1],
             hidden_layer_sizes,
             n_logits(len(prepared.classes)),
             classifier.dropout,
@@ -137,6 +144,12 @@ def add_heads(
         )
         if takes_saliencies:
             check_point(network, classifier.saliency_layer, batch)
+    sees_clean = any(head.clean for head in method.heads)
+    if sees_clean and classifier.augment is None and not may_draw(networks[-1].train()):
+        warn_caller(
+            f"{type(method).__name__} lives on noise in what the result is trained on, "
+            "and there is none: give augment, or a dropout above 0."
+        )
     if trained and not embedding.requires_grad:
         warn_caller(
             "The backbone returns embeddings that its weights get no gradient "
@@ -146,7 +159,12 @@ def add_heads(
     warn_of_ineffective(
         classifier, networks[0], hidden_layer_sizes, takes_saliencies=takes_saliencies
     )
-    return _shapes(batch, embedder.modality)
+    if joint:
+        # Auxiliary heads read the own embedding of a network.
+        return _shapes(batch, embedder.modality), AuxiliaryHeads()
+    with about_items(batch):
+        auxiliary = make_auxiliaries(method, networks[-1], batch, seed)
+    return _shapes(batch, embedder.modality), auxiliary
 
 
 def _embed(network: Network, batch: Any, seed: int) -> Tensor:

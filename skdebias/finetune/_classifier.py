@@ -236,6 +236,7 @@ class FineTuneClassifier(BaseNetworkClassifier):
         "y_val": True,
         "attributes_val": True,
         "sample_weight_val": True,
+        "X_unlabeled": True,
     }
 
     _parameter_constraints: dict[str, list[Any]] = {
@@ -357,6 +358,7 @@ class FineTuneClassifier(BaseNetworkClassifier):
         y_val: Any = None,
         attributes_val: Any = None,
         sample_weight_val: Any = None,
+        X_unlabeled: Any = None,
     ) -> Self:
         """Train the network.
 
@@ -379,6 +381,9 @@ default=None
             Validation items that select the epoch, and nothing else; see `selection`.
         sample_weight_val : array-like of shape (n_val_samples,) or float, default=None
             As how many items each validation item counts in the scores.
+        X_unlabeled : array-like or path-like, default=None
+            Items without labels, for a method that learns from them, as for
+            :meth:`DebiasedClassifier.fit <skdebias.DebiasedClassifier.fit>`.
 
         Returns
         -------
@@ -408,6 +413,7 @@ default=None
                 attributes_val=attributes_val,
                 sample_weight=sample_weight,
                 sample_weight_val=sample_weight_val,
+                X_unlabeled=X_unlabeled,
             )
             self._set_trained(trained)
         return self

@@ -80,6 +80,7 @@ def _header(
         parameters["weights"] = str(parameters["weights"])
     fitted = {n: getattr(classifier, n) for n in _FITTED if hasattr(classifier, n)}
     layers = classifier.network_.linear_layers
+    n_partners = len(classifier.network_.partners)
     return {
         "format": NETWORK_FORMAT,
         "code": code,
@@ -90,6 +91,7 @@ def _header(
         ),
         "fitted": encode(fitted, "fitted", arrays),
         "sizes": [layer.in_features for layer in layers] + [layers[-1].out_features],
+        **({"partners": n_partners} if n_partners else {}),
     }
 
 
@@ -124,7 +126,12 @@ def load_network(
         sizes = _check_head(header, tensors, classifier)
         settings = backbone_settings(classifier.get_params(deep=False))
     try:
-        network = _build(classifier.backbone, settings, header, tensors)
+        parts = [
+            _build(classifier.backbone, settings, header, tensors)
+            for _ in range(1 + int(header.get("partners", 0)))
+        ]
+        network = parts[0]
+        network.partners = nn.ModuleList(parts[1:])
     except (ImportError, MemoryError):
         raise
     except Exception as error:

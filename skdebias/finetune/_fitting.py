@@ -84,7 +84,8 @@ class NetworkFit:
         self._estimator = estimator
         self._input = fit_input
         self._models = models
-        self._new_network = partial(initial_network, classifier, settings, origin)
+        self._settings = settings
+        self._origin = origin
         self._accelerator = find_accelerator(classifier.device, classifier.precision)
         self._config = train_config(classifier)
         self._hidden_layer_sizes = [int(n) for n in estimator.hidden_layer_sizes]
@@ -139,6 +140,13 @@ class NetworkFit:
             self._input_shapes,
         )
 
+    def _new_network(self, layer: str | None = None) -> Network:
+        """Return a network without a head, as deep as a layer of the backbone."""
+        settings = (
+            self._settings if layer is None else {**self._settings, "layer": layer}
+        )
+        return initial_network(self._classifier, settings, self._origin)
+
     def _describe(self, runs: Runs) -> dict[str, Any]:
         """Return what determines the result, but for seed, groups and method."""
         return describe_run(
@@ -167,12 +175,13 @@ class NetworkFit:
     ) -> NetworkTraining:
         """Return the training before its first step, or after a checkpoint."""
         classifier, method = self._classifier, prepared.method
-        source = self._input.source
+        source, unlabeled = self._input.source, self._input.unlabeled
         # The one that the run was described by; checkpoints may be tried in turn.
-        networks = [self._unused.pop() if self._unused else self._new_network()]
-        self._load_items(networks[0], prepared, checkpoint)
-        networks += [self._new_network() for _ in range(method.n_heads - 1)]
-        self._input_shapes = add_heads(
+        result = self._unused.pop() if self._unused else self._new_network()
+        self._load_items(result, prepared, checkpoint)
+        networks = [self._new_network(head.layer) for head in method.heads[:-1]]
+        networks.append(result)
+        self._input_shapes, auxiliary = add_heads(
             classifier, networks, self._hidden_layer_sizes, prepared, source
         )
         return NetworkTraining(
@@ -187,10 +196,12 @@ class NetworkFit:
             stopping=Stopping(
                 classifier.early_stopping, classifier.tol, classifier.n_iter_no_change
             ),
-            validation=self._validation_scorer(networks[0], prepared.validation),
+            validation=self._validation_scorer(result, prepared.validation),
             checkpoints=checkpoints,
             checkpoint=checkpoint,
             point=classifier.saliency_layer,
+            unlabeled=unlabeled,
+            auxiliary=auxiliary,
             method_settings=_settings_of(method),
         )
 
@@ -206,6 +217,8 @@ class NetworkFit:
         if header.get("stopped") or header.get("step") == last_step:
             return
         sources = [self._input.source]
+        if self._input.unlabeled is not None:
+            sources.append(self._input.unlabeled)
         if prepared.validation is not None:
             sources.append(prepared.validation["X"])
         budget = self._classifier.memory << 20

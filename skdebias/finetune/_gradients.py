@@ -1,8 +1,8 @@
 """Gradients of one step of networks, in passes that each see a part of its rows."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from skdebias._engine._weighting import StackedMethods
 from skdebias.finetune._accelerate import synchronised, unsharded
 from skdebias.finetune._draws import PassDraws
 from skdebias.finetune._extraction import to_device
+from skdebias.finetune._layers import AuxiliaryHeads
 from skdebias.finetune._networks import Points
 from skdebias.finetune._passes import buffers_kept, deal_slots, position_in_passes
 from skdebias.finetune._saliency import NetworkPass
@@ -21,7 +22,7 @@ from skdebias.methods import PenaltyTerm, Step
 
 
 def run_networks(
-    model: nn.Module, batch: Any, accelerator: Any
+    model: nn.Module, batch: Any, accelerator: Any, clean: Any = None
 ) -> tuple[list[Tensor], Points]:
     """Return logits of all networks, in float32, and points within their graph.
 
@@ -32,6 +33,8 @@ def run_networks(
     batch : Tensor or dict of Tensor
         On the device.
     accelerator : accelerate.Accelerator
+    clean : Tensor or dict of Tensor, default=None
+        The same items without augmentation, for networks that see them so.
 
     Returns
     -------
@@ -39,7 +42,7 @@ def run_networks(
     points : Points
     """
     with accelerator.autocast():
-        outputs, points = model(batch)
+        outputs, points = model(batch, clean)
     return [logits.float() for logits in outputs], points
 
 
@@ -58,6 +61,10 @@ class StepGradients:
     accelerator : accelerate.Accelerator
     n_passes : int
         Passes of a process that are asked for.
+    auxiliary : AuxiliaryHeads, default=None
+        Those of the model.
+    heads : sequence of torch.nn.Module, default=()
+        Those of its networks.
 
     Attributes
     ----------
@@ -73,12 +80,16 @@ class StepGradients:
         draws: PassDraws,
         accelerator: Any,
         n_passes: int,
+        auxiliary: AuxiliaryHeads | None = None,
+        heads: Sequence[nn.Module] = (),
     ) -> None:
         self._model = model
         self._methods = methods
         self._y = y
         self._draws = draws
         self._accelerator = accelerator
+        self._auxiliary = auxiliary
+        self._heads = heads
         self._n_processes = accelerator.num_processes
         rank = accelerator.process_index
         self.slots = deal_slots(methods.n_slots, self._n_processes, rank, n_passes)
@@ -118,7 +129,7 @@ class StepGradients:
         return self._methods.mix(step, index[None], y[None])
 
     def accumulate(
-        self, step: int, rows: NDArray[np.int64], batches: list[Any]
+        self, step: int, rows: NDArray[np.int64], batches: list["PassItems"]
     ) -> Tensor:
         """Add the gradients of a step to those of the weights.
 
@@ -128,7 +139,7 @@ class StepGradients:
             Its number.
         rows : ndarray of shape (R,)
             Row numbers of all its slots.
-        batches : list
+        batches : list of PassItems
             The prepared items of this process, pass by pass.
 
         Returns
@@ -139,12 +150,12 @@ class StepGradients:
         methods, device = self._methods, self._accelerator.device
         index = torch.from_numpy(rows)
         y = self._y[index].to(device)
-        batches = [to_device(batch, device) for batch in batches]
+        batches = [batch.on(device) for batch in batches]
         whole = self._mixed(step, index)
         mixed: list[MixedRows | None] = [None] * len(batches)
         if whole is not None:
             mixed = [whole.at(torch.from_numpy(s).to(device)) for s in self.slots]
-            batches = [part.inputs(b) for part, b in zip(mixed, batches) if part]
+            batches = [b.mixed(part) for part, b in zip(mixed, batches) if part]
         terms = None
         if not methods.sees_whole_steps:
             terms = _StepTerms(methods.row_weighted(index[None]))
@@ -216,15 +227,28 @@ class StepGradients:
         return _StepTerms(weights, values, methods.differentiate(seen, outputs))
 
     def _forward(
-        self, batch: Any, slots: Tensor, mixed: MixedRows | None, y: Tensor
+        self, items: "PassItems", slots: Tensor, mixed: MixedRows | None, y: Tensor
     ) -> tuple[NetworkPass, Tensor]:
         """Return a pass, and the losses of its rows (1, r, M)."""
-        outputs, points = run_networks(self._model, batch, self._accelerator)
+        outputs, points = run_networks(
+            self._model, items.batch, self._accelerator, items.clean
+        )
         logits = torch.stack(outputs, 1)[None]  # (1, r, M, n_logits)
         shifted = self._methods.shifted(logits.detach(), slots)
-        losses, residual = mixed_cross_entropy(shifted, y[slots][None], mixed)
+        labels = y[slots][None]
+        losses, residual = mixed_cross_entropy(shifted, labels.clamp_min(0), mixed)
+        losses = losses.masked_fill_((labels < 0)[..., None], 0.0)
         forward = NetworkPass(
-            logits, residual, (), (), outputs, points.tensors, points.layers
+            logits,
+            residual,
+            (),
+            (),
+            outputs,
+            points.tensors,
+            points.layers,
+            points.named,
+            self._auxiliary,
+            self._heads,
         )
         return forward, losses
 
@@ -247,7 +271,7 @@ class StepGradients:
     def _outputs_alone(
         self,
         step: int,
-        batches: list[Any],
+        batches: list["PassItems"],
         mixed: list[MixedRows | None],
         y: Tensor,
     ) -> tuple[list[Tensor], list[Tensor]]:
@@ -272,6 +296,31 @@ class StepGradients:
         by_process = in_order.view(self._n_processes, -1, *in_order.shape[1:])
         by_slot = by_process.transpose(0, 1).flatten(0, 1)
         return by_slot[: self._methods.n_slots][None]
+
+
+@dataclass(frozen=True)
+class PassItems:
+    """The items of one pass.
+
+    Parameters
+    ----------
+    batch : Tensor or dict of Tensor
+        Prepared and augmented.
+    clean : Tensor or dict of Tensor, default=None
+        The same without augmentation, where a network sees them so.
+    """
+
+    batch: Any
+    clean: Any = None
+
+    def mixed(self, rows: MixedRows) -> Self:
+        """Return the items of rows that are mixed with their partners."""
+        clean = None if self.clean is None else rows.inputs(self.clean)
+        return type(self)(rows.inputs(self.batch), clean)
+
+    def on(self, device: torch.device) -> Self:
+        """Return the items on a device."""
+        return type(self)(*(to_device(b, device) for b in (self.batch, self.clean)))
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from sklearn.utils.validation import validate_data
 
 from skdebias._annotations import check_same_kind, refuse_names
 from skdebias._attributes import on_host
+from skdebias._debiased import check_unlabeled
 from skdebias._first_stage import check_annotations
 from skdebias._prepare import Encoded, blind_selection, encode_validation_rows
 from skdebias._rows import refuse_masked
@@ -50,6 +52,8 @@ class FitInput:
         Which of the items that `fit` was given these are.
     encoded : Encoded
         Labels and validation set, whose rows are Items.
+    unlabeled : Items or None
+        Items without labels.
     """
 
     items: Any
@@ -63,6 +67,7 @@ class FitInput:
     sample_weight_val: Any
     kept: NDArray[np.bool_] | None
     encoded: Encoded
+    unlabeled: Items | None = None
 
     def training_data(self, seed: int, models: Any) -> TrainingData:
         """Return what the method's estimator is prepared with.
@@ -104,6 +109,7 @@ def check_fit_input(
     sample_weight: Any = None,
     sample_weight_val: Any = None,
     class_weights: Callable[..., Any] | None = None,
+    X_unlabeled: Any = None,
 ) -> FitInput:
     """Check the arguments of a fit before anything is trained.
 
@@ -118,11 +124,14 @@ def check_fit_input(
         Likewise.
     class_weights : callable, default=None
         As for :func:`skdebias._training_data.weighed`.
+    X_unlabeled : array-like, default=None
+        Items without labels.
 
     Returns
     -------
     FitInput
     """
+    check_unlabeled(classifier.estimator, X_unlabeled, type(classifier).__name__)
     refuse_names(attributes, items)
     refuse_names(attributes_val, X_val, "attributes_val")
     items = check_items(classifier, items, modality, classifier.backbone)
@@ -151,11 +160,12 @@ def check_fit_input(
         source = Items(items, modality)
     classes, y_codes = encode_classes(y, type(classifier).__name__, "items")
     check_annotations(classifier.estimator, attributes, attributes_val, len(y))
+    codes = getattr(items, "dtype", None) == np.int64
+    further = partial(_further_items, classifier, modality=modality, codes=codes)
     validation = None
     if has_validation_set(X_val, y_val, attributes_val, data.sample_weight_val):
-        codes = getattr(items, "dtype", None) == np.int64
         validation = encode_validation_rows(
-            _validation_items(classifier, X_val, modality, codes=codes),
+            further(X_val, name="X_val"),
             y_val,
             attributes_val,
             classes,
@@ -164,6 +174,11 @@ def check_fit_input(
         )
     if attributes is not None and attributes_val is not None:
         check_same_kind(attributes, attributes_val)
+    unlabeled = None
+    if X_unlabeled is not None:
+        X_unlabeled = through_pipelines(X_unlabeled)
+        unlabeled = further(X_unlabeled, name="X_unlabeled")
+        _check_alike(items, X_unlabeled, modality)
     source.check()
     encoded = Encoded(classes, y_codes, validation)
     return FitInput(
@@ -178,6 +193,7 @@ def check_fit_input(
         data.sample_weight_val,
         data.kept,
         encoded,
+        unlabeled,
     )
 
 
@@ -193,16 +209,34 @@ def _checked_labels(y: Any) -> NDArray[Any]:
     return labels
 
 
-def _validation_items(
-    classifier: "BaseNetworkClassifier", X_val: Any, modality: str, *, codes: bool
+def _further_items(
+    classifier: "BaseNetworkClassifier",
+    items: Any,
+    *,
+    modality: str,
+    codes: bool,
+    name: str,
 ) -> Items:
-    with about("X_val"):
+    """Return items beside those that have labels in training, checked."""
+    with about(name):
         checked = check_items(
-            classifier, X_val, modality, classifier.backbone, codes=codes, reset=False
+            classifier, items, modality, classifier.backbone, codes=codes, reset=False
         )
-    source = Items(checked, modality, "X_val")
+    source = Items(checked, modality, name)
     source.check()
     return source
+
+
+def _check_alike(items: Any, X_unlabeled: Any, modality: str) -> None:
+    """Refuse arrays that cannot be put into one batch."""
+    if modality != "tensor":
+        return
+    expected, found = (np.shape(array)[1:] for array in (items, X_unlabeled))
+    if expected != found:
+        raise ValueError(
+            f"X_unlabeled has items of shape {found}, and items has {expected}: pass "
+            "items without labels in the form of those with labels."
+        )
 
 
 def check_items(

@@ -51,6 +51,25 @@ class Items:
     def __len__(self) -> int:
         return len(self._items if self._tensor is None else self._tensor)
 
+    @property
+    def in_memory(self) -> bool:
+        """Whether all items are prepared, and need only be taken."""
+        return self._tensor is not None
+
+    def take(self, index: Tensor) -> Tensor:
+        """Return some of the items that are in memory.
+
+        Parameters
+        ----------
+        index : Tensor of shape (n,)
+
+        Returns
+        -------
+        Tensor of shape (n, ...)
+        """
+        tensor: Tensor = self._tensor  # type: ignore[assignment]
+        return tensor[index]
+
     def check(self) -> None:
         """Refuse files that are not there, before anything is trained.
 
@@ -135,9 +154,9 @@ class Items:
         ------
         UnreadableItemError
         """
-        if self._tensor is not None and augment is None:
+        if self.in_memory and augment is None:
             for _, index in rows:
-                yield self._tensor[torch.from_numpy(index)]
+                yield self.take(torch.from_numpy(index))
             return
         read = (
             self._read_ahead(embedder, rows)
@@ -206,6 +225,45 @@ class Items:
             return state.hexdigest()
         state.update(content_keys(self._items, folder).tobytes())
         return state.hexdigest()
+
+
+class AppendedItems(Items):
+    """Items, and after them others of the same kind.
+
+    Parameters
+    ----------
+    first, further : Items
+        Of the same modality. Prepared as they are when these are read.
+    """
+
+    def __init__(self, first: Items, further: Items) -> None:
+        self._modality = first._modality
+        self._parts = first, further
+
+    def __len__(self) -> int:
+        return sum(len(part) for part in self._parts)
+
+    @property
+    def in_memory(self) -> bool:
+        """Whether all items are prepared, and need only be taken."""
+        return all(part.in_memory for part in self._parts)
+
+    def take(self, index: Tensor) -> Tensor:
+        """Return some of the items that are in memory, in the order asked for."""
+        first, further = self._parts
+        is_first = index < len(first)
+        taken = first.take(index[is_first])
+        items = taken.new_empty(len(index), *taken.shape[1:])
+        items[is_first] = taken
+        items[~is_first] = further.take(index[~is_first] - len(first))
+        return items
+
+    def read(self, index: int, embedder: Backbone) -> Any:
+        """Return one item as `embedder.collate` takes it, or what is wrong with it."""
+        first, further = self._parts
+        if index < len(first):
+            return first.read(index, embedder)
+        return further.read(index - len(first), embedder)
 
 
 class _BadItemError(Exception):

@@ -1,11 +1,14 @@
 """Backbone and head as one module."""
 
 import copy
+import difflib
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from typing import Any, Self
+from typing import Any, Self, cast
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from skdebias._engine._heads import initial_parameters
@@ -33,6 +36,8 @@ class Network(nn.Module):
         Set by :meth:`add_head`.
     embedder : Backbone
         Preprocessing, and the function from a batch to embeddings.
+    partners : torch.nn.ModuleList
+        Networks without heads whose embeddings the head reads, after the own.
     """
 
     def __init__(
@@ -50,6 +55,12 @@ class Network(nn.Module):
             embedder = build_embedder(backbone, settings)
         self._set_embedder(embedder)
         self.head = nn.Sequential()
+        self.partners = nn.ModuleList()
+
+    def bare(self) -> "Network":
+        """Return a network of the same backbone, the very module, without a head."""
+        request = self.backbone if self._request is None else self._request
+        return Network(request, self._settings, self.embedder)
 
     def _set_embedder(self, embedder: Backbone) -> None:
         self.backbone = embedder.network
@@ -88,15 +99,8 @@ class Network(nn.Module):
             Itself.
         """
         sizes = [n_features, *hidden_layer_sizes, n_logits]
-        layers: list[nn.Module] = []
         start = initial_parameters(sizes, seed, number, from_zero=from_zero)
-        for weight, bias in zip(*start):
-            linear = nn.utils.skip_init(nn.Linear, weight.shape[1], len(bias))
-            linear.load_state_dict(
-                {"weight": torch.from_numpy(weight), "bias": torch.from_numpy(bias)}
-            )
-            layers += [nn.Dropout(dropout), linear, nn.ReLU()]
-        self.head = nn.Sequential(*layers[:-1])
+        self.head = nn.Sequential(*linear_layers(start, dropout))
         return self
 
     @property
@@ -132,7 +136,10 @@ class Network(nn.Module):
         """
         embeddings = self.embedder.forward(batch)
         check_embeddings(embeddings, batch)
-        return embeddings.float()
+        if not len(self.partners):
+            return embeddings.float()
+        others = [cast(Network, partner).embed(batch) for partner in self.partners]
+        return torch.cat([embeddings.float(), *others], 1)
 
     def forward(self, batch: Any) -> Tensor:
         """Logits of a collated batch; one of them for two classes.
@@ -151,7 +158,8 @@ class Network(nn.Module):
     def __getstate__(self) -> dict[str, Any]:
         # The functions of the embedder are closures; a name builds them again.
         state = {name: part for name, part in vars(self).items() if name != "embedder"}
-        if next(self.head.parameters()).device.type != "cpu":
+        known = next(self.parameters(), None)
+        if known is not None and known.device.type != "cpu":
             # The copy may be opened on a machine that has no such device.
             modules = copy.deepcopy(dict(self.named_children()))
             state["_modules"] = {name: m.to("cpu") for name, m in modules.items()}
@@ -170,6 +178,68 @@ class Network(nn.Module):
             self._set_embedder(rebuild_embedder(self._request, self._settings, folder))
         self.backbone.load_state_dict(trained.state_dict())
         self.backbone.to(next(trained.parameters()).device).train(trained.training)
+
+
+def linear_layers(
+    start: tuple[Sequence[NDArray[np.float32]], Sequence[NDArray[np.float32]]],
+    dropout: float | None = None,
+) -> list[nn.Module]:
+    """Return the modules of a head.
+
+    Parameters
+    ----------
+    start : (sequence of ndarray, sequence of ndarray)
+        Weights of the layers, and biases.
+    dropout : float, default=None
+        Before each linear layer. None is no module for it.
+
+    Returns
+    -------
+    list of torch.nn.Module
+    """
+    layers: list[nn.Module] = []
+    for weight, bias in zip(*start):
+        linear = nn.utils.skip_init(nn.Linear, weight.shape[1], len(bias))
+        linear.load_state_dict(
+            {"weight": torch.from_numpy(weight), "bias": torch.from_numpy(bias)}
+        )
+        if dropout is not None:
+            layers.append(nn.Dropout(dropout))
+        layers += [linear, nn.ReLU()]
+    return layers[:-1]
+
+
+def module_at(network: Network, point: str, parameter: str) -> nn.Module:
+    """Return the module whose output, or input, is a point of a network.
+
+    Parameters
+    ----------
+    network : Network
+    point : str
+        "embedding", or the name of a submodule of the backbone.
+    parameter : str
+        That names it, for the error.
+
+    Returns
+    -------
+    torch.nn.Module
+
+    Raises
+    ------
+    ValueError
+        If there is no such submodule.
+    """
+    if point == "embedding":
+        return network.head
+    known = [name for name, _ in network.backbone.named_modules() if name]
+    if point not in known:
+        near = difflib.get_close_matches(point, known, n=3, cutoff=0.3)
+        raise ValueError(
+            f"{parameter}={point!r} is not the name of a submodule of the backbone: "
+            "choose 'input', 'embedding' or a name like "
+            f"{', '.join(map(repr, near or known[-3:]))}."
+        )
+    return network.backbone.get_submodule(point)
 
 
 class ClassLogits(nn.Module):

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import nn
 
 from skdebias.finetune._network import Network
 from skdebias.methods import Head
@@ -83,7 +84,10 @@ class TrainConfig:
 
 
 def make_optimizer(
-    networks: Sequence[Network], heads: Sequence[Head], config: TrainConfig
+    networks: Sequence[Network],
+    heads: Sequence[Head],
+    config: TrainConfig,
+    auxiliaries: Sequence[tuple[nn.Module, float]] = (),
 ) -> torch.optim.Optimizer:
     """Return the optimizer; biases and the scales of normalisations do not decay.
 
@@ -93,40 +97,33 @@ def make_optimizer(
     heads : sequence of Head
         What the method says of each of them.
     config : TrainConfig
+    auxiliaries : sequence of (torch.nn.Module, float), default=()
+        Auxiliary heads, which belong to the last network, and their rates.
 
     Returns
     -------
     torch.optim.Optimizer
-        Each of its groups of parameters says of which `network` it is.
+        Each of its groups of parameters says of which `network` it is, and by which
+        `factor` its rate differs from that of the networks.
     """
-    groups = []
-    for number, (network, head) in enumerate(zip(networks, heads, strict=True)):
-        decay = head.weight_decay
+    groups: list[dict[str, Any]] = []
+    last = len(networks) - 1
+    parts: list[tuple[int, nn.Module, float]] = [
+        (number, network, 1.0) for number, network in enumerate(networks)
+    ]
+    parts += [(last, module, factor) for module, factor in auxiliaries]
+    for number, module, factor in parts:
+        decay = heads[number].weight_decay
         decay = config.weight_decay if decay is None else decay
-        trained = [p for p in network.parameters() if p.requires_grad]
+        trained = [p for p in module.parameters() if p.requires_grad]
         for parameters, rate in (
             ([p for p in trained if p.ndim > 1], decay),
             ([p for p in trained if p.ndim <= 1], 0.0),
         ):
             if parameters:
                 group = {"params": parameters, "weight_decay": rate}
-                groups.append({**group, "network": number})
+                groups.append({**group, "network": number, "factor": factor})
     if config.optimizer == "sgd":
         return torch.optim.SGD(groups, config.learning_rate, momentum=config.momentum)
     betas = (config.momentum, 0.999)
     return torch.optim.AdamW(groups, config.learning_rate, betas)
-
-
-def last_epoch(head: Head) -> float:
-    """Return the epoch after which a network is frozen as its head is.
-
-    Parameters
-    ----------
-    head : Head
-
-    Returns
-    -------
-    float
-        Infinity for one that is never frozen.
-    """
-    return math.inf if head.epochs is None else head.epochs

@@ -88,6 +88,8 @@ def describe_run(
             description["validation"].append(validation["groups"].weights)
     if fit_input.sample_weight is not None:
         description["sample_weight"] = fit_input.sample_weight
+    if fit_input.unlabeled is not None:
+        description["unlabeled"] = fit_input.unlabeled.digest(memo)
     return description
 
 

@@ -1,12 +1,13 @@
 """Input saliencies of whole networks, by a second backward pass."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Self
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from skdebias.finetune._layers import AuxiliaryHeads
 from skdebias.methods import ForwardPass
 from skdebias.methods._saliency import Measure
 
@@ -23,11 +24,20 @@ class NetworkPass(ForwardPass):
         What they can be differentiated in.
     layers : sequence of sequence of Tensor of shape (R, width)
         Embedding and outputs of the hidden layers of the head, of each network.
+    named : sequence of mapping of str to Tensor of shape (R, width)
+        What the layers yield that the method names, of each network.
+    auxiliaries : AuxiliaryHeads or None
+        The auxiliary heads of the method.
+    heads : sequence of torch.nn.Module
+        That of each network.
     """
 
     outputs: Sequence[Tensor]
     points: Sequence[Tensor]
     layers: Sequence[Sequence[Tensor]]
+    named: Sequence[Mapping[str, Tensor]] = ()
+    auxiliaries: AuxiliaryHeads | None = None
+    heads: Sequence[nn.Module] = ()
 
     recorded: ClassVar[bool] = True
 
@@ -35,6 +45,29 @@ class NetworkPass(ForwardPass):
     def hidden(self) -> Sequence[Tensor]:
         """Embeddings, then outputs of the hidden layers of the heads, (M, R, width)."""
         return [torch.stack(of_networks).float() for of_networks in zip(*self.layers)]
+
+    def layer(self, name: str) -> Tensor:
+        """Return what a layer of the networks yields, (M, R, width)."""
+        if any(name not in outputs for outputs in self.named):
+            raise ValueError(
+                f"The penalty asks for the layer {name!r}, which the method does not "
+                "name: return it from Method.layers."
+            )
+        return torch.stack([outputs[name].float() for outputs in self.named])
+
+    def auxiliary(self, name: str, features: Tensor, *, frozen: bool = False) -> Tensor:
+        """Return what an auxiliary head says of features, (n, n_outputs)."""
+        if self.auxiliaries is None or name not in self.auxiliaries:
+            raise ValueError(
+                f"The penalty asks for the auxiliary head {name!r}, which the method "
+                "does not have: return it from Method.auxiliaries."
+            )
+        return self.auxiliaries.run(name, features, frozen=frozen)
+
+    def head_logits(self, head: int, embeddings: Tensor) -> Tensor:
+        """Return what the head of a network says of other embeddings."""
+        logits: Tensor = self.heads[head](embeddings)
+        return logits.float()
 
     def saliencies(self, heads: Tensor, values: Tensor) -> "RecordedSaliencies":
         """Return gradients of outputs at the points, not yet computed."""

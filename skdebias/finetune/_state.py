@@ -224,3 +224,7 @@ class TrainingState:
             {**state, "state": moments},
             options=_USED,
         )
+        # To ask for the state makes one up for networks that have not been trained yet.
+        for name, parameter in self.model.named_parameters():
+            if name.removeprefix("module.") not in moments:
+                self.optimizer.optimizer.state.pop(parameter, None)

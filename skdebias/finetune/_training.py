@@ -1,9 +1,10 @@
 """The training loop of whole networks, with the methods that train heads."""
 
 import copy
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from itertools import count
+from itertools import chain, count, islice, repeat
 from typing import Any
 
 import numpy as np
@@ -22,17 +23,21 @@ from skdebias.finetune._divergence import DivergenceChecks
 from skdebias.finetune._draws import PassDraws
 from skdebias.finetune._extraction import is_out_of_memory
 from skdebias.finetune._freezing import training_mode
-from skdebias.finetune._gradients import StepGradients
-from skdebias.finetune._items import Items
+from skdebias.finetune._gradients import PassItems, StepGradients
+from skdebias.finetune._items import AppendedItems, Items
+from skdebias.finetune._layers import AuxiliaryHeads, layers_of
 from skdebias.finetune._network import Network
 from skdebias.finetune._networks import Networks
-from skdebias.finetune._optimization import TrainConfig, last_epoch, make_optimizer
+from skdebias.finetune._optimization import TrainConfig, make_optimizer
 from skdebias.finetune._state import Checkpoint, TrainingState
 from skdebias.finetune._validation import NetworkStack
 from skdebias.methods import Method
 
 # Steps between looks at the loss where a look waits for the GPU.
 _STEPS_PER_LOOK = 50
+
+# Row numbers of a step, and the items of each of its passes.
+_StepItems = tuple[NDArray[np.int64], list[PassItems]]
 
 
 class NetworkTraining:
@@ -62,6 +67,10 @@ class NetworkTraining:
         Where a penalty on saliencies takes them.
     method_settings : str, default=""
         What a message on a loss that is not finite says of the method.
+    unlabeled : Items, default=None
+        Items without labels.
+    auxiliary : AuxiliaryHeads, default=None
+        Those of the method.
     """
 
     def __init__(
@@ -81,30 +90,36 @@ class NetworkTraining:
         checkpoint: Checkpoint | None = None,
         point: str | None = None,
         method_settings: str = "",
+        unlabeled: Items | None = None,
+        auxiliary: AuxiliaryHeads | None = None,
     ) -> None:
-        self._items = items
+        n_unlabeled = 0 if unlabeled is None else len(unlabeled)
+        codes = torch.from_numpy(np.concatenate([y, np.full(n_unlabeled, -1)]))
+        self._items = items if unlabeled is None else AppendedItems(items, unlabeled)
         self._networks = networks
         self._heads = method.heads
         self._config = config
         self._accelerator = accelerator
         self._checkpoints = checkpoints
-        if method.uses_unlabeled:
+        first_epoch = self._heads[-1].first_epoch
+        if config.max_iter < first_epoch:
             raise ValueError(
-                f"{type(method).__name__} learns from rows without labels, which "
-                "FineTuneClassifier does not take: embed the items, and train a head "
-                "by DebiasedClassifier, whose fit takes X_unlabeled."
+                f"max_iter={config.max_iter}: {type(method).__name__} begins to train "
+                f"its result in epoch {first_epoch}. Choose a larger max_iter."
             )
-        codes = torch.from_numpy(y)
         methods = StackedMethods(
-            [Problem([method], groups, seed)],
+            [Problem([method], groups, seed, n_unlabeled=n_unlabeled)],
             codes,
             networks[-1].linear_layers[-1].out_features,
             config.batch_size,
             accelerator.device,
         )
-        model, optimizer = self._prepare(None if methods.penalty is None else point)
+        if methods.penalty is None:
+            point = None
+        model, optimizer = self._prepare(method, point, auxiliary or AuxiliaryHeads())
         stack = NetworkStack(model, len(networks))
         self._methods = methods
+        self._clipped = [*networks, *(auxiliary or AuxiliaryHeads()).values()]
         self._state = TrainingState(
             model,
             optimizer,
@@ -115,6 +130,7 @@ class NetworkTraining:
                 validation,
                 len(networks),
                 methods.heads_are_alternatives,
+                first_epoch,
             ),
             accelerator,
             seed,
@@ -129,22 +145,42 @@ class NetworkTraining:
         )
         self._draws = PassDraws(model, seed, accelerator)
         self._gradients = StepGradients(
-            model, methods, codes, self._draws, accelerator, config.accumulate
+            model,
+            methods,
+            codes,
+            self._draws,
+            accelerator,
+            config.accumulate,
+            auxiliary,
+            [network.head for network in networks],
         )
         if checkpoint is not None:
             self._state.resume(*checkpoint)
 
-    def _prepare(self, point: str | None) -> tuple[torch.nn.Module, Any]:
+    def _prepare(
+        self, method: Method, point: str | None, auxiliary: AuxiliaryHeads
+    ) -> tuple[torch.nn.Module, Any]:
         """Return the networks as one model, and their optimizer, for the device."""
         accelerator, networks = self._accelerator, self._networks
-        model = Networks(networks, point)
+        clean = [number for number, head in enumerate(self._heads) if head.clean]
+        self._joint = method.joint_embeddings
+        model = Networks(
+            networks, point, clean, layers_of(method), auxiliary, joint=self._joint
+        )
         if accelerator.num_processes > 1:
             # A backbone may have parts that its embedding does not use.
             embedder = networks[-1].embedder
             batch = next(self._items.batches(embedder, [(0, np.arange(1))]))
-            has_unused = _has_unused(networks[-1], batch)
+            has_unused = _has_unused(model, batch)
             accelerator.ddp_handler.find_unused_parameters = has_unused
-        optimizer = make_optimizer(networks, self._heads, self._config)
+        if accelerator.is_fsdp2 and (self._joint or len(auxiliary)):
+            raise ValueError(
+                f"{type(method).__name__} runs heads outside of the networks' own "
+                "passes, which shards do not allow: launch replicas, without "
+                "--use_fsdp."
+            )
+        beside = [(auxiliary[head.name], head.rate) for head in method.auxiliaries]
+        optimizer = make_optimizer(networks, self._heads, self._config, beside)
         # Layers once sharded stay so; the results are networks like any other.
         self._result = copy.deepcopy(model) if accelerator.is_fsdp2 else model
         prepared: tuple[torch.nn.Module, Any] = accelerator.prepare(model, optimizer)
@@ -214,7 +250,13 @@ class NetworkTraining:
     def networks(self) -> list[Network]:
         """Return the trained networks of the epoch that was kept."""
         self._result.load_state_dict(self._state.tracker.result().state())
-        return list(self._result.eval().members)
+        networks = list(self._result.eval().members)
+        if self._joint:
+            alone = [network.bare() for network in networks]
+            for number, network in enumerate(networks):
+                others = alone[:number] + alone[number + 1 :]
+                network.partners = torch.nn.ModuleList(others)
+        return networks
 
     @contextmanager
     def _context(self) -> Iterator[None]:
@@ -238,54 +280,70 @@ class NetworkTraining:
             shown[tracker.validation.selection] = float(score)
         return shown
 
-    def _steps(self) -> Iterator[tuple[NDArray[np.int64], list[Any]]]:
-        """Yield the row numbers of each step, and this process's batches."""
+    def _steps(self) -> Iterator[_StepItems]:
+        """Yield the row numbers of each step, and this process's items."""
         first, last = self.step, self._state.n_steps
-        passes = self._gradients.slots
+        passes, config = self._gradients.slots, self._config
 
-        def tasks() -> Iterator[tuple[int, NDArray[np.int64]]]:
-            for step, (rows,) in zip(count(first), self._methods.rows(first, last)):
-                for number, slots in enumerate(passes):
-                    read = self._gradients.rows_of_pass(step, rows, slots)
-                    yield self._draws.seed_of(step, number), read
+        def batches(
+            begin: int, augment: Callable[[Any], Any] | None
+        ) -> Iterator[Iterator[Any]]:
+            def tasks() -> Iterator[tuple[int, NDArray[np.int64]]]:
+                for step, (rows,) in zip(count(begin), self._methods.rows(begin, last)):
+                    for number, slots in enumerate(passes):
+                        of_pass = self._gradients.rows_of_pass(step, rows, slots)
+                        yield self._draws.seed_of(step, number), of_pass
 
-        embedder, config = self._networks[-1].embedder, self._config
-        batches = self._items.batches(
-            embedder, tasks(), config.num_workers, config.augment
-        )
-        for (rows,) in self._methods.rows(first, last):
-            yield rows, [next(batches) for _ in passes]
+            embedder, workers = self._networks[-1].embedder, config.num_workers
+            read = self._items.batches(embedder, tasks(), workers, augment)
+            for _ in range(begin, last):
+                yield islice(read, len(passes))
 
-    def _run_epoch(self, steps: Iterator[tuple[NDArray[np.int64], list[Any]]]) -> None:
+        begin = int(min(max(first, self._first_clean_step()), last))
+        clean = chain(repeat(repeat(None), begin - first), batches(begin, None))
+        augmented = batches(first, config.augment)
+        for (rows,), *items in zip(self._methods.rows(first, last), augmented, clean):
+            yield rows, [PassItems(*pair) for pair in zip(*items)]
+
+    def _first_clean_step(self) -> float:
+        """Return the step from which on a network sees clean items."""
+        if self._config.augment is None:
+            return math.inf
+        epochs = [head.epochs for head in self._heads if head.clean and head.epochs]
+        return min(epochs, default=math.inf) * self._methods.steps_per_epoch
+
+    def _run_epoch(self, steps: Iterator[_StepItems]) -> None:
         """Make the steps that are left of an epoch, and end it."""
         frozen_statistics = self._config.frozen_statistics
         training_mode(self._state.model, frozen_statistics=frozen_statistics)
         for network, head in zip(self._networks, self._heads):
-            if self.epoch >= last_epoch(head):
+            if not head.trains_in(self.epoch + 1):
                 network.eval()  # frozen as a whole
         steps_per_epoch = self._methods.steps_per_epoch
         for _ in range(steps_per_epoch - self.step % steps_per_epoch):
             rows, batches = next(steps)
             self._make_step(rows, batches)
             self._checkpoint_within_epoch()
-        self._end_epoch(batches[0])
+        self._end_epoch(batches[0].batch)
 
-    def _make_step(self, rows: NDArray[np.int64], batches: list[Any]) -> None:
+    def _make_step(self, rows: NDArray[np.int64], batches: list[PassItems]) -> None:
         state, config = self._state, self._config
         with self._naming_parameters():
             objective = self._gradients.accumulate(state.step, rows, batches)
         state.objective += objective
         if self._looks():
             self._checks.check_objective()
+        for network, head in zip(self._networks, self._heads):
+            if state.epoch + 1 < head.first_epoch:
+                # Nor does the optimizer remember anything of it.
+                network.zero_grad(set_to_none=True)
         if config.clip_norm is not None:
-            for network in self._networks:
-                self._accelerator.clip_grad_norm_(
-                    network.parameters(), config.clip_norm
-                )
+            for module in self._clipped:
+                self._accelerator.clip_grad_norm_(module.parameters(), config.clip_norm)
         rate = config.rate(state.step, state.n_steps)
         for group in state.optimizer.param_groups:
-            trains = state.epoch < last_epoch(self._heads[group["network"]])
-            group["lr"] = rate if trains else 0.0
+            trains = self._heads[group["network"]].trains_in(state.epoch + 1)
+            group["lr"] = rate * group["factor"] if trains else 0.0
         state.optimizer.step()
         state.optimizer.zero_grad()
         state.step += 1
@@ -358,10 +416,12 @@ class NetworkTraining:
         self._accelerator.wait_for_everyone()
 
 
-def _has_unused(network: Network, batch: Any) -> bool:
-    """Return whether some of the parameters do not matter to the logits."""
-    network.eval()
-    network(batch).sum().backward()
-    unused = [p for p in network.parameters() if p.requires_grad and p.grad is None]
-    network.zero_grad(set_to_none=True)
+def _has_unused(model: Networks, batch: Any) -> bool:
+    """Return whether some of the networks' parameters do not matter to the logits."""
+    model.eval()
+    logits, _ = model(batch)
+    torch.stack([part.sum() for part in logits]).sum().backward()
+    parameters = model.members.parameters()
+    unused = [p for p in parameters if p.requires_grad and p.grad is None]
+    model.zero_grad(set_to_none=True)
     return bool(unused)

@@ -10,8 +10,11 @@ from skdebias.methods._alignment import CORAL, MMD, CausIRL
 from skdebias.methods._cnc import CnC
 from skdebias.methods._cvar import CVaRDRO
 from skdebias.methods._dbat import DBAT
+from skdebias.methods._denetdm import DeNetDM
+from skdebias.methods._dfa import DFA
 from skdebias.methods._divdis import DivDis
 from skdebias.methods._erm import ERM
+from skdebias.methods._feature_sieve import FeatureSieve
 from skdebias.methods._gerne import (
     GERNE,
     beta_bounds,
@@ -19,16 +22,18 @@ from skdebias.methods._gerne import (
     extrapolation_strength,
 )
 from skdebias.methods._group_dro import GroupDRO
-from skdebias.methods._head import Head
+from skdebias.methods._head import Auxiliary, Head
 from skdebias.methods._irm import IRM
 from skdebias.methods._jtt import JTT
 from skdebias.methods._lc import LC
 from skdebias.methods._learned_reweighting import LearnedReweighting
 from skdebias.methods._lff import LfF
-from skdebias.methods._losses import row_losses
+from skdebias.methods._losses import class_logits, row_losses
 from skdebias.methods._method import Method
 from skdebias.methods._mixture import DrawnRows, Mixing, Mixture
 from skdebias.methods._mixup import LISA, Mixup
+from skdebias.methods._mmdaae import MMDAAE
+from skdebias.methods._noisy_student import NoisyStudent
 from skdebias.methods._plan import Batch, SamplingPlan, SlotTable, slot_table
 from skdebias.methods._pseudo import least_confident
 from skdebias.methods._random import uniform
@@ -54,6 +59,7 @@ __all__ = [
     "AFR",
     "CORAL",
     "DBAT",
+    "DFA",
     "ERM",
     "GERNE",
     "IRM",
@@ -61,16 +67,20 @@ __all__ = [
     "LC",
     "LISA",
     "MMD",
+    "MMDAAE",
     "SPARE",
     "ULA",
     "ULE",
     "W2D",
+    "Auxiliary",
     "Batch",
     "CVaRDRO",
     "CausIRL",
     "CnC",
+    "DeNetDM",
     "DivDis",
     "DrawnRows",
+    "FeatureSieve",
     "ForwardPass",
     "GroupDRO",
     "GroupObjective",
@@ -82,6 +92,7 @@ __all__ = [
     "Mixing",
     "Mixture",
     "Mixup",
+    "NoisyStudent",
     "Objective",
     "Penalty",
     "PenaltyTerm",
@@ -94,6 +105,7 @@ __all__ = [
     "WeightedLosses",
     "Weighting",
     "beta_bounds",
+    "class_logits",
     "extrapolated_distribution",
     "extrapolation_strength",
     "least_confident",

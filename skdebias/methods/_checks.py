@@ -17,6 +17,7 @@ import torch
 from skdebias._groups import Groups
 from skdebias.methods._head import STARTS, Head
 from skdebias.methods._method import Method
+from skdebias.methods._networks import check_layers
 from skdebias.methods._plan import Batch, SamplingPlan
 from skdebias.methods._step import Step, Weighting
 
@@ -93,6 +94,7 @@ def _check_class_attributes(method: Method) -> None:
         "uses_unlabeled",
         "heads_are_alternatives",
         "uses_validation",
+        "joint_embeddings",
     ):
         value = getattr(method, attribute)
         if not isinstance(value, bool | np.bool_):
@@ -100,6 +102,12 @@ def _check_class_attributes(method: Method) -> None:
                 f"{name}.{attribute} is {value!r}: it must be True or False"
                 + (", and a property." if callable(value) else ".")
             )
+    needed = method.needs_network
+    if needed is not None and not (isinstance(needed, str) and needed):
+        raise TypeError(
+            f"{name}.needs_network is {needed!r}: say what of a whole network the "
+            "method needs, such as 'an early layer', or leave it at None."
+        )
     hooks = "mixing", "weighting", "objective", "group_objective", "penalty"
     for hook in hooks:
         if getattr(getattr(kind, hook), "__self__", None) is not kind:
@@ -140,6 +148,7 @@ def for_groups(method: Method, groups: Groups, *, inferred: bool) -> Method:
             f"{name}, such as dataclasses.replace(self, ...)."
         )
     _check_heads(trained)
+    check_layers(trained)
     _check_plan(trained, groups)
     return trained
 
@@ -192,17 +201,26 @@ def _check_head_settings(head: Head, where: str) -> None:
     label = f"{where}: the head {head.name!r}" if head.name else f"{where}: the result"
     if head.start not in STARTS:
         raise ValueError(f"{label} has start={head.start!r}: choose one of {STARTS}.")
-    decay, epochs = head.weight_decay, head.epochs
+    decay, epochs, first = head.weight_decay, head.epochs, head.first_epoch
     if decay is not None and not (_is_finite(decay) and decay >= 0):
         raise ValueError(
             f"{label} has weight_decay={decay!r}: give a number of at least 0, or None "
             "for that of the estimator."
         )
-    whole = isinstance(epochs, Integral) and not isinstance(epochs, bool)
-    if epochs is not None and not (whole and epochs >= 1):
+    if epochs is not None and not _is_count(epochs):
         raise ValueError(
             f"{label} has epochs={epochs!r}: give a whole number of at least 1, or "
             "None to train it to the end."
+        )
+    if not _is_count(first) or (epochs is not None and first > epochs):
+        raise ValueError(
+            f"{label} has first_epoch={first!r} and epochs={epochs!r}: give a whole "
+            "number of at least 1, and none after the last of its epochs."
+        )
+    if head.layer is not None and not isinstance(head.layer, str):
+        raise ValueError(
+            f"{label} has layer={head.layer!r}: give the name of a submodule of the "
+            "backbone, or None for the embedding."
         )
     if head.anchor is not None and not _is_anchor(head.anchor):
         raise ValueError(
@@ -210,6 +228,11 @@ def _check_head_settings(head: Head, where: str) -> None:
             "finite arrays, weights of shape (n_out, n_in) and biases of shape "
             "(n_out,), one of each per layer."
         )
+
+
+def _is_count(value: Any) -> bool:
+    whole = isinstance(value, Integral) and not isinstance(value, bool)
+    return whole and bool(value >= 1)
 
 
 def _is_anchor(anchor: Any) -> bool:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 from torch import Tensor
@@ -110,11 +110,12 @@ class RelativeDifficulty:
 
     Parameters
     ----------
-    methods : sequence of LfF
+    methods : sequence of Method
+        With fields `q` and `alpha`.
     context : TrainingContext
     """
 
-    def __init__(self, methods: Sequence[LfF], context: TrainingContext) -> None:
+    def __init__(self, methods: Sequence[Any], context: TrainingContext) -> None:
         n_streams, device = len(context.groups), context.device
         self._q, self._alpha = (
             torch.tensor(

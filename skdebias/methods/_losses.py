@@ -92,3 +92,27 @@ def _focal(losses: Tensor, q: Tensor) -> tuple[Tensor, Tensor]:
     ratio = torch.where(missing > 0, losses / missing, 1.0)
     factor = missing**q
     return factor * losses, factor * (1.0 + q * (1.0 - missing) * ratio)
+
+
+def class_logits(logits: Tensor) -> Tensor:
+    """Return one logit for each class, within autograd's graph.
+
+    Parameters
+    ----------
+    logits : Tensor of shape (..., n_logits)
+        One logit for two classes, that of the second against the first.
+
+    Returns
+    -------
+    Tensor of shape (..., n_classes)
+
+    Examples
+    --------
+    >>> import torch
+    >>> from skdebias.methods import class_logits
+    >>> class_logits(torch.tensor([[3.0]]))
+    tensor([[0., 3.]])
+    """
+    if logits.shape[-1] > 1:
+        return logits
+    return torch.cat([torch.zeros_like(logits), logits], -1)

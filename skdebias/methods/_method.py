@@ -6,7 +6,7 @@ from dataclasses import fields
 from typing import Any, ClassVar, Self
 
 from skdebias._groups import Groups
-from skdebias.methods._head import Head
+from skdebias.methods._head import Auxiliary, Head
 from skdebias.methods._mixture import Mixing
 from skdebias.methods._plan import SamplingPlan
 from skdebias.methods._step import (
@@ -64,6 +64,12 @@ class Method(ABC):
     #: plan, as large as each of them, of all its groups alike. They have no weight, and
     #: their strata are numbered after those of the plan.
     uses_validation: ClassVar[bool] = False
+    #: What of a whole network the method needs, such as "an early layer"; it is refused
+    #: by name where heads on embeddings are trained. None trains these too.
+    needs_network: ClassVar[str | None] = None
+    #: Whether the head of every network reads the embeddings of all of them, its own
+    #: first. It trains its own backbone alone.
+    joint_embeddings: ClassVar[bool] = False
     #: Name of the head whose failures the last one learns from. A last head that has
     #: lost much of what this one can do is warned of.
     reference_head: ClassVar[str | None] = None
@@ -80,6 +86,16 @@ class Method(ABC):
     def n_heads(self) -> int:
         """Number of heads."""
         return len(self.heads)
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """Layers of whole networks that the penalty asks for, see `ForwardPass`."""
+        return ()
+
+    @property
+    def auxiliaries(self) -> tuple[Auxiliary, ...]:
+        """Small heads on layers of the network of the result, in training only."""
+        return ()
 
     @property
     def uses_attributes(self) -> bool:

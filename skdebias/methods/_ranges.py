@@ -1,7 +1,7 @@
 """Refusals of hyper-parameters of methods that are out of range."""
 
 from collections.abc import Mapping, Sequence
-from numbers import Real
+from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
@@ -51,4 +51,27 @@ def check_choices(method: Any, choices: Mapping[str, Sequence[Any]]) -> None:
             listed = ", ".join(map(repr, known))
             raise ValueError(
                 f"{name}={value!r} of {type(method).__name__}: choose one of {listed}."
+            )
+
+
+def check_counts(method: Any, least: Mapping[str, int]) -> None:
+    """Refuse fields that are no whole numbers of at least so much.
+
+    Parameters
+    ----------
+    method : Method
+    least : mapping of str to int
+        By name of the field.
+
+    Raises
+    ------
+    ValueError
+    """
+    for name, low in least.items():
+        value = getattr(method, name)
+        whole = isinstance(value, Integral) and not isinstance(value, bool)
+        if not (whole and value >= low):
+            raise ValueError(
+                f"{name}={value!r} of {type(method).__name__}: give a whole number of "
+                f"at least {low}."
             )

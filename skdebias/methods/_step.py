@@ -2,14 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from typing import ClassVar, Protocol
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from skdebias._groups import Groups
+from skdebias.methods._result import TrainingResult as TrainingResult
 from skdebias.methods._saliency import Saliencies, factors
 
 
@@ -61,6 +60,9 @@ class Step:
         Class codes; -1 for a row without label, whose loss and weight are 0.
     number : int, default=0
         Steps that were made before, in earlier epochs too.
+    planned : Tensor of shape (S, R, M), default=None
+        Weights of the plans, for a penalty, whose `weights` are what the rule has left
+        of them. None where they are the same.
     """
 
     weights: Tensor
@@ -69,6 +71,7 @@ class Step:
     rows: Tensor
     y: Tensor
     number: int = 0
+    planned: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -290,6 +293,55 @@ class ForwardPass:
             )
         return self.activations[1:]
 
+    def layer(self, name: str) -> Tensor:
+        """Return what a layer of whole networks yields, recorded.
+
+        Parameters
+        ----------
+        name : str
+            One of :attr:`Method.layers`, or that an auxiliary head reads.
+
+        Returns
+        -------
+        Tensor of shape (M, R, width)
+            Maps and sequences are averaged over their positions.
+        """
+        raise ValueError(_without_network(f"the layer {name!r}"))
+
+    def auxiliary(self, name: str, features: Tensor, *, frozen: bool = False) -> Tensor:
+        """Return what an auxiliary head says of features, recorded.
+
+        Parameters
+        ----------
+        name : str
+            Of one of :attr:`Method.auxiliaries`.
+        features : Tensor of shape (n, width)
+            Detached, what comes of the outputs trains the head alone.
+        frozen : bool, default=False
+            Whether it trains the features alone.
+
+        Returns
+        -------
+        Tensor of shape (n, n_outputs)
+        """
+        raise ValueError(_without_network(f"the auxiliary head {name!r}"))
+
+    def head_logits(self, head: int, embeddings: Tensor) -> Tensor:
+        """Return what the head of a network says of other embeddings, recorded.
+
+        Parameters
+        ----------
+        head : int
+            Number of the network.
+        embeddings : Tensor of shape (n, n_features)
+            As the head reads them.
+
+        Returns
+        -------
+        Tensor of shape (n, n_logits)
+        """
+        raise ValueError(_without_network("the heads of networks"))
+
     def saliencies(self, heads: Tensor, values: Tensor) -> Saliencies:
         """Return gradients of outputs in the inputs.
 
@@ -312,6 +364,14 @@ class ForwardPass:
         coefs = [of_heads(coef) for coef in self.coefs]
         masks = [of_heads(hidden) > 0 for hidden in self.activations[1:]]
         return factors(values, coefs, masks)
+
+
+def _without_network(what: str) -> str:
+    return (
+        f"The penalty asks for {what}, which heads on embeddings do not have: train a "
+        "whole network by skdebias.finetune.FineTuneClassifier, and name it in "
+        "Method.layers or Method.auxiliaries."
+    )
 
 
 @dataclass(frozen=True)
@@ -394,30 +454,3 @@ class Penalty(Protocol):
             Positions among the methods of a stream, the same in every stream.
         """
         ...
-
-
-class TrainingResult(Protocol):
-    """What a method is shown when training is over.
-
-    Attributes
-    ----------
-    history : dict of str to list of ndarray
-        Per epoch `loss` (n_heads,), and what the penalty showed.
-    best_epoch : ndarray of shape (n_heads,)
-        Epoch that was kept, from 1.
-    weighting : Weighting or None
-        In its final state, for all methods of the stack.
-    objective : Objective or None
-        The same of it.
-    position : int
-        Number of the method among those of its stack.
-    shares : ndarray of shape (1, n_strata) or None
-        From the deterministic solver, weight of every stratum's mean loss at the end.
-    """
-
-    history: dict[str, list[NDArray[np.float64]]]
-    best_epoch: NDArray[np.int64]
-    weighting: Any
-    objective: Any
-    position: int
-    shares: NDArray[np.float64] | None

@@ -12,7 +12,13 @@ import pytest
 import torch
 from torch import nn
 
-from skdebias import ERMClassifier, GERNEClassifier, LfFClassifier, ULEClassifier
+from skdebias import (
+    DebiasedClassifier,
+    ERMClassifier,
+    GERNEClassifier,
+    LfFClassifier,
+    ULEClassifier,
+)
 from skdebias._serialize import read_file, write_file
 from skdebias.attributes import SSAPseudoAttributes
 from skdebias.datasets import make_spurious_classification
@@ -20,11 +26,15 @@ from skdebias.finetune import CheckpointWarning, FineTuneClassifier
 from skdebias.finetune._checkpoint import _FORMAT, restore, snapshot
 from skdebias.finetune._gradients import StepGradients
 from skdebias.finetune._training import NetworkTraining
+from skdebias.methods import DFA, MMDAAE, DeNetDM, FeatureSieve, NoisyStudent
 
 needs_fork = pytest.mark.skipif(
     not hasattr(os, "fork") or sys.platform == "darwin", reason="needs os.fork"
 )
-pytestmark = pytest.mark.filterwarnings("ignore::skdebias.UnusableAttributesWarning")
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::skdebias.UnusableAttributesWarning",
+    "ignore::skdebias.AttributesIgnoredWarning",
+)
 X, Y, ATTRIBUTES = make_spurious_classification(300, random_state=0)
 STEPS = 4 * 6  # epochs of ceil(300 / 50) steps
 
@@ -63,8 +73,18 @@ def _model(method, folder, **settings):
 
 
 def _fit(model):
+    method = getattr(model.estimator, "method", None)
+    more = {}
+    if method is not None and method.uses_unlabeled:
+        more["X_unlabeled"] = X[:70] + 0.1
     return model.fit(
-        X, Y, ATTRIBUTES, X_val=X[:99], y_val=Y[:99], attributes_val=ATTRIBUTES[:99]
+        X,
+        Y,
+        ATTRIBUTES,
+        X_val=X[:99],
+        y_val=Y[:99],
+        attributes_val=ATTRIBUTES[:99],
+        **more,
     )
 
 
@@ -118,6 +138,11 @@ METHODS = {
     "unknown": GERNEClassifier(beta=0.2, t=0.2),
     "lff": LfFClassifier(),
     "ule": ULEClassifier(lam=0.6, student_epochs=2),
+    "noisy student": DebiasedClassifier(NoisyStudent(2)),
+    "feature sieve": DebiasedClassifier(FeatureSieve("0", 3)),
+    "dfa": DebiasedClassifier(DFA(swap_after=7)),
+    "denetdm": DebiasedClassifier(DeNetDM("0", 2)),
+    "mmd-aae": DebiasedClassifier(MMDAAE(balance="class")),
 }
 
 

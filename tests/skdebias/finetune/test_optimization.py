@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from skdebias.finetune._network import Network
-from skdebias.finetune._optimization import TrainConfig, last_epoch, make_optimizer
+from skdebias.finetune._optimization import TrainConfig, make_optimizer
 from skdebias.methods import Head
 
 
@@ -46,6 +46,8 @@ def test_weights_decay_and_nothing_else():
                 continue
             assert owner[id(parameter)] == number
             assert decay[id(parameter)] == (rate if parameter.ndim == 2 else 0.0)
-    assert [last_epoch(head) for head in heads] == [2, np.inf]
+    assert [heads[0].trains_in(epoch) for epoch in (1, 2, 3)] == [True, True, False]
+    later = Head(first_epoch=3)
+    assert [later.trains_in(epoch) for epoch in (1, 2, 3)] == [False, False, True]
     assert len(decay) == sum(p.requires_grad for n in networks for p in n.parameters())
     assert isinstance(make_optimizer(networks, heads, config), torch.optim.SGD)
