@@ -1,5 +1,7 @@
 """Cross-validation splitters and searches that know about groups."""
 
+from skdebias.model_selection._compare import compare_methods
+from skdebias.model_selection._comparison import MethodComparison
 from skdebias.model_selection._halving import BatchedHalvingGridSearchCV
 from skdebias.model_selection._heads import (
     choose_head,
@@ -19,7 +21,9 @@ __all__ = [
     "BatchedGridSearchCV",
     "BatchedHalvingGridSearchCV",
     "BatchedRandomizedSearchCV",
+    "MethodComparison",
     "choose_head",
+    "compare_methods",
     "head_disagreement",
     "rows_to_label",
 ]
