@@ -311,7 +311,7 @@ HEADS = {
         ),
         Head(
             "SPARE",
-            DebiasedClassifier(SPARE()),
+            DebiasedClassifier(SPARE(1.0)),
             {"method__power": [0.0, 1.0, 2.0], "learning_rate": [1e-3, 1e-2]},
             uses_attributes=True,
             checked=({"max_iter": 20},),
@@ -328,6 +328,7 @@ HEADS = {
             DebiasedClassifier(LISA()),
             {"method__alpha": [0.0, 0.5, 2.0], "method__p_sel": [0.5, 1.0]},
             uses_attributes=True,
+            deterministic=False,
         ),
         Head(
             "LC",

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from skdebias._groups import Groups
+from skdebias.methods._distances import kernel_distance, pair_distance
 from skdebias.methods._environments import Environments, environment_plan
 from skdebias.methods._hidden import HiddenPenalty
 from skdebias.methods._method import Method
@@ -159,7 +160,21 @@ class CORAL(FeatureAlignment):
     """
 
     def distance(self, rows: Tensor, shares: Tensor) -> Tensor:
-        """Return the mean squared difference of means, and that of covariances."""
+        """Return how far the parts of a step are from each other.
+
+        Parameters
+        ----------
+        rows : Tensor of shape (B, R, width)
+            Hidden activations.
+        shares : Tensor of shape (B, P, R)
+            Weight of every row in every part, summing to one; zero throughout for a
+            part that is left out.
+
+        Returns
+        -------
+        Tensor of shape (B,)
+            Mean over the pairs of parts.
+        """
         present = shares.any(-1)
         means = shares @ rows
         covariances = []
@@ -168,7 +183,7 @@ class CORAL(FeatureAlignment):
             # Of n rows of share 1 / n this is the estimate that divides by n - 1.
             unbiased = (1.0 - share.square().sum(1)).clamp_min(1e-6)[:, None, None]
             covariances.append(away.mT @ (away * share[..., None]) / unbiased)
-        return _pair_distance(means, present) + _pair_distance(
+        return pair_distance(means, present) + pair_distance(
             torch.stack(covariances, 1).flatten(2), present
         )
 
@@ -220,12 +235,43 @@ class MMD(FeatureAlignment):
     gammas: tuple[float, ...] = GAMMAS
 
     def for_groups(self, groups: Groups, *, inferred: bool) -> Self:
-        """Return the method, whose fields are checked; see the base class."""
+        """Return the method, whose fields are checked.
+
+        Parameters
+        ----------
+        groups : Groups
+            Groups of the training rows.
+        inferred : bool
+            Whether their attributes were inferred.
+
+        Returns
+        -------
+        FeatureAlignment
+
+        Raises
+        ------
+        ValueError
+            If a field is out of its range.
+        """
         check_gammas(self, self.gammas)
         return super().for_groups(groups, inferred=inferred)
 
     def distance(self, rows: Tensor, shares: Tensor) -> Tensor:
-        """Return the squared maximum mean discrepancy."""
+        """Return how far the parts of a step are from each other.
+
+        Parameters
+        ----------
+        rows : Tensor of shape (B, R, width)
+            Hidden activations.
+        shares : Tensor of shape (B, P, R)
+            Weight of every row in every part, summing to one; zero throughout for a
+            part that is left out.
+
+        Returns
+        -------
+        Tensor of shape (B,)
+            Mean over the pairs of parts.
+        """
         return kernel_distance(rows, shares, self.gammas)
 
 
@@ -276,13 +322,44 @@ class CausIRL(FeatureAlignment):
     gammas: tuple[float, ...] = GAMMAS
 
     def for_groups(self, groups: Groups, *, inferred: bool) -> Self:
-        """Return the method, whose fields are checked; see the base class."""
+        """Return the method, whose fields are checked.
+
+        Parameters
+        ----------
+        groups : Groups
+            Groups of the training rows.
+        inferred : bool
+            Whether their attributes were inferred.
+
+        Returns
+        -------
+        FeatureAlignment
+
+        Raises
+        ------
+        ValueError
+            If a field is out of its range.
+        """
         check_choices(self, {"distance_of": ("coral", "mmd")})
         check_gammas(self, self.gammas)
         return super().for_groups(groups, inferred=inferred)
 
     def distance(self, rows: Tensor, shares: Tensor) -> Tensor:
-        """Return the chosen distance."""
+        """Return how far the parts of a step are from each other.
+
+        Parameters
+        ----------
+        rows : Tensor of shape (B, R, width)
+            Hidden activations.
+        shares : Tensor of shape (B, P, R)
+            Weight of every row in every part, summing to one; zero throughout for a
+            part that is left out.
+
+        Returns
+        -------
+        Tensor of shape (B,)
+            Mean over the pairs of parts.
+        """
         if self.distance_of == "coral":
             return CORAL().distance(rows, shares)
         return kernel_distance(rows, shares, self.gammas)
@@ -376,51 +453,3 @@ def check_gammas(method: Method, gammas: tuple[float, ...]) -> None:
             f"gammas={gammas!r} of {type(method).__name__} must be a tuple of positive "
             "numbers, such as (0.1, 1.0, 10.0)."
         )
-
-
-def kernel_distance(rows: Tensor, shares: Tensor, gammas: Sequence[float]) -> Tensor:
-    """Return the mean squared maximum mean discrepancy of the pairs of parts.
-
-    Parameters
-    ----------
-    rows : Tensor of shape (B, R, width)
-    shares : Tensor of shape (B, P, R)
-    gammas : sequence of float
-        Inverse squared widths of the Gaussian kernels.
-
-    Returns
-    -------
-    Tensor of shape (B,)
-    """
-    # A narrow kernel magnifies the rounding of the distances a thousand times.
-    exact = rows.double()
-    squares = exact.square().sum(-1)
-    apart = squares[:, :, None] + squares[:, None] - 2.0 * exact @ exact.mT
-    apart = apart.clamp_min(0.0).to(rows.dtype)
-    kernel = torch.stack([torch.exp(-gamma * apart) for gamma in gammas]).sum(0)
-    inner = shares @ kernel @ shares.mT  # (B, P, P)
-    n = shares.any(-1).sum(1)
-    within = inner.diagonal(dim1=1, dim2=2).sum(1)
-    # sum_{i<j} (inner_ii + inner_jj - 2 inner_ij), over the pairs
-    return 2.0 * (n * within - inner.sum((1, 2))) / (n * (n - 1)).clamp_min(1)
-
-
-def _pair_distance(moments: Tensor, present: Tensor) -> Tensor:
-    """Return the mean squared difference of the pairs of parts.
-
-    Parameters
-    ----------
-    moments : Tensor of shape (B, P, n)
-    present : Tensor of shape (B, P)
-        Parts that count.
-
-    Returns
-    -------
-    Tensor of shape (B,)
-    """
-    counts = present[..., None].to(moments.dtype)
-    n = counts.sum(1, keepdim=True)
-    mean = (counts * moments).sum(1, keepdim=True) / n.clamp_min(1.0)
-    squares = (counts * (moments - mean).square()).sum(1)
-    # The squared differences of n values sum to n times those from their mean.
-    return 2.0 * squares.mean(1) / (n[:, 0, 0] - 1.0).clamp_min(1.0)

@@ -13,6 +13,7 @@ from skdebias.methods._erm import ERM
 from skdebias.methods._method import Method
 from skdebias.methods._plan import SamplingPlan
 from skdebias.methods._ranges import check_choices, check_numbers
+from skdebias.methods._running_sum import running_sum
 from skdebias.methods._step import Step, TrainingContext
 
 #: Of a step of 256 rows, far less than one row.
@@ -159,7 +160,7 @@ class WorstShare:
         losses, weights = step.losses, step.weights
         wanted = self._alpha * weights.sum(1, keepdim=True)
         order = losses.argsort(dim=1, descending=True, stable=True)
-        mass = weights.gather(1, order).cumsum(1)
+        mass = running_sum(weights.gather(1, order), 1)
         # Of a mass that rounding leaves below what is wanted, the last row.
         last = (mass < wanted).sum(1, keepdim=True).clamp_max(losses.shape[1] - 1)
         quantile = losses.gather(1, order.gather(1, last))

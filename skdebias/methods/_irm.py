@@ -19,6 +19,7 @@ from skdebias.methods._environments import (
 from skdebias.methods._method import Method
 from skdebias.methods._plan import SamplingPlan
 from skdebias.methods._ranges import check_choices, check_numbers
+from skdebias.methods._running_sum import running_sum
 from skdebias.methods._step import Step, TrainingContext, TrainingResult
 
 
@@ -203,7 +204,7 @@ def _halves(step: Step) -> list[Tensor]:
     the shares of the plan.
     """
     of_stratum = one_hot(step.strata).to(step.weights.dtype)  # (S, R, n_strata)
-    rank = of_stratum.cumsum(1).gather(2, step.strata[..., None]) - 1.0
+    rank = running_sum(of_stratum, 1).gather(2, step.strata[..., None]) - 1.0
     counts = of_stratum.sum(1)
     if step.number == 0 and bool((counts == 1.0).any()):
         raise ValueError(

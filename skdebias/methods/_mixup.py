@@ -17,6 +17,7 @@ from skdebias.methods._mixture import DrawnRows, Mixture
 from skdebias.methods._plan import Batch, SamplingPlan
 from skdebias.methods._random import uniform
 from skdebias.methods._ranges import check_choices, check_numbers
+from skdebias.methods._running_sum import running_sum
 from skdebias.methods._step import TrainingContext
 
 
@@ -375,7 +376,7 @@ def draw_partners(allowed: Tensor, weights: Tensor, numbers: Tensor) -> Tensor:
     >>> draw_partners(allowed, torch.ones(1, 3), torch.full((1, 3), 0.6))
     tensor([[2, 0, 2]])
     """
-    sums = (allowed * weights[:, None]).double().cumsum(2)
+    sums = running_sum((allowed * weights[:, None]).double(), 2)
     total = sums[..., -1]
     # A little less than the number says: never beyond the last that is allowed.
     reached = numbers.double() * total * (1.0 - 1e-12)

@@ -148,11 +148,11 @@ def test_both_batches_of_gerne_go_through_one_pass(data, monkeypatch):
     passes, rows = [], []
     forward = Networks.forward
 
-    def counted(self, batch):
+    def counted(self, batch, *arguments):
         if self.training:
             passes.append(torch.is_grad_enabled())
             rows.append(len(batch))
-        return forward(self, batch)
+        return forward(self, batch, *arguments)
 
     monkeypatch.setattr(Networks, "forward", counted)
     FineTuneClassifier(
